@@ -1,0 +1,62 @@
+package policy
+
+import (
+	"net/netip"
+	"path"
+	"slices"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+)
+
+// Scope narrows down which entries are the agent's business. The zero value
+// takes in everything that Decide does not keep for another reason.
+type Scope struct {
+	// Family is "ipv4", "ipv6", or "" for both.
+	Family string
+	// Interfaces and ExcludeInterfaces are globs in the syntax of path.Match.
+	// An empty Interfaces takes in every device; an exclusion wins.
+	Interfaces, ExcludeInterfaces []string
+	// CIDRs and ExcludeCIDRs are prefixes of entry addresses. An empty CIDRs
+	// takes in every address; an exclusion wins.
+	CIDRs, ExcludeCIDRs []netip.Prefix
+}
+
+// outside returns why e is out of scope, or Unknown where it is in.
+func (s *Scope) outside(e *neigh.Entry, link *neigh.Link) Reason {
+	switch {
+	case s.Family != "" && s.Family != neigh.Family(e.Addr):
+		return OtherFamily
+	case link.Name == "":
+		return UnknownDevice
+	case link.Loopback:
+		return Loopback
+	case link.NoARP:
+		return NoARPDevice
+	case link.PointToPoint:
+		return PointToPoint
+	case !s.device(link.Name):
+		return OtherDevice
+	case !s.address(e.Addr):
+		return OtherCIDR
+	}
+	return Unknown
+}
+
+func (s *Scope) device(name string) bool {
+	match := func(glob string) bool {
+		ok, _ := path.Match(glob, name) // a bad pattern is refused when flags are read
+		return ok
+	}
+	if slices.ContainsFunc(s.ExcludeInterfaces, match) {
+		return false
+	}
+	return len(s.Interfaces) == 0 || slices.ContainsFunc(s.Interfaces, match)
+}
+
+func (s *Scope) address(a netip.Addr) bool {
+	match := func(p netip.Prefix) bool { return p.Contains(a) }
+	if slices.ContainsFunc(s.ExcludeCIDRs, match) {
+		return false
+	}
+	return len(s.CIDRs) == 0 || slices.ContainsFunc(s.CIDRs, match)
+}

@@ -1,0 +1,159 @@
+package policy
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+)
+
+func TestNewTiming(t *testing.T) {
+	const ms = time.Millisecond
+	tests := []struct {
+		interval, scanPeriod   time.Duration
+		lead, grace, threshold time.Duration
+	}{
+		{300 * time.Second, 5 * time.Second, 18500 * ms, 10 * time.Second, 281500 * ms},
+		{60 * time.Second, time.Second, 6500 * ms, 2 * time.Second, 53500 * ms},
+		{24 * time.Hour, 15 * time.Second, 48500 * ms, 30 * time.Second, 24*time.Hour - 48500*ms},
+		{6 * time.Second, 100 * ms, 3 * time.Second, 200 * ms, 3 * time.Second}, // no room for the kernel's verdict
+		{time.Second, 20 * ms, 500 * ms, 40 * ms, 500 * ms},
+	}
+	for _, tt := range tests {
+		t.Run(tt.interval.String(), func(t *testing.T) {
+			got := NewTiming(tt.interval, tt.scanPeriod)
+			if want := (Timing{tt.interval, tt.lead, tt.grace}); got != want {
+				t.Errorf("got %+v, want %+v", got, want)
+			}
+			if got.Threshold() != tt.threshold {
+				t.Errorf("threshold %v, want %v", got.Threshold(), tt.threshold)
+			}
+		})
+	}
+}
+
+// What the sweep relies on, for every interval that may be asked for.
+func TestTimingHoldsForEveryInterval(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	check := func(interval time.Duration) {
+		period := min(max(interval/60, 10*time.Millisecond), 15*time.Second)
+		got := NewTiming(interval, period)
+		if got.Interval != interval {
+			t.Errorf("interval %v became %v", interval, got.Interval)
+		}
+		if got.Threshold() <= 0 {
+			t.Errorf("interval %v: threshold %v, want more than 0", interval, got.Threshold())
+		}
+		// One scan too early, one that renews, one that finds out.
+		if got.Lead < 3*period && got.Lead != interval/2 {
+			t.Errorf("interval %v: lead %v has no room for three scans of %v", interval, got.Lead, period)
+		}
+		if got.Lead < period+got.Grace {
+			t.Errorf("interval %v: lead %v has no room for a scan of %v and grace %v", interval, got.Lead, period, got.Grace)
+		}
+		if got.Grace <= 0 || got.Grace >= got.Lead {
+			t.Errorf("interval %v: grace %v, want less than lead %v", interval, got.Grace, got.Lead)
+		}
+	}
+	for interval := time.Second; interval <= 24*time.Hour; interval += time.Second {
+		check(interval)
+	}
+	for range 10_000 {
+		check(time.Second + time.Duration(r.Int64N(int64(24*time.Hour-time.Second))))
+	}
+}
+
+func TestDue(t *testing.T) {
+	const s, ms = time.Second, time.Millisecond
+	long := NewTiming(300*s, 5*s)   // threshold 281.5 s, the last limit 290 s
+	minute := NewTiming(60*s, s)    // threshold 53.5 s
+	short := NewTiming(59*s, s)     // threshold 52.5 s, the last limit 57 s
+	shortest := NewTiming(s, 20*ms) // threshold 0.5 s
+	type ages struct{ used, confirmed, updated time.Duration }
+	tests := []struct {
+		name     string
+		timing   Timing
+		state    neigh.State
+		ages     ages
+		resolved time.Duration
+		want     bool
+	}{
+		{"young", long, neigh.Stale, ages{0, 60 * s, 0}, 0, false},
+		{"all just below", long, neigh.Stale, ages{281490 * ms, 281490 * ms, 281490 * ms}, 281490 * ms, false},
+		{"used", long, neigh.Stale, ages{281500 * ms, 0, 0}, 0, true},
+		{"confirmed", long, neigh.Stale, ages{0, 281500 * ms, 0}, 0, true},
+		{"updated", long, neigh.Stale, ages{0, 0, 281500 * ms}, 0, true},
+		{"own clock", long, neigh.Reachable, ages{0, 0, 0}, 281500 * ms, true},
+		{"own clock just below", long, neigh.Reachable, ages{0, 0, 0}, 281490 * ms, false},
+
+		// An entry in PROBE is being verified: it has until the last limit.
+		{"probe, used over the threshold", long, neigh.Probe, ages{281500 * ms, 0, 0}, 0, false},
+		{"probe, all just below the last limit", long, neigh.Probe, ages{289990 * ms, 289990 * ms, 289990 * ms}, 0, false},
+		{"probe, used", long, neigh.Probe, ages{290 * s, 0, 0}, 0, true},
+		{"probe, confirmed", long, neigh.Probe, ages{0, 290 * s, 0}, 0, true},
+		{"probe, updated", long, neigh.Probe, ages{0, 0, 290 * s}, 0, true},
+		{"probe, own clock", long, neigh.Probe, ages{0, 0, 0}, time.Hour, false},
+		{"delay is no probe", long, neigh.Delay, ages{281500 * ms, 0, 0}, 0, true},
+
+		// A minute has no room for the head start: such an entry is due at birth.
+		{"never confirmed, interval of a minute", minute, neigh.Stale, ages{0, 60 * s, 0}, 0, true},
+		{"never confirmed, default interval", long, neigh.Stale, ages{230 * s, 290 * s, 230 * s}, 0, true},
+		// Below a minute it does not count.
+		{"never confirmed, shorter interval", short, neigh.Stale, ages{0, 60 * s, 0}, 0, false},
+		{"never confirmed, shortest interval", shortest, neigh.Stale, ages{0, 60 * s, 0}, 0, false},
+		{"never confirmed, older", short, neigh.Stale, ages{50 * s, 110 * s, 50 * s}, 0, false},
+		{"never confirmed, used since", short, neigh.Stale, ages{10 * s, 110 * s, 50 * s}, 0, false},
+		{"never confirmed, used is over", short, neigh.Stale, ages{52500 * ms, 112500 * ms, 10 * s}, 0, true},
+		{"never confirmed, updated is over", short, neigh.Stale, ages{0, 112500 * ms, 52500 * ms}, 0, true},
+		{"never confirmed, own clock is over", short, neigh.Stale, ages{0, 60 * s, 0}, 52500 * ms, true},
+		{"never confirmed, in probe", short, neigh.Probe, ages{0, 60 * s, 0}, 0, false},
+		{"a second less than the head start is rounding", short, neigh.Stale, ages{s, 60 * s, s}, 0, false},
+		{"more than that was confirmed once", short, neigh.Stale, ages{s, 59990 * ms, s}, 0, true},
+		{"confirmed once, shorter interval", short, neigh.Stale, ages{20 * s, 52500 * ms, 20 * s}, 0, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			e := neigh.Entry{State: tt.state, Used: tt.ages.used, Confirmed: tt.ages.confirmed, Updated: tt.ages.updated}
+			if got := tt.timing.Due(&e, tt.resolved); got != tt.want {
+				t.Errorf("got %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestOverdue(t *testing.T) {
+	const s = time.Second
+	long, short := NewTiming(300*s, 5*s), NewTiming(30*s, 500*time.Millisecond)
+	at := long.Threshold()
+	tests := []struct {
+		name   string
+		timing Timing
+		entry  neigh.Entry
+		want   []neigh.Clock // those overdue
+	}{
+		{"young", long, neigh.Entry{Confirmed: 60 * s}, nil},
+		{"just below", long, neigh.Entry{Used: at - 1, Confirmed: at - 1, Updated: at - 1}, nil},
+		{"used", long, neigh.Entry{Used: at}, []neigh.Clock{neigh.Used}},
+		{"confirmed", long, neigh.Entry{Confirmed: at}, []neigh.Clock{neigh.Confirmed}},
+		{"updated", long, neigh.Entry{Updated: at}, []neigh.Clock{neigh.Updated}},
+		{"all, in probe too", long, neigh.Entry{State: neigh.Probe, Used: at, Confirmed: at, Updated: at},
+			[]neigh.Clock{neigh.Used, neigh.Confirmed, neigh.Updated}},
+		{"never confirmed", short, neigh.Entry{Confirmed: 60 * s}, nil},
+		{"never confirmed, and old", short, neigh.Entry{Used: 29 * s, Confirmed: 89 * s, Updated: 29 * s},
+			[]neigh.Clock{neigh.Used, neigh.Updated}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var want [len(neigh.Clocks)]bool // never for neigh.Resolved, which is not the kernel's
+			for _, c := range tt.want {
+				want[c] = true
+			}
+			for _, c := range neigh.Clocks {
+				if got := tt.timing.Overdue(&tt.entry, c); got != want[c] {
+					t.Errorf("%v: got %v, want %v", c, got, want[c])
+				}
+			}
+		})
+	}
+}
