@@ -1,0 +1,191 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+)
+
+const (
+	// bufferSize is as much as the kernel fills in one read of a dump
+	// (netlink_dump in net/netlink/af_netlink.c caps it at 32 KiB).
+	bufferSize = 32 << 10
+
+	// answerTimeout bounds every wait. The kernel answers within the send call
+	// itself, so this is for what should not happen.
+	answerTimeout = 5 * time.Second
+)
+
+// message is one netlink message of an answer. Its body is valid until the
+// next read.
+type message struct {
+	typ, flags uint16
+	seq        uint32
+	body       []byte
+}
+
+// conn is a netlink route socket with one reused buffer and no allocation per
+// message.
+type conn struct {
+	sock *nl.NetlinkSocket
+	port uint32 // our own netlink port id
+	seq  uint32
+	buf  []byte
+}
+
+// dial opens the socket in the network namespace of the calling thread.
+func dial() (*conn, error) {
+	sock, err := nl.GetNetlinkSocketAt(-1, -1, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("opening netlink route socket: %w", err)
+	}
+	port, err := sock.GetPid()
+	if err != nil {
+		sock.Close()
+		return nil, fmt.Errorf("reading netlink port id: %w", err)
+	}
+	return &conn{sock: sock, port: port, buf: make([]byte, bufferSize)}, nil
+}
+
+func (c *conn) close() { c.sock.Close() }
+
+// reserve returns the first of n fresh sequence numbers.
+func (c *conn) reserve(n int) uint32 {
+	first := c.seq + 1
+	c.seq += uint32(n) //nolint:gosec // batch sizes
+	return first
+}
+
+// send hands b, one or more whole messages, to the kernel, which works through
+// all of them before the call returns.
+func (c *conn) send(b []byte) error {
+	for {
+		switch err := unix.Sendto(c.sock.GetFd(), b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); {
+		case err == nil:
+			return nil
+		case errors.Is(err, unix.EINTR):
+		default:
+			return fmt.Errorf("sending to netlink: %w", err)
+		}
+	}
+}
+
+// receive reads answers and calls handle for each message whose sequence
+// number is in [first, last], until handle says that it is done. What else
+// arrives is a leftover of a request that was given up, and is dropped.
+func (c *conn) receive(first, last uint32, handle func(message) (done bool, err error)) error {
+	for {
+		b, err := c.read()
+		if err != nil {
+			return err
+		}
+		for len(b) > 0 {
+			m, rest, err := nextMessage(b)
+			if err != nil {
+				return err
+			}
+			b = rest
+			if m.seq-first > last-first {
+				continue
+			}
+			if done, err := handle(m); done || err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// read returns one datagram from the kernel.
+func (c *conn) read() ([]byte, error) {
+	deadline := time.Now().Add(answerTimeout)
+	for {
+		n, from, err := unix.Recvfrom(c.sock.GetFd(), c.buf, unix.MSG_TRUNC)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN):
+			if err := c.wait(time.Until(deadline)); err != nil {
+				return nil, err
+			}
+			continue
+		case errors.Is(err, unix.ENOBUFS):
+			return nil, neigh.ErrOverrun
+		case err != nil:
+			return nil, fmt.Errorf("receiving from netlink: %w", err)
+		case n > len(c.buf):
+			return nil, fmt.Errorf("answer of %d bytes cut off at %d: %w", n, len(c.buf), neigh.ErrMalformed)
+		}
+		// Any local process may send to a netlink port; only the kernel has id 0.
+		if sa, ok := from.(*unix.SockaddrNetlink); ok && sa.Pid == 0 {
+			return c.buf[:n], nil
+		}
+	}
+}
+
+// wait blocks until the socket is readable, for at most d.
+func (c *conn) wait(d time.Duration) error {
+	if d <= 0 {
+		return neigh.ErrTimeout
+	}
+	fds := []unix.PollFd{{Fd: int32(c.sock.GetFd()), Events: unix.POLLIN}} //nolint:gosec // a file descriptor
+	n, err := unix.Poll(fds, int(d.Milliseconds())+1)
+	switch {
+	case errors.Is(err, unix.EINTR):
+		return nil
+	case err != nil:
+		return fmt.Errorf("waiting for netlink: %w", err)
+	case n == 0:
+		return neigh.ErrTimeout
+	}
+	return nil
+}
+
+// nextMessage splits the first message off b.
+func nextMessage(b []byte) (m message, rest []byte, err error) {
+	if len(b) < unix.NLMSG_HDRLEN {
+		return m, nil, fmt.Errorf("message header of %d bytes: %w", len(b), neigh.ErrMalformed)
+	}
+	n := int(binary.NativeEndian.Uint32(b))
+	if n < unix.NLMSG_HDRLEN || n > len(b) {
+		return m, nil, fmt.Errorf("message of %d bytes where %d are left: %w", n, len(b), neigh.ErrMalformed)
+	}
+	m = message{
+		typ:   binary.NativeEndian.Uint16(b[4:]),
+		flags: binary.NativeEndian.Uint16(b[6:]),
+		seq:   binary.NativeEndian.Uint32(b[8:]),
+		body:  b[unix.NLMSG_HDRLEN:n],
+	}
+	return m, b[min(align(n), len(b)):], nil
+}
+
+// status returns what an NLMSG_ERROR or NLMSG_DONE message says: nil for an
+// acknowledgement, the neigh sentinels for what callers tell apart, the errno
+// otherwise.
+func (m *message) status() error {
+	if len(m.body) < 4 {
+		if m.typ == unix.NLMSG_DONE {
+			return nil // libnl's view: kernels before 2.6 sent no code
+		}
+		return fmt.Errorf("status of %d bytes: %w", len(m.body), neigh.ErrMalformed)
+	}
+	code := -int32(binary.NativeEndian.Uint32(m.body)) //nolint:gosec // a negative errno
+	if code == 0 {
+		return nil
+	}
+	switch errno := unix.Errno(code); errno { //nolint:gosec // checked below by String
+	case unix.ENOENT, unix.ENODEV:
+		return fmt.Errorf("%w (%w)", neigh.ErrGone, errno)
+	case unix.EPERM:
+		return fmt.Errorf("%w (%w)", neigh.ErrPermission, errno)
+	case unix.ENOBUFS:
+		return fmt.Errorf("%w (%w)", neigh.ErrOverrun, errno)
+	default:
+		return errno
+	}
+}

@@ -1,0 +1,112 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+)
+
+const (
+	ndmsgLen  = 12 // struct ndmsg
+	rtattrLen = 4  // struct rtattr
+
+	// attrTypeMask is NLA_TYPE_MASK: the upper bits of a type are flags.
+	attrTypeMask = 0x3fff
+
+	// tick is one USER_HZ, the unit of struct nda_cacheinfo. It is 100/s on
+	// every architecture Go runs on, whatever the kernel's own HZ.
+	tick = 10 * time.Millisecond
+)
+
+// decodeEntry reads the body of an RTM_NEWNEIGH message into e. It reports
+// false for an entry of another family than IPv4 and IPv6, and an error that
+// wraps neigh.ErrMalformed where the body is no valid entry. Attributes that
+// older kernels do not send leave their fields zero.
+func decodeEntry(b []byte, e *neigh.Entry) (bool, error) {
+	if len(b) < ndmsgLen {
+		return false, fmt.Errorf("ndmsg of %d bytes: %w", len(b), neigh.ErrMalformed)
+	}
+	family := b[0]
+	if family != unix.AF_INET && family != unix.AF_INET6 {
+		return false, nil
+	}
+	*e = neigh.Entry{
+		Key:   neigh.Key{Index: int(int32(binary.NativeEndian.Uint32(b[4:])))}, //nolint:gosec // ndm_ifindex is signed
+		State: neigh.State(binary.NativeEndian.Uint16(b[8:])),
+		Flags: neigh.Flags(b[10]),
+	}
+	for b = b[ndmsgLen:]; len(b) >= rtattrLen; {
+		n := int(binary.NativeEndian.Uint16(b))
+		if n < rtattrLen || n > len(b) {
+			return false, fmt.Errorf("attribute of %d bytes where %d are left: %w", n, len(b), neigh.ErrMalformed)
+		}
+		if err := decodeAttr(binary.NativeEndian.Uint16(b[2:])&attrTypeMask, b[rtattrLen:n], family, e); err != nil {
+			return false, err
+		}
+		b = b[min(align(n), len(b)):]
+	}
+	if !e.Addr.IsValid() {
+		return false, fmt.Errorf("entry without an address: %w", neigh.ErrMalformed)
+	}
+	return true, nil
+}
+
+func decodeAttr(typ uint16, v []byte, family uint8, e *neigh.Entry) error {
+	short := func(want int) error {
+		return fmt.Errorf("attribute %d of %d bytes, want %d: %w", typ, len(v), want, neigh.ErrMalformed)
+	}
+	switch typ {
+	case netlink.NDA_DST:
+		switch {
+		case family == unix.AF_INET && len(v) == 4:
+			e.Addr = netip.AddrFrom4([4]byte(v))
+		case family == unix.AF_INET6 && len(v) == 16:
+			e.Addr = netip.AddrFrom16([16]byte(v))
+		default:
+			return fmt.Errorf("address of %d bytes in family %d: %w", len(v), family, neigh.ErrMalformed)
+		}
+	case netlink.NDA_LLADDR:
+		a, ok := neigh.LLAddrFrom(v)
+		if !ok {
+			return fmt.Errorf("link-layer address of %d bytes: %w", len(v), neigh.ErrMalformed)
+		}
+		e.LLAddr = a
+	case netlink.NDA_CACHEINFO:
+		if len(v) < 16 {
+			return short(16)
+		}
+		// struct nda_cacheinfo: confirmed, used, updated, refcnt.
+		e.Confirmed = age(binary.NativeEndian.Uint32(v))
+		e.Used = age(binary.NativeEndian.Uint32(v[4:]))
+		e.Updated = age(binary.NativeEndian.Uint32(v[8:]))
+	case netlink.NDA_PROTOCOL:
+		if len(v) < 1 {
+			return short(1)
+		}
+		e.Protocol = neigh.Protocol(v[0])
+	case netlink.NDA_FLAGS_EXT:
+		if len(v) < 4 {
+			return short(4)
+		}
+		e.FlagsExt = neigh.FlagsExt(binary.NativeEndian.Uint32(v))
+	}
+	return nil
+}
+
+// age converts ticks. A time stamp that another CPU wrote while the kernel
+// filled the message lies in the future, which wraps around: that is age 0.
+func age(ticks uint32) time.Duration {
+	if ticks > 1<<31 {
+		return 0
+	}
+	return time.Duration(ticks) * tick
+}
+
+// align rounds up to the 4 bytes of NLMSG_ALIGN and RTA_ALIGN.
+func align(n int) int { return (n + 3) &^ 3 }

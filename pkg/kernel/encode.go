@@ -1,0 +1,55 @@
+package kernel
+
+import (
+	"encoding/binary"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+)
+
+// request describes one message about one entry, or a dump where Addr is the
+// zero value.
+type request struct {
+	neigh.Key
+	typ   uint16 // RTM_*
+	flags uint16 // NLM_F_*, NLM_F_REQUEST is added
+	state neigh.State
+	ntf   uint8 // NTF_* request flags
+}
+
+// appendRequest appends r as a netlink message with the given sequence number.
+// Padding is written as zeros: strict checking (Linux 4.20 and newer) refuses
+// anything else, and nl's own Ndmsg.Serialize leaves it uninitialised.
+func appendRequest(b []byte, r *request, seq uint32) []byte {
+	start := len(b)
+	family := uint8(unix.AF_UNSPEC)
+	var addr []byte
+	var a4 [4]byte
+	var a16 [16]byte
+	switch {
+	case r.Addr.Is4():
+		family, a4 = unix.AF_INET, r.Addr.As4()
+		addr = a4[:]
+	case r.Addr.Is6():
+		family, a16 = unix.AF_INET6, r.Addr.As16()
+		addr = a16[:]
+	}
+	b = binary.NativeEndian.AppendUint32(b, 0) // nlmsg_len, below
+	b = binary.NativeEndian.AppendUint16(b, r.typ)
+	b = binary.NativeEndian.AppendUint16(b, r.flags|unix.NLM_F_REQUEST)
+	b = binary.NativeEndian.AppendUint32(b, seq)
+	b = binary.NativeEndian.AppendUint32(b, 0) // nlmsg_pid: the kernel fills it in
+	b = append(b, family, 0, 0, 0)
+	b = binary.NativeEndian.AppendUint32(b, uint32(r.Index)) //nolint:gosec // an int32 by origin
+	b = binary.NativeEndian.AppendUint16(b, uint16(r.state))
+	b = append(b, r.ntf, 0)
+	if len(addr) > 0 {
+		b = binary.NativeEndian.AppendUint16(b, uint16(rtattrLen+len(addr))) //nolint:gosec // 8 or 20
+		b = binary.NativeEndian.AppendUint16(b, netlink.NDA_DST)
+		b = append(b, addr...)
+	}
+	binary.NativeEndian.PutUint32(b[start:], uint32(len(b)-start)) //nolint:gosec // at most 48
+	return b
+}

@@ -1,0 +1,253 @@
+// Package kernel is the only room that talks netlink: it reads and changes the
+// neighbour table, and reads the devices and routes around it.
+//
+// It is written on the sockets and constants of github.com/vishvananda/netlink.
+// The table itself is read by a decoder of its own, for two reasons: the
+// library's Neigh has no field for NDA_PROTOCOL, without which entries of
+// routing daemons look like anybody's; and a node scans for years, so a scan
+// must not allocate per entry.
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+)
+
+// maxBatch is the most deletions in one system call. The default receive
+// buffer of a netlink socket holds 256 errors, and each may yield one.
+const maxBatch = 200
+
+// Table is the neighbour table of one network namespace: that of the thread
+// that opened it. It is not safe for concurrent use.
+type Table struct {
+	conn   *conn
+	handle *netlink.Handle
+	out    []byte
+	single bool // the kernel answers RTM_GETNEIGH for one entry (Linux 5.0)
+}
+
+// Open opens the table of the calling thread's network namespace and finds out
+// what the kernel can do.
+func Open() (*Table, error) {
+	c, err := dial()
+	if err != nil {
+		return nil, err
+	}
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		c.close()
+		return nil, fmt.Errorf("opening netlink route socket: %w", err)
+	}
+	if err := h.SetSocketTimeout(answerTimeout); err != nil {
+		h.Close()
+		c.close()
+		return nil, fmt.Errorf("setting netlink timeout: %w", err)
+	}
+	t := &Table{conn: c, handle: h}
+	if err := t.probe(); err != nil {
+		t.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// probe asks for an entry that cannot exist, to learn whether single entries
+// can be asked for at all.
+func (t *Table) probe() error {
+	var e neigh.Entry
+	err := t.lookup(neigh.Key{Addr: netip.IPv4Unspecified(), Index: 1}, &e)
+	switch {
+	case err == nil, errors.Is(err, neigh.ErrGone):
+		t.single = true
+	case errors.Is(err, unix.EOPNOTSUPP):
+	default:
+		return fmt.Errorf("asking the kernel for a single entry: %w", err)
+	}
+	return nil
+}
+
+// Close closes the sockets.
+func (t *Table) Close() {
+	t.handle.Close()
+	t.conn.close()
+}
+
+// Dump calls visit for every IPv4 and IPv6 entry of the table. The entry is
+// reused: visit copies what it keeps. Entries that change during the dump may
+// be seen twice or not at all. An error means that entries may be missing.
+func (t *Table) Dump(visit func(*neigh.Entry)) error {
+	seq := t.conn.reserve(1)
+	t.out = appendRequest(t.out[:0], &request{typ: unix.RTM_GETNEIGH, flags: unix.NLM_F_DUMP}, seq)
+	if err := t.conn.send(t.out); err != nil {
+		return fmt.Errorf("dumping neighbour table: %w", err)
+	}
+	var e neigh.Entry
+	var interrupted bool
+	err := t.conn.receive(seq, seq, func(m message) (bool, error) {
+		interrupted = interrupted || m.flags&unix.NLM_F_DUMP_INTR != 0
+		switch m.typ {
+		case unix.NLMSG_DONE, unix.NLMSG_ERROR:
+			return true, m.status()
+		case unix.RTM_NEWNEIGH:
+			ok, err := decodeEntry(m.body, &e)
+			if ok {
+				visit(&e)
+			}
+			return false, err
+		}
+		return false, nil
+	})
+	if err == nil && interrupted {
+		err = neigh.ErrInterrupted
+	}
+	if err != nil {
+		return fmt.Errorf("dumping neighbour table: %w", err)
+	}
+	return nil
+}
+
+// Get reads one entry afresh. It returns an error that wraps neigh.ErrGone
+// where there is none.
+func (t *Table) Get(k neigh.Key) (neigh.Entry, error) {
+	var e neigh.Entry
+	get := t.lookup
+	if !t.single {
+		get = t.find
+	}
+	if err := get(k, &e); err != nil {
+		return e, fmt.Errorf("reading entry %s: %w", k.Addr, err)
+	}
+	return e, nil
+}
+
+func (t *Table) lookup(k neigh.Key, e *neigh.Entry) error {
+	seq := t.conn.reserve(1)
+	t.out = appendRequest(t.out[:0], &request{Key: k, typ: unix.RTM_GETNEIGH}, seq)
+	if err := t.conn.send(t.out); err != nil {
+		return err
+	}
+	return t.conn.receive(seq, seq, func(m message) (bool, error) {
+		switch m.typ {
+		case unix.NLMSG_ERROR:
+			return true, m.status()
+		case unix.RTM_NEWNEIGH:
+			_, err := decodeEntry(m.body, e)
+			return true, err
+		}
+		return false, nil
+	})
+}
+
+// find is lookup for kernels that only know dumps.
+func (t *Table) find(k neigh.Key, e *neigh.Entry) error {
+	found := false
+	err := t.Dump(func(d *neigh.Entry) {
+		if d.Key == k {
+			*e, found = *d, true
+		}
+	})
+	if err == nil && !found {
+		err = neigh.ErrGone
+	}
+	return err
+}
+
+// Delete removes the entries, maxBatch of them in a system call. The failures
+// name those that were gone already (neigh.ErrGone) or that the kernel refused
+// to delete. The error is for the whole: after it, what was deleted is unknown
+// until the next dump.
+func (t *Table) Delete(keys []neigh.Key) (failed []neigh.Failure, err error) {
+	for len(keys) > 0 && err == nil {
+		n := min(len(keys), maxBatch)
+		failed, err = t.deleteBatch(keys[:n], failed)
+		keys = keys[n:]
+	}
+	return failed, err
+}
+
+func (t *Table) deleteBatch(keys []neigh.Key, failed []neigh.Failure) ([]neigh.Failure, error) {
+	first := t.conn.reserve(len(keys))
+	last := t.conn.seq
+	t.out = t.out[:0]
+	for i, k := range keys {
+		r := request{Key: k, typ: unix.RTM_DELNEIGH}
+		if i == len(keys)-1 {
+			r.flags = unix.NLM_F_ACK // errors come unasked; one acknowledgement marks the end
+		}
+		t.out = appendRequest(t.out, &r, first+uint32(i))
+	}
+	if err := t.conn.send(t.out); err != nil {
+		return failed, fmt.Errorf("deleting %d entries: %w", len(keys), err)
+	}
+	err := t.conn.receive(first, last, func(m message) (bool, error) {
+		if m.typ != unix.NLMSG_ERROR {
+			return false, nil
+		}
+		if err := m.status(); err != nil {
+			failed = append(failed, neigh.Failure{Key: keys[m.seq-first], Err: err})
+		}
+		return m.seq == last, nil
+	})
+	if err != nil {
+		return failed, fmt.Errorf("deleting %d entries: %w", len(keys), err)
+	}
+	return failed, nil
+}
+
+// SetState sets the state of an existing entry and leaves its link-layer
+// address as it is: no NDA_LLADDR, no NLM_F_REPLACE, no NLM_F_CREATE. The
+// kernel refuses with EINVAL where the entry has no address.
+func (t *Table) SetState(k neigh.Key, s neigh.State) error {
+	if err := t.change(request{Key: k, typ: unix.RTM_NEWNEIGH, state: s}); err != nil {
+		return fmt.Errorf("setting entry %s to %s: %w", k.Addr, s, err)
+	}
+	return nil
+}
+
+// Use does to an existing entry what a packet sent through it would
+// (neigh_event_send): its used age restarts, and a stale one goes to
+// NUD_DELAY, after which the kernel verifies it by unicast.
+func (t *Table) Use(k neigh.Key) error {
+	if err := t.change(request{Key: k, typ: unix.RTM_NEWNEIGH, ntf: netlink.NTF_USE}); err != nil {
+		return fmt.Errorf("using entry %s: %w", k.Addr, err)
+	}
+	return nil
+}
+
+// CheckWrite returns an error that wraps neigh.ErrPermission where this
+// process may not change the table. It sends a request that names no entry:
+// the kernel checks the capability before it looks at the rest, and having it,
+// refuses the request for what it is.
+func (t *Table) CheckWrite() error {
+	err := t.change(request{typ: unix.RTM_DELNEIGH})
+	if errors.Is(err, neigh.ErrPermission) {
+		return fmt.Errorf("changing the neighbour table: %w", err)
+	}
+	var errno unix.Errno
+	if err == nil || errors.As(err, &errno) {
+		return nil
+	}
+	return fmt.Errorf("changing the neighbour table: %w", err)
+}
+
+// change sends one request and waits for its acknowledgement.
+func (t *Table) change(r request) error {
+	r.flags |= unix.NLM_F_ACK
+	seq := t.conn.reserve(1)
+	t.out = appendRequest(t.out[:0], &r, seq)
+	if err := t.conn.send(t.out); err != nil {
+		return err
+	}
+	return t.conn.receive(seq, seq, func(m message) (bool, error) {
+		if m.typ != unix.NLMSG_ERROR {
+			return false, nil
+		}
+		return true, m.status()
+	})
+}

@@ -1,0 +1,35 @@
+package lab
+
+import (
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// Shown is one line of `ip -statistics neighbour`, as an operator reads it.
+type Shown struct {
+	Addr, Device, State      string
+	Used, Confirmed, Updated int // whole seconds; -1 where the line has no ages
+	Line                     string
+}
+
+var ages = regexp.MustCompile(`used (\d+)/(\d+)/(\d+)`)
+
+// Neighbours runs `ip -statistics neighbour` on the host.
+func (h *Host) Neighbours() []Shown {
+	var shown []Shown
+	for line := range strings.Lines(h.IP("-statistics neighbour")) {
+		f := strings.Fields(line)
+		if len(f) < 4 {
+			continue
+		}
+		s := Shown{Addr: f[0], Device: f[2], State: f[len(f)-1], Used: -1, Confirmed: -1, Updated: -1, Line: strings.TrimSpace(line)}
+		if m := ages.FindStringSubmatch(line); m != nil {
+			s.Used, _ = strconv.Atoi(m[1])
+			s.Confirmed, _ = strconv.Atoi(m[2])
+			s.Updated, _ = strconv.Atoi(m[3])
+		}
+		shown = append(shown, s)
+	}
+	return shown
+}
