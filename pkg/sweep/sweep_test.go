@@ -1,0 +1,1537 @@
+package sweep
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
+)
+
+// The defaults, under which most tests run.
+const (
+	interval  = 300 * time.Second
+	period    = 5 * time.Second
+	threshold = 281500 * time.Millisecond
+)
+
+// The devices of every fakeTable.
+const (
+	lo = iota + 1
+	eth0
+	eth1
+	cali0
+	cali1
+	nlmon0
+	ppp0
+	unknownDevice
+)
+
+// fakeTable is as much of a kernel's neighbour table as the loop can tell from
+// the real one: ages that grow with time, and the transitions of
+// net/core/neighbour.c that what it does sets off.
+type fakeTable struct {
+	mu       sync.Mutex
+	made     time.Time
+	entries  map[neigh.Key]*fakeEntry
+	topology neigh.Topology
+
+	ops                        []op // every change that was carried out
+	dumps, topologies, batches int
+
+	dumpErr  func(n int) error              // what the n-th dump ends with, having shown everything
+	batchErr func(n int) error              // what the n-th batch of deletions ends with, having done nothing
+	refuse   func(neigh.Key) error          // what a change of one entry fails with
+	before   func(call string, k neigh.Key) // runs ahead of every Get, SetState, Use and Delete
+	dumped   func(visit func(*neigh.Entry)) // runs behind what a dump shows
+}
+
+// op is one change.
+type op struct {
+	do          string // delete, use, or the state that was set
+	key         neigh.Key
+	at          time.Duration // since the table was made
+	oldest      time.Duration // greatest age of the entry just before
+	dump, batch int           // how many of either there had been
+}
+
+type fakeEntry struct {
+	neigh.Entry                        // without its ages
+	used, confirmed, updated time.Time // what they are counted from
+	talks                    bool      // a TCP connection uses it all the time
+	silent                   bool      // its neighbour does not answer
+}
+
+func newFake(entries ...*fakeEntry) *fakeTable {
+	f := &fakeTable{
+		made:    time.Now(),
+		entries: make(map[neigh.Key]*fakeEntry),
+		topology: neigh.Topology{
+			Links: map[int]neigh.Link{
+				lo:     {Index: lo, Name: "lo", Loopback: true},
+				eth0:   {Index: eth0, Name: "eth0", Uplink: true},
+				eth1:   {Index: eth1, Name: "eth1", Uplink: true},
+				cali0:  {Index: cali0, Name: "cali0"},
+				cali1:  {Index: cali1, Name: "cali1"},
+				nlmon0: {Index: nlmon0, Name: "nlmon0", NoARP: true},
+				ppp0:   {Index: ppp0, Name: "ppp0", PointToPoint: true},
+			},
+			NextHops: make(map[neigh.Key]bool),
+		},
+	}
+	f.add(entries...)
+	return f
+}
+
+// aged returns an entry that the kernel learned by itself and that was last
+// used, confirmed and updated age ago.
+func aged(addr string, device int, state neigh.State, age time.Duration) *fakeEntry {
+	at := time.Now().Add(-age)
+	return &fakeEntry{
+		Entry: neigh.Entry{
+			Key:    neigh.Key{Addr: netip.MustParseAddr(addr), Index: device},
+			LLAddr: mac(1),
+			State:  state,
+		},
+		used: at, confirmed: at, updated: at,
+	}
+}
+
+// talking returns an entry that a steady TCP connection keeps reachable.
+func talking(addr string, device int, age time.Duration) *fakeEntry {
+	e := aged(addr, device, neigh.Reachable, age)
+	e.talks = true
+	return e
+}
+
+func mac(n byte) neigh.LLAddr {
+	a, _ := neigh.LLAddrFrom([]byte{2, 0, 0, 0, 0, n})
+	return a
+}
+
+// advance takes the entry through what the kernel's timers did up to now.
+func (e *fakeEntry) advance(now time.Time) {
+	for {
+		at, next := e.updated, e.State
+		switch e.State {
+		case neigh.Reachable:
+			if e.talks {
+				e.confirmed = now
+				return
+			}
+			at, next = e.confirmed.Add(30*time.Second), neigh.Stale // base_reachable_time
+		case neigh.Stale:
+			if !e.talks {
+				return
+			}
+			next = neigh.Delay
+		case neigh.Delay:
+			at, next = e.updated.Add(5*time.Second), neigh.Probe // delay_first_probe_time
+		case neigh.Probe:
+			next = neigh.Reachable
+			if e.silent {
+				at, next = e.updated.Add(3*time.Second), neigh.Failed
+			}
+		default:
+			return
+		}
+		if at.After(now) {
+			return
+		}
+		e.State, e.updated = next, at
+		switch next {
+		case neigh.Delay:
+			e.used = at
+		case neigh.Reachable:
+			e.confirmed = at
+		}
+	}
+}
+
+// snapshot returns the entry as the kernel would show it now.
+func (e *fakeEntry) snapshot() neigh.Entry {
+	now := time.Now()
+	e.advance(now)
+	s := e.Entry
+	s.Used, s.Confirmed, s.Updated = now.Sub(e.used), now.Sub(e.confirmed), now.Sub(e.updated)
+	return s
+}
+
+func (f *fakeTable) Dump(visit func(*neigh.Entry)) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.dumps++
+	keys := slices.SortedFunc(maps.Keys(f.entries), func(a, b neigh.Key) int {
+		return cmp.Or(cmp.Compare(a.Index, b.Index), a.Addr.Compare(b.Addr))
+	})
+	var e neigh.Entry // one for all, as Table says
+	for _, k := range keys {
+		e = f.entries[k].snapshot()
+		visit(&e)
+	}
+	if f.dumped != nil {
+		f.dumped(visit)
+	}
+	e = neigh.Entry{}
+	if f.dumpErr != nil {
+		return f.dumpErr(f.dumps)
+	}
+	return nil
+}
+
+func (f *fakeTable) Get(k neigh.Key) (neigh.Entry, error) {
+	f.announce("get", k)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e, ok := f.entries[k]
+	if !ok {
+		return neigh.Entry{}, fmt.Errorf("reading entry %s: %w", k.Addr, neigh.ErrGone)
+	}
+	return e.snapshot(), nil
+}
+
+func (f *fakeTable) Delete(keys []neigh.Key) (failed []neigh.Failure, err error) {
+	f.announce("delete", keys[0])
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.batches++
+	if f.batchErr != nil {
+		if err := f.batchErr(f.batches); err != nil {
+			return nil, err
+		}
+	}
+	for _, k := range keys {
+		if _, err := f.change("delete", k); err != nil {
+			failed = append(failed, neigh.Failure{Key: k, Err: err})
+			continue
+		}
+		delete(f.entries, k)
+	}
+	return failed, nil
+}
+
+func (f *fakeTable) SetState(k neigh.Key, s neigh.State) error {
+	f.announce(s.String(), k)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e, err := f.change(s.String(), k)
+	if err != nil {
+		return err
+	}
+	if !e.State.Valid() {
+		return errors.New("setting the state of an entry without an address: invalid argument")
+	}
+	if e.State != s {
+		e.State, e.updated = s, time.Now()
+	}
+	return nil
+}
+
+func (f *fakeTable) Use(k neigh.Key) error {
+	f.announce("use", k)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e, err := f.change("use", k)
+	if err != nil {
+		return err
+	}
+	e.used = time.Now()
+	if e.State == neigh.Stale {
+		e.State, e.updated = neigh.Delay, e.used
+	}
+	return nil
+}
+
+func (f *fakeTable) Topology() (neigh.Topology, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.topologies++
+	return neigh.Topology{Links: maps.Clone(f.topology.Links), NextHops: maps.Clone(f.topology.NextHops)}, nil
+}
+
+func (f *fakeTable) announce(call string, k neigh.Key) {
+	if f.before != nil {
+		f.before(call, k)
+	}
+}
+
+// change finds the entry to change and writes down what happens to it.
+func (f *fakeTable) change(do string, k neigh.Key) (*fakeEntry, error) {
+	e, ok := f.entries[k]
+	if !ok {
+		return nil, fmt.Errorf("%s: %w", k.Addr, neigh.ErrGone)
+	}
+	if f.refuse != nil {
+		if err := f.refuse(k); err != nil {
+			return nil, err
+		}
+	}
+	s := e.snapshot()
+	f.ops = append(f.ops, op{do: do, key: k, at: time.Since(f.made), oldest: max(s.Used, s.Confirmed, s.Updated),
+		dump: f.dumps, batch: f.batches})
+	return e, nil
+}
+
+func (f *fakeTable) add(entries ...*fakeEntry) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, e := range entries {
+		f.entries[e.Key] = e
+	}
+}
+
+func (f *fakeTable) remove(k neigh.Key) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.entries, k)
+}
+
+// update changes an entry if it is there.
+func (f *fakeTable) update(k neigh.Key, change func(*fakeEntry)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if e, ok := f.entries[k]; ok {
+		change(e)
+	}
+}
+
+// nextHop makes k the next hop of a route.
+func (f *fakeTable) nextHop(k neigh.Key, isDefault bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.topology.NextHops[k] = isDefault
+}
+
+// log returns the changes so far.
+func (f *fakeTable) log() []op {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.ops)
+}
+
+// of returns the changes of one entry, by what was done.
+func of(log []op, k neigh.Key) (did []string) {
+	for _, o := range log {
+		if o.key == k {
+			did = append(did, o.do)
+		}
+	}
+	return did
+}
+
+func (f *fakeTable) size() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.entries)
+}
+
+func (f *fakeTable) counts() (dumps, topologies int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.dumps, f.topologies
+}
+
+// checkAges asserts promise 1 as `ip -statistics neighbour` shows it.
+func (f *fakeTable) checkAges(t *testing.T, bound time.Duration) {
+	t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, e := range f.entries {
+		s := e.snapshot()
+		neverConfirmed := bound < time.Minute && s.Confirmed >= max(s.Used, s.Updated)+59*time.Second
+		if s.Used > bound || s.Updated > bound || s.Confirmed > bound && !neverConfirmed {
+			t.Errorf("at %v: %s %s used %v/%v/%v, the bound is %v",
+				time.Since(f.made), s.Addr, s.State, s.Used, s.Confirmed, s.Updated, bound)
+		}
+	}
+}
+
+// sweeper returns a Sweeper of table with the default timing, and a spread that
+// is the same in every run.
+func sweeper(table *fakeTable, change ...func(*Config)) *Sweeper {
+	cfg := Config{
+		Table:      table,
+		Scope:      &policy.Scope{},
+		Timing:     policy.NewTiming(interval, period),
+		ScanPeriod: period,
+		Log:        slog.New(slog.DiscardHandler),
+	}
+	for _, c := range change {
+		c(&cfg)
+	}
+	cfg.Verifier = &InPlace{Table: table, Scope: cfg.Scope, Timing: cfg.Timing}
+	s := New(cfg)
+	s.random = rand.New(rand.NewPCG(1, 2)).Float64
+	return s
+}
+
+// start runs s until the end of the test, or until stop is called.
+func start(t *testing.T, s *Sweeper) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v, want nil once its context is done", err)
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// startSettled starts s and lets its first scan pass, whose entries are due at
+// random times: what is added afterwards is due by its age.
+func startSettled(t *testing.T, s *Sweeper) (stop func()) {
+	t.Helper()
+	stop = start(t, s)
+	time.Sleep(time.Second)
+	return stop
+}
+
+func TestIdleEntryIsDeletedInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := newFake()
+		startSettled(t, sweeper(table))
+		const n = 90
+		for i := range n {
+			time.Sleep(137 * time.Millisecond) // so that all phases of the scan occur
+			e := aged(fmt.Sprintf("10.0.1.%d", i), []int{eth0, cali0}[i%2], neigh.Stale, time.Duration(2*i)*time.Second)
+			switch i % 5 {
+			case 1:
+				e.State = neigh.Failed
+			case 2: // never confirmed
+				e.confirmed = e.confirmed.Add(-time.Minute)
+			case 3: // used since
+				e.used = time.Now()
+			case 4: // probed in vain, then answered: only the agent's clock and updated are old
+				e.used, e.confirmed = time.Now(), time.Now()
+			}
+			table.add(e)
+		}
+		for range 400 {
+			time.Sleep(time.Second)
+			table.checkAges(t, interval)
+		}
+		log := table.log()
+		if len(log) != n || table.size() != 0 {
+			t.Errorf("%d changes, %d entries left; want each of %d entries deleted once", len(log), table.size(), n)
+		}
+		for _, o := range log {
+			if o.do != "delete" || o.oldest < threshold || o.oldest > threshold+period+100*time.Millisecond {
+				t.Errorf("%s of %s at age %v, want it deleted by the first scan after %v", o.do, o.key.Addr, o.oldest, threshold)
+			}
+		}
+	})
+}
+
+// An entry that carries packets is verified where it stands: deleting it would
+// lose some of them.
+func TestEntryInUseIsVerifiedInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := newFake(
+			talking("10.0.0.2", eth0, time.Minute), talking("2001:db8::2", eth0, 0), talking("10.4.0.2", cali0, 200*time.Second))
+		start(t, sweeper(table))
+		for range 10 * 300 {
+			time.Sleep(time.Second)
+			table.checkAges(t, interval)
+		}
+		log := table.log()
+		for k, e := range table.entries {
+			var at []time.Duration
+			for _, o := range log {
+				if o.key != k {
+					continue
+				}
+				at = append(at, o.at)
+				if o.do != "stale" {
+					t.Errorf("%s of %s, which is in use", o.do, k.Addr)
+				}
+				if gap := o.at - at[max(len(at)-2, 0)]; len(at) > 1 && (gap < threshold || gap > interval) {
+					t.Errorf("%s was left alone for %v, want %v to %v", k.Addr, gap, threshold, interval)
+				}
+			}
+			if len(at) < 10 {
+				t.Errorf("%s was verified %d times in 10 intervals", k.Addr, len(at))
+			}
+			if e.State != neigh.Reachable && e.State != neigh.Delay {
+				t.Errorf("%s is %s in the end", k.Addr, e.State)
+			}
+		}
+		if table.size() != 3 {
+			t.Errorf("%d entries are left of 3", table.size())
+		}
+	})
+}
+
+// A next hop must be right even while no packet flows: forwarding by XDP or
+// hardware uses it without the kernel seeing it used.
+func TestNextHopIsVerifiedInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		idle, busy, unconfirmed := aged("10.0.0.1", eth0, neigh.Stale, 0), talking("10.0.0.2", eth0, 0), neverConfirmed("fe80::1")
+		table := newFake(idle, busy, unconfirmed)
+		table.nextHop(idle.Key, true)
+		table.nextHop(busy.Key, false)
+		table.nextHop(unconfirmed.Key, true)
+		start(t, sweeper(table))
+		for range 10 * 300 {
+			time.Sleep(time.Second)
+			table.checkAges(t, interval)
+		}
+		log := table.log()
+		for _, tt := range []struct {
+			entry *fakeEntry
+			want  []string // that recur, in this order
+		}{
+			{idle, []string{"use"}},          // STALE already: as the next packet would
+			{busy, []string{"stale", "use"}}, // does not wait for it
+			{unconfirmed, []string{"use"}},
+		} {
+			did := of(log, tt.entry.Key)
+			if len(did) < 10*len(tt.want) {
+				t.Errorf("%s: %q, want at least 10 rounds of %q", tt.entry.Addr, did, tt.want)
+			}
+			for i, do := range did {
+				if do != tt.want[i%len(tt.want)] {
+					t.Errorf("%s: %q, want rounds of %q", tt.entry.Addr, did, tt.want)
+					break
+				}
+			}
+		}
+	})
+}
+
+// Promise 1 on a table where everything happens at once, for intervals below
+// and above the kernel's own times.
+func TestAgesStayBounded(t *testing.T) {
+	for _, interval := range []time.Duration{2 * time.Second, 10 * time.Second, 90 * time.Second, 5 * time.Minute} {
+		t.Run(interval.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				period := interval / 60
+				timing := policy.NewTiming(interval, period)
+				table := newFake()
+				r := rand.New(rand.NewPCG(3, 4))
+				for i := range 200 {
+					e := aged(fmt.Sprintf("10.0.0.%d", i), eth0+r.IntN(cali1-eth0+1), neigh.Stale, time.Duration(r.Int64N(int64(timing.Threshold()))))
+					switch i % 6 {
+					case 1:
+						e.State, e.talks = neigh.Reachable, true
+					case 2:
+						e.talks, e.silent = true, true
+					case 3:
+						table.nextHop(e.Key, false)
+					case 4:
+						table.nextHop(e.Key, false)
+						e.silent = true
+					case 5:
+						*e = *neverConfirmed(e.Addr.String())
+					}
+					table.add(e)
+				}
+				start(t, sweeper(table, func(c *Config) { c.Timing, c.ScanPeriod = timing, period }))
+				for i := range 3000 { // 6 intervals
+					time.Sleep(interval / 500)
+					table.checkAges(t, interval)
+					if i%50 == 0 {
+						table.add(neverConfirmed(fmt.Sprintf("10.0.1.%d", i/50)))
+					}
+					if t.Failed() {
+						return
+					}
+				}
+			})
+		})
+	}
+}
+
+// neverConfirmed returns an entry as the kernel makes it when somebody asks for
+// us: its confirmed age starts at 2 x base_reachable_time.
+func neverConfirmed(addr string) *fakeEntry {
+	e := aged(addr, eth0, neigh.Stale, 0)
+	e.confirmed = e.confirmed.Add(-time.Minute)
+	return e
+}
+
+// Promise 2, with the loop around the policy: whatever belongs to others is
+// read, counted and left alone, interval after interval.
+func TestOthersEntriesAreNeverTouched(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := newFake()
+		for i, mark := range []func(*fakeEntry){
+			func(e *fakeEntry) { e.State = neigh.Permanent },
+			func(e *fakeEntry) { e.State = neigh.NoARP },
+			func(e *fakeEntry) { e.State = neigh.None },
+			func(e *fakeEntry) { e.State = neigh.Incomplete },
+			func(e *fakeEntry) { e.State = neigh.Stale | neigh.Failed },
+			func(e *fakeEntry) { e.State = 0x100 },
+			func(e *fakeEntry) { e.Flags = neigh.FlagProxy },
+			func(e *fakeEntry) { e.Flags = neigh.FlagExtLearned },
+			func(e *fakeEntry) { e.Flags, e.State = neigh.FlagExtLearned, neigh.Failed },
+			func(e *fakeEntry) { e.Flags, e.State = neigh.FlagExtLearned, neigh.Reachable },
+			func(e *fakeEntry) { e.Flags = neigh.FlagOffloaded },
+			func(e *fakeEntry) { e.Flags = neigh.FlagSticky },
+			func(e *fakeEntry) { e.Flags = 0x04 },
+			func(e *fakeEntry) { e.FlagsExt = neigh.FlagManaged },
+			func(e *fakeEntry) { e.FlagsExt = 0x80 },
+			func(e *fakeEntry) { e.Protocol = 186 },
+			func(e *fakeEntry) { e.Protocol, e.State = 4, neigh.Failed },
+			func(e *fakeEntry) { e.Index = lo },
+			func(e *fakeEntry) { e.Index = nlmon0 },
+			func(e *fakeEntry) { e.Index = ppp0 },
+			func(e *fakeEntry) { e.Index = unknownDevice },
+		} {
+			e := aged(fmt.Sprintf("10.0.0.%d", i), eth0, neigh.Stale, 10*interval)
+			mark(e)
+			table.add(e)
+			e = aged(fmt.Sprintf("fe80::%d", i), eth0, neigh.Stale, 10*interval)
+			mark(e)
+			table.add(e)
+			table.nextHop(e.Key, true) // it is a next hop: that changes nothing
+		}
+		others := table.size()
+		// One that is the agent's business, to see that it is at work.
+		learned := aged("10.0.0.254", eth0, neigh.Stale, 0)
+		table.add(learned)
+		start(t, sweeper(table))
+		time.Sleep(10 * interval)
+		if log := table.log(); len(log) != 1 || log[0].key != learned.Key || table.size() != others {
+			t.Errorf("%d entries left of %d, changes: %+v", table.size(), others, log)
+		}
+	})
+}
+
+// Nodes that start together must not act together: what a starting agent finds
+// is renewed evenly over the first interval.
+func TestFirstIntervalIsSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n, age, parts = 1000, 10 * time.Second, 10
+		table := newFake()
+		for i := range n {
+			e := aged(fmt.Sprintf("10.0.%d.%d", i/250, i%250), eth0, neigh.Stale, age)
+			if i%2 == 0 {
+				e = talking(e.Addr.String(), eth0, age)
+			}
+			table.add(e)
+		}
+		start(t, sweeper(table))
+		for range int((threshold - age + period).Seconds()) {
+			time.Sleep(time.Second)
+			table.checkAges(t, interval)
+		}
+		var perPart [parts + 1]int // the last is for scans after the threshold
+		perScan := make(map[int]int)
+		seen := make(map[neigh.Key]bool)
+		for _, o := range table.log() {
+			if seen[o.key] {
+				continue // of the next interval
+			}
+			seen[o.key] = true
+			perPart[int(o.at*parts/(threshold-age))]++
+			perScan[o.dump]++
+		}
+		if len(seen) != n {
+			t.Errorf("%d of %d entries were renewed in the first interval", len(seen), n)
+		}
+		for i, got := range perPart[:parts] {
+			if got < n/parts/2 || got > n/parts*3/2 {
+				t.Errorf("part %d of the first interval has %d of %d renewals, want about %d", i, got, n, n/parts)
+			}
+		}
+		if most := slices.Max(slices.Collect(maps.Values(perScan))); most > n/20 {
+			t.Errorf("one scan has %d of %d renewals", most, n)
+		}
+	})
+}
+
+func TestLargeSweepIsPaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 5000
+		table := newFake(talking("10.0.0.1", eth0, interval))
+		for i := range n {
+			table.add(aged(fmt.Sprintf("10.1.%d.%d", i/250, i%250), eth0, neigh.Stale, interval))
+		}
+		start(t, sweeper(table))
+		time.Sleep(period - time.Millisecond) // just before the second scan
+		if table.size() != 1 {
+			t.Errorf("%d of %d idle entries are left after %v", table.size()-1, n, period)
+		}
+		log := table.log()
+		if log[0].do != "stale" {
+			t.Errorf("first came the %s of %s, want verification, which is urgent", log[0].do, log[0].key.Addr)
+		}
+		deletes := log[1:]
+		perBatch, perDump, start := make(map[int]int), make(map[int]int), make(map[int]time.Duration)
+		for _, o := range deletes {
+			perBatch[o.batch]++
+			perDump[o.dump]++
+			start[o.batch] = o.at
+		}
+		for batch, got := range perBatch {
+			if got > 200 {
+				t.Errorf("batch %d has %d deletions", batch, got)
+			}
+			if pause := start[batch] - start[batch-1]; batch > 1 && pause < batchPause {
+				t.Errorf("batch %d came %v after the one before", batch, pause)
+			}
+		}
+		// No decision may be much older than the dump it was made on.
+		for dump, got := range perDump {
+			if got > passLimit {
+				t.Errorf("%d deletions were decided on dump %d", got, dump)
+			}
+		}
+		if len(perDump) != 3 {
+			t.Errorf("%d passes, want 3", len(perDump))
+		}
+		if took := deletes[n-1].at; took < 100*time.Millisecond || took > 2*time.Second {
+			t.Errorf("%d deletions took %v", n, took)
+		}
+	})
+}
+
+func TestInterruptedDumpIsRepeatedAtOnce(t *testing.T) {
+	other := errors.New("something else")
+	tests := []struct {
+		name  string
+		errs  []error // of the first dumps
+		dumps int     // of the first scan
+		want  error   // in the end
+	}{
+		{"interrupted once", []error{neigh.ErrInterrupted}, 2, nil},
+		{"interrupted twice", []error{neigh.ErrInterrupted, neigh.ErrInterrupted}, 3, nil},
+		{"interrupted three times", []error{neigh.ErrInterrupted, neigh.ErrInterrupted, neigh.ErrInterrupted}, 3, neigh.ErrInterrupted},
+		{"overrun", []error{neigh.ErrOverrun, neigh.ErrInterrupted}, 3, nil},
+		{"anything else is not repeated", []error{other}, 1, other},
+		{"anything else after an interruption", []error{neigh.ErrInterrupted, other}, 2, other},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := aged("10.0.0.2", eth0, neigh.Stale, interval)
+				table := newFake(e)
+				table.dumpErr = func(n int) error {
+					if n <= len(tt.errs) {
+						return fmt.Errorf("dumping: %w", tt.errs[n-1])
+					}
+					return nil
+				}
+				s := sweeper(table)
+				startSettled(t, s)
+				if dumps, _ := table.counts(); dumps != tt.dumps {
+					t.Errorf("%d dumps, want %d", dumps, tt.dumps)
+				}
+				if err := s.Ready(); !errors.Is(err, tt.want) || (err == nil) != (tt.want == nil) {
+					t.Errorf("Ready() = %v, want %v", err, tt.want)
+				}
+				// Nothing is done on half a table, and nothing twice.
+				if did := of(table.log(), e.Key); len(did) != map[bool]int{true: 1, false: 0}[tt.want == nil] {
+					t.Errorf("after the first scan: %q", did)
+				}
+				if (s.Report() == nil) != (tt.want != nil) {
+					t.Errorf("report %+v", s.Report())
+				}
+				time.Sleep(period)
+				if err := s.Ready(); err != nil {
+					t.Errorf("after the next scan: %v", err)
+				}
+				if did := of(table.log(), e.Key); !slices.Equal(did, []string{"delete"}) {
+					t.Errorf("after the next scan: %q, want it deleted once", did)
+				}
+			})
+		})
+	}
+}
+
+func TestFailureAndRecovery(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broken := errors.New("broken")
+		table := newFake()
+		fail := true
+		table.dumpErr = func(int) error {
+			if fail {
+				return broken
+			}
+			return nil
+		}
+		var text strings.Builder
+		var scans []error
+		s := sweeper(table, func(c *Config) {
+			c.Log = slog.New(slog.NewTextHandler(&text, nil))
+			c.Events.Scanned = func(_ time.Duration, err error) { scans = append(scans, err) }
+		})
+		if err := s.Ready(); !errors.Is(err, errNoScan) {
+			t.Errorf("Ready() before the first scan: %v, want %v", err, errNoScan)
+		}
+		if err := s.Live(time.Now()); err != nil {
+			t.Errorf("Live() before the first scan: %v", err)
+		}
+		if s.Report() != nil {
+			t.Error("there is a report before the first scan")
+		}
+		stop := startSettled(t, s)
+		for range 60 {
+			time.Sleep(period)
+			if err := s.Ready(); !errors.Is(err, broken) {
+				t.Fatalf("Ready() while the table cannot be read: %v", err)
+			}
+			// A restart of the agent would mend nothing.
+			if err := s.Live(time.Now()); err != nil {
+				t.Fatalf("Live() while the loop turns: %v", err)
+			}
+		}
+		table.mu.Lock()
+		fail = false
+		table.mu.Unlock()
+		time.Sleep(period)
+		if err := s.Ready(); err != nil {
+			t.Errorf("Ready() when the table can be read again: %v", err)
+		}
+		if s.Report() == nil {
+			t.Error("there is no report when the table can be read again")
+		}
+		stop()
+		if len(scans) != 62 || !errors.Is(scans[60], broken) || scans[61] != nil {
+			t.Errorf("%d scans were told of, the last two with %v", len(scans), scans[max(0, len(scans)-2):])
+		}
+		// Said when it begins and when it is over, not 61 times.
+		if got := text.String(); strings.Count(got, "scan failed") != 1 || strings.Count(got, "scan succeeded again") != 1 {
+			t.Errorf("log:\n%s", got)
+		}
+	})
+}
+
+func TestLiveWhenTheLoopStands(t *testing.T) {
+	for _, tt := range []struct{ period, limit time.Duration }{
+		{time.Second, time.Minute},
+		{5 * time.Second, time.Minute},
+		{15 * time.Second, 150 * time.Second},
+	} {
+		t.Run(tt.period.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				table := newFake()
+				hang := make(chan struct{})
+				table.dumpErr = func(n int) error {
+					if n == 2 {
+						<-hang
+					}
+					return nil
+				}
+				s := sweeper(table, func(c *Config) { c.ScanPeriod = tt.period })
+				start(t, s)
+				defer close(hang)
+				time.Sleep(tt.limit)
+				if err := s.Live(time.Now()); err != nil {
+					t.Errorf("Live() after %v: %v", tt.limit, err)
+				}
+				time.Sleep(time.Second)
+				if err := s.Live(time.Now()); err == nil {
+					t.Errorf("Live() finds nothing wrong %v after the last scan", tt.limit+time.Second)
+				}
+			})
+		})
+	}
+}
+
+func TestRunEndsWithItsContext(t *testing.T) {
+	tests := []struct {
+		name    string
+		call    string // during which the context ends
+		nth     int
+		changes int // that are carried out in all
+	}{
+		{"between two batches", "delete", 2, 3 + 2*batchSize},
+		{"between two verifications", "stale", 2, 2},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				table := newFake()
+				for i := range 3 {
+					table.add(talking(fmt.Sprintf("10.0.0.%d", i), eth0, interval))
+				}
+				for i := range 1000 {
+					table.add(aged(fmt.Sprintf("10.1.%d.%d", i/250, i%250), eth0, neigh.Stale, interval))
+				}
+				calls := 0
+				table.before = func(call string, _ neigh.Key) {
+					if call == tt.call {
+						if calls++; calls == tt.nth {
+							cancel()
+						}
+					}
+				}
+				if err := sweeper(table).Run(ctx); err != nil {
+					t.Errorf("Run: %v", err)
+				}
+				if log := table.log(); len(log) != tt.changes {
+					t.Errorf("%d changes, want %d", len(log), tt.changes)
+				}
+			})
+		})
+	}
+	t.Run("while it waits", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			table := newFake()
+			stop := start(t, sweeper(table))
+			time.Sleep(period / 2)
+			before := time.Now()
+			stop()
+			if took := time.Since(before); took != 0 {
+				t.Errorf("Run took %v to end", took)
+			}
+			time.Sleep(interval)
+			if dumps, _ := table.counts(); dumps != 1 {
+				t.Errorf("%d dumps, want the first only", dumps)
+			}
+		})
+	})
+}
+
+type renewal struct {
+	device string
+	m      Method
+	r      Result
+	age    time.Duration
+}
+
+// Without CAP_NET_ADMIN the agent can read and not write: that must not look
+// like success.
+func TestRefusedChangeIsNotReady(t *testing.T) {
+	tests := []struct {
+		name  string
+		entry func() *fakeEntry
+		want  renewal
+	}{
+		{"deletion", func() *fakeEntry { return aged("10.0.0.2", eth0, neigh.Stale, interval) },
+			renewal{"eth0", ByDelete, Failed, interval}},
+		{"verification", func() *fakeEntry { return talking("10.0.0.2", cali0, interval) },
+			renewal{report.Other, ByStale, Failed, interval}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				table := newFake(tt.entry())
+				refuse := true
+				table.refuse = func(k neigh.Key) error {
+					if refuse {
+						return fmt.Errorf("%s: %w", k.Addr, neigh.ErrPermission)
+					}
+					return nil
+				}
+				var renewals []renewal
+				s := sweeper(table, func(c *Config) {
+					c.Events.Renewed = func(device string, m Method, r Result, age time.Duration) {
+						renewals = append(renewals, renewal{device, m, r, age.Round(time.Second)})
+					}
+				})
+				stop := startSettled(t, s)
+				if err := s.Ready(); !errors.Is(err, neigh.ErrPermission) {
+					t.Errorf("Ready() = %v, want %v", err, neigh.ErrPermission)
+				}
+				if len(table.log()) != 0 {
+					t.Errorf("changes: %+v", table.log())
+				}
+				table.mu.Lock()
+				refuse = false
+				table.mu.Unlock()
+				time.Sleep(period)
+				if err := s.Ready(); err != nil {
+					t.Errorf("Ready() when it is permitted: %v", err)
+				}
+				stop()
+				ok := tt.want
+				ok.r, ok.age = OK, interval+period
+				if want := []renewal{tt.want, ok}; !slices.Equal(renewals, want) {
+					t.Errorf("renewals %v, want %v", renewals, want)
+				}
+			})
+		})
+	}
+}
+
+// After a batch whose outcome is unknown the next scan shows what is left.
+func TestLostBatchIsFoundAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 1000
+		table := newFake()
+		for i := range n {
+			table.add(aged(fmt.Sprintf("10.1.%d.%d", i/250, i%250), eth0, neigh.Stale, interval))
+		}
+		table.batchErr = func(n int) error {
+			if n == 2 {
+				return fmt.Errorf("deleting: %w", neigh.ErrOverrun)
+			}
+			return nil
+		}
+		ok := 0
+		s := sweeper(table, func(c *Config) {
+			c.Events.Renewed = func(_ string, _ Method, r Result, _ time.Duration) {
+				if r == OK {
+					ok++
+				}
+			}
+		})
+		stop := startSettled(t, s)
+		if err := s.Ready(); !errors.Is(err, neigh.ErrOverrun) || table.size() != n-batchSize {
+			t.Errorf("Ready() = %v with %d entries left, want %v with %d", err, table.size(), neigh.ErrOverrun, n-batchSize)
+		}
+		time.Sleep(period)
+		stop()
+		if err := s.Ready(); err != nil || table.size() != 0 || ok != n {
+			t.Errorf("Ready() = %v with %d entries left, %d counted as renewed; want all", err, table.size(), ok)
+		}
+	})
+}
+
+// Entries that go, or change, between two steps are nobody's failure. Failures
+// of a batch are told of the entries they belong to.
+func TestEachEntryHasItsOwnResult(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := newFake()
+		for i := range 6 {
+			table.add(aged(fmt.Sprintf("10.0.0.%d", i), eth0, neigh.Stale, interval+time.Duration(i)*time.Second))
+		}
+		at := func(i int) neigh.Key {
+			return neigh.Key{Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), Index: eth0}
+		}
+		refused := errors.New("refused")
+		table.refuse = func(k neigh.Key) error {
+			if k == at(3) {
+				return refused
+			}
+			return nil
+		}
+		table.before = func(call string, _ neigh.Key) {
+			if call == "delete" {
+				table.remove(at(1))
+				table.remove(at(5))
+			}
+		}
+		var got []renewal
+		s := sweeper(table, func(c *Config) {
+			c.Events.Renewed = func(device string, m Method, r Result, age time.Duration) {
+				got = append(got, renewal{device, m, r, age})
+			}
+		})
+		s.pass(t.Context())
+		var want []renewal
+		for i, r := range []Result{OK, Gone, OK, Failed, OK, Gone} {
+			want = append(want, renewal{"eth0", ByDelete, r, interval + time.Duration(i)*time.Second})
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("got  %v\nwant %v", got, want)
+		}
+		if err := s.Ready(); !errors.Is(err, refused) {
+			t.Errorf("Ready() = %v, want %v", err, refused)
+		}
+	})
+}
+
+// mixed returns a table with entries of every kind, all far too old.
+func mixed() *fakeTable {
+	hop, probed := aged("10.0.0.6", eth0, neigh.Stale, 2*interval), aged("10.0.0.9", eth0, neigh.Probe, time.Second)
+	probed.silent = true
+	table := newFake(
+		aged("10.0.0.1", eth0, neigh.Stale, 2*interval),
+		aged("10.0.0.2", cali0, neigh.Stale, 0),
+		aged("10.0.0.3", eth0, neigh.Failed, 2*interval),
+		talking("10.0.0.4", eth0, 2*interval),
+		aged("fe80::5", eth0, neigh.Delay, 2*time.Second),
+		hop,
+		aged("10.0.0.7", eth0, neigh.Permanent, 2*interval),
+		aged("10.0.0.8", eth0, neigh.Incomplete, time.Second),
+		probed,
+		aged("10.0.0.10", lo, neigh.Stale, 2*interval),
+	)
+	table.nextHop(hop.Key, true)
+	return table
+}
+
+func TestDryRunWritesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := mixed()
+		calls := 0
+		table.before = func(string, neigh.Key) { calls++ }
+		s := sweeper(table, func(c *Config) { c.DryRun = true })
+		start(t, s)
+		time.Sleep(3 * interval)
+		synctest.Wait()
+		if calls != 0 || len(table.log()) != 0 {
+			t.Errorf("%d calls beside dumps, changes: %+v", calls, table.log())
+		}
+		if err := s.Ready(); err != nil || s.Report() == nil {
+			t.Errorf("Ready() = %v, report %v", err, s.Report())
+		}
+	})
+}
+
+func TestOnce(t *testing.T) {
+	key := func(addr string, device int) neigh.Key {
+		return neigh.Key{Addr: netip.MustParseAddr(addr), Index: device}
+	}
+	refused := errors.New("refused")
+	tests := []struct {
+		name    string
+		prepare func(*fakeTable)
+		dryRun  bool
+		want    Summary
+		err     error
+		left    int
+	}{
+		{"renews whatever it may, whatever its age", func(*fakeTable) {}, false,
+			Summary{Entries: 10, Kept: 3, Deleted: 3, Verified: 3}, nil, 7},
+		{"dry run", func(*fakeTable) {}, true,
+			Summary{Entries: 10, Kept: 3, Deleted: 3, Verified: 3}, nil, 10},
+		{"some vanish or change meanwhile", func(f *fakeTable) {
+			f.before = func(call string, k neigh.Key) {
+				switch {
+				case call == "delete":
+					f.remove(key("10.0.0.1", eth0))
+				case call == "get" && k == key("10.0.0.4", eth0):
+					f.update(k, func(e *fakeEntry) { e.Flags = neigh.FlagExtLearned })
+				}
+			}
+		}, false, Summary{Entries: 10, Kept: 3, Deleted: 2, Verified: 2, Gone: 2}, nil, 7},
+		{"some are refused", func(f *fakeTable) {
+			f.refuse = func(k neigh.Key) error {
+				if k == key("10.0.0.3", eth0) || k == key("fe80::5", eth0) {
+					return refused
+				}
+				return nil
+			}
+		}, false, Summary{Entries: 10, Kept: 3, Deleted: 2, Verified: 2, Failed: 2}, refused, 8},
+		{"the table cannot be read", func(f *fakeTable) {
+			f.dumpErr = func(int) error { return refused }
+		}, false, Summary{}, refused, 10},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				table := mixed()
+				tt.prepare(table)
+				s := sweeper(table, func(c *Config) { c.DryRun = tt.dryRun })
+				got, err := s.Once(t.Context())
+				if got != tt.want || !errors.Is(err, tt.err) || (err == nil) != (tt.err == nil) {
+					t.Errorf("got  %v, %v\nwant %v, %v", got, err, tt.want, tt.err)
+				}
+				if table.size() != tt.left {
+					t.Errorf("%d entries left, want %d", table.size(), tt.left)
+				}
+				if tt.dryRun && len(table.log()) != 0 {
+					t.Errorf("changes in a dry run: %+v", table.log())
+				}
+			})
+		})
+	}
+	const text = "entries 6, kept 5, deleted 4, verified in place 3, gone meanwhile 2, failed 1"
+	if got := (Summary{6, 5, 4, 3, 2, 1}).String(); got != text {
+		t.Errorf("String() = %q, want %q", got, text)
+	}
+}
+
+func TestCorrections(t *testing.T) {
+	idle := func() *fakeEntry { return aged("10.0.0.2", eth0, neigh.Stale, 0) }
+	busy := func() *fakeEntry { return talking("10.0.0.2", eth0, 0) }
+	back := func(lladdr byte) func(*fakeTable) {
+		return func(f *fakeTable) {
+			e := aged("10.0.0.2", eth0, neigh.Reachable, 0)
+			e.LLAddr = mac(lladdr)
+			f.add(e)
+		}
+	}
+	moved := func(f *fakeTable) {
+		f.update(idle().Key, func(e *fakeEntry) { e.LLAddr, e.updated = mac(2), time.Now() })
+	}
+	tests := []struct {
+		name    string
+		entry   func() *fakeEntry
+		renewed bool
+		then    func(*fakeTable)
+		after   time.Duration
+		want    int
+	}{
+		{"deleted, back with the same address", idle, true, back(1), time.Second, 0},
+		{"deleted, back with another before the next scan", idle, true, back(2), time.Second, 1},
+		{"deleted, back with another some scans later", idle, true, back(2), 33 * time.Second, 1},
+		{"deleted, back with the same some scans later", idle, true, back(1), 33 * time.Second, 0},
+		{"deleted, back with another just within the interval", idle, true, back(2), interval - 2*period, 1},
+		{"deleted, back with another after the interval", idle, true, back(2), interval + 2*period, 0},
+		{"deleted, being resolved when it is seen again, then another", idle, true, func(f *fakeTable) {
+			e := aged("10.0.0.2", eth0, neigh.Incomplete, 0)
+			e.LLAddr = neigh.LLAddr{}
+			f.add(e)
+			time.Sleep(3 * period)
+			back(2)(f)
+		}, time.Second, 1},
+		{"deleted, failed, then another", idle, true, func(f *fakeTable) {
+			e := aged("10.0.0.2", eth0, neigh.Failed, 0)
+			e.LLAddr = neigh.LLAddr{}
+			f.add(e)
+			time.Sleep(3 * period)
+			back(2)(f)
+		}, time.Second, 1},
+		{"verified, moves", busy, true, moved, time.Second, 1},
+		{"verified, stays", busy, true, func(*fakeTable) {}, time.Second, 0},
+		// By a gratuitous ARP, say: the agent has no part in it.
+		{"moves long after it was verified", busy, true, moved, 100 * time.Second, 0},
+		{"moves without the agent", busy, false, moved, 100 * time.Second, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				table := newFake()
+				var corrected []string
+				s := sweeper(table, func(c *Config) {
+					c.Events.Corrected = func(device string) { corrected = append(corrected, device) }
+				})
+				stop := startSettled(t, s)
+				table.add(tt.entry())
+				for tt.renewed && len(table.log()) == 0 {
+					time.Sleep(100 * time.Millisecond)
+				}
+				time.Sleep(tt.after)
+				tt.then(table)
+				time.Sleep(150 * time.Second) // not enough for another renewal
+				stop()
+				if want := slices.Repeat([]string{"eth0"}, tt.want); !slices.Equal(corrected, want) {
+					t.Errorf("corrections on %q, want %q", corrected, want)
+				}
+			})
+		})
+	}
+}
+
+// Between the dump and its turn an entry may have become somebody else's. It is
+// read again just before it is touched.
+func TestVerifyReadsAgain(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(*fakeTable, neigh.Key)
+		want   Result
+		did    []string
+	}{
+		{"unchanged", func(*fakeTable, neigh.Key) {}, OK, []string{"stale"}},
+		{"pinned", func(f *fakeTable, k neigh.Key) {
+			f.update(k, func(e *fakeEntry) { e.State = neigh.Permanent })
+		}, Changed, nil},
+		{"claimed", func(f *fakeTable, k neigh.Key) {
+			f.update(k, func(e *fakeEntry) { e.Flags = neigh.FlagExtLearned })
+		}, Changed, nil},
+		{"idle now", func(f *fakeTable, k neigh.Key) {
+			f.update(k, func(e *fakeEntry) { e.State, e.talks = neigh.Stale, false })
+		}, Changed, nil},
+		{"gone", func(f *fakeTable, k neigh.Key) { f.remove(k) }, Gone, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := talking("10.0.0.2", eth0, interval)
+				table := newFake(e)
+				table.before = func(call string, k neigh.Key) {
+					if call == "get" {
+						tt.change(table, k)
+					}
+				}
+				var got []Result
+				s := sweeper(table, func(c *Config) {
+					c.Events.Renewed = func(_ string, _ Method, r Result, _ time.Duration) { got = append(got, r) }
+				})
+				s.pass(t.Context())
+				if !slices.Equal(got, []Result{tt.want}) || !slices.Equal(of(table.log(), e.Key), tt.did) {
+					t.Errorf("result %q, changes %q; want %q, %q", got, of(table.log(), e.Key), tt.want, tt.did)
+				}
+				if err := s.Ready(); err != nil {
+					t.Errorf("Ready() = %v: an entry that changed is no failure", err)
+				}
+			})
+		})
+	}
+}
+
+func TestInPlaceMethods(t *testing.T) {
+	const young, old = time.Second, interval
+	type ages struct{ used, confirmed, updated time.Duration }
+	tests := []struct {
+		name    string
+		state   neigh.State
+		ages    ages
+		nextHop bool
+		did     []string
+		method  Method
+	}{
+		{"in use", neigh.Reachable, ages{old, young, old}, false, []string{"stale"}, ByStale},
+		{"in use, being verified", neigh.Delay, ages{young, young, young}, false, []string{"stale"}, ByStale},
+		// Packets flow, but nothing has vouched for the entry: it cannot wait.
+		{"in use, unconfirmed", neigh.Delay, ages{young, old, young}, false, []string{"probe"}, ByProbe},
+		{"unconfirmed, and nobody uses it", neigh.Delay, ages{old, old, young}, false, []string{"stale"}, ByStale},
+		{"next hop", neigh.Reachable, ages{old, young, old}, true, []string{"stale", "use"}, ByStale},
+		{"next hop, being verified", neigh.Delay, ages{young, young, young}, true, []string{"stale", "use"}, ByStale},
+		{"stale next hop", neigh.Stale, ages{old, young, old}, true, []string{"use"}, ByStale},
+		{"stale next hop, unconfirmed", neigh.Stale, ages{old, old, old}, true, []string{"use", "probe"}, ByProbe},
+		{"next hop, unconfirmed", neigh.Delay, ages{young, old, young}, true, []string{"stale", "use", "probe"}, ByProbe},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := aged("10.0.0.2", eth0, tt.state, 0)
+				e.used, e.confirmed, e.updated = e.used.Add(-tt.ages.used), e.confirmed.Add(-tt.ages.confirmed), e.updated.Add(-tt.ages.updated)
+				e.talks = tt.state == neigh.Reachable
+				table := newFake(e)
+				v := &InPlace{Table: table, Scope: &policy.Scope{}, Timing: policy.NewTiming(interval, period)}
+				seen, link := e.Entry, table.topology.Links[eth0]
+				method, err := v.Verify(&seen, &link, tt.nextHop)
+				if err != nil || method != tt.method {
+					t.Errorf("got %q, %v; want %q", method, err, tt.method)
+				}
+				if did := of(table.log(), e.Key); !slices.Equal(did, tt.did) {
+					t.Errorf("did %q, want %q", did, tt.did)
+				}
+
+				// Whichever step is refused, the refusal is told.
+				for i := range tt.did {
+					table := newFake(e)
+					e.State, e.used = tt.state, time.Now().Add(-tt.ages.used)
+					calls, refused := 0, errors.New("refused")
+					table.refuse = func(neigh.Key) error {
+						if calls++; calls == i+1 {
+							return refused
+						}
+						return nil
+					}
+					v.Table = table
+					if _, err := v.Verify(&seen, &link, tt.nextHop); !errors.Is(err, refused) {
+						t.Errorf("step %d refused: got %v", i+1, err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A pod's device is newer than the snapshot of devices: what is on it is kept
+// for the moment, and not for half a minute.
+func TestUnknownDeviceRefreshesTopology(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := newFake()
+		startSettled(t, sweeper(table))
+		expect := func(when string, topologies, left int) {
+			t.Helper()
+			if _, got := table.counts(); got != topologies || table.size() != left {
+				t.Errorf("%s: topology read %d times with %d entries left, want %d and %d", when, got, table.size(), topologies, left)
+			}
+		}
+		expect("at first", 1, 0)
+		table.mu.Lock()
+		table.topology.Links[unknownDevice] = neigh.Link{Index: unknownDevice, Name: "cali9"}
+		table.mu.Unlock()
+		table.add(aged("10.4.0.9", unknownDevice, neigh.Stale, 2*interval))
+		time.Sleep(period)
+		expect("after the scan that meets it", 1, 1)
+		time.Sleep(period)
+		expect("after the next scan", 2, 0)
+		// From then on it is read as often as before.
+		time.Sleep(topologyAge - period)
+		expect("until it is 30 s old", 2, 0)
+		time.Sleep(period)
+		expect("when it is 30 s old", 3, 0)
+		time.Sleep(interval)
+		expect("an interval later", 3+int(interval/topologyAge), 0)
+	})
+}
+
+// With short intervals the routes must be known as freshly as the entries.
+func TestTopologyIsReadTenTimesAnInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := newFake()
+		start(t, sweeper(table, func(c *Config) {
+			c.Timing, c.ScanPeriod = policy.NewTiming(10*time.Second, 500*time.Millisecond), 500*time.Millisecond
+		}))
+		time.Sleep(10*time.Second - time.Millisecond)
+		if dumps, topologies := table.counts(); topologies != 10 || dumps != 20 {
+			t.Errorf("topology read %d times in %d scans, want 10 in 20", topologies, dumps)
+		}
+	})
+}
+
+func TestReport(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const s = time.Second
+		table := newFake()
+		hop := func(i int) string { return fmt.Sprintf("10.0.0.%d", i) }
+		for i := range 40 {
+			e := aged(hop(i), eth0, neigh.Stale, 10*s)
+			table.add(e)
+			table.nextHop(e.Key, i == 20 || i == 39)
+		}
+		oldest := aged("10.0.1.1", eth0, neigh.Stale, 0)
+		oldest.used, oldest.confirmed, oldest.updated = oldest.used.Add(-110*s), oldest.confirmed.Add(-130*s), oldest.updated.Add(-120*s)
+		table.add(
+			oldest,
+			aged("10.0.1.2", eth0, neigh.Failed, 20*s),
+			aged("10.0.1.3", eth0, neigh.Stale|neigh.Failed, 999*s),
+			aged("10.0.1.4", eth0, neigh.Permanent, 999*s), // its age is nobody's business
+			aged("10.0.1.5", eth0, neigh.Incomplete, 999*s),
+			aged("2001:db8::1", eth0, neigh.Stale, 30*s),
+			aged("fe80::1", eth1, neigh.NoARP, 999*s),
+			aged("10.4.0.1", cali0, neigh.Stale, 40*s),
+			aged("10.4.0.2", cali1, neigh.Stale, 50*s),
+			aged("0.0.0.0", lo, neigh.NoARP, 999*s),
+		)
+		// A dump may show an entry twice. One by one it is reported once.
+		for _, again := range []*fakeEntry{table.entries[neigh.Key{Addr: netip.MustParseAddr(hop(39)), Index: eth0}], oldest} {
+			shown := table.dumped
+			table.dumped = func(visit func(*neigh.Entry)) {
+				if shown != nil {
+					shown(visit)
+				}
+				e := again.snapshot()
+				visit(&e)
+			}
+		}
+		now := time.Now()
+		sw := sweeper(table, func(c *Config) { c.DryRun, c.PerEntry = true, 3 })
+		if _, err := sw.Once(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		got := sw.Report()
+
+		if !got.At.Equal(now) {
+			t.Errorf("at %v, want %v", got.At, now)
+		}
+		kept := map[policy.Reason]int{policy.IsPermanent: 1, policy.IsNoARP: 1, policy.OtherState: 1, policy.Resolving: 1, policy.Loopback: 1}
+		for r, n := range got.Kept {
+			if n != kept[policy.Reason(r)] {
+				t.Errorf("%d entries kept because %v, want %d", n, policy.Reason(r), kept[policy.Reason(r)])
+			}
+		}
+
+		state := func(s neigh.State) int { return slices.Index(neigh.States[:], s) }
+		all := func(age time.Duration) neigh.Ages { return neigh.Ages{age, age, age, age} }
+		var v4, v6, noarp, other report.Family
+		v4.States[state(neigh.Stale)] = 41 + 2 // two were shown twice
+		v4.States[state(neigh.Failed)] = 1
+		v4.States[state(neigh.Permanent)] = 1
+		v4.States[state(neigh.Incomplete)] = 1
+		v4.States[len(neigh.States)] = 1
+		v4.Learned = 44
+		v4.Oldest = neigh.Ages{neigh.Used: 110 * s, neigh.Confirmed: 130 * s, neigh.Updated: 120 * s, neigh.Resolved: 120 * s}
+		v6.States[state(neigh.Stale)], v6.Learned, v6.Oldest = 1, 1, all(30*s)
+		noarp.States[state(neigh.NoARP)] = 1
+		other.States[state(neigh.Stale)], other.States[state(neigh.NoARP)] = 2, 1
+		other.Learned, other.Oldest = 2, all(50*s)
+		want := map[string]report.Device{
+			"eth0":  {Name: "eth0", Families: [2]report.Family{v4, v6}},
+			"eth1":  {Name: "eth1", Families: [2]report.Family{{}, noarp}},
+			"other": {Name: "other", Families: [2]report.Family{other, {}}},
+		}
+		if len(got.Devices) != len(want) {
+			t.Errorf("%d devices, want %d", len(got.Devices), len(want))
+		}
+		for _, d := range got.Devices {
+			if d != want[d.Name] {
+				t.Errorf("device %s:\ngot  %+v\nwant %+v", d.Name, d, want[d.Name])
+			}
+		}
+
+		// Default gateways, other next hops, 32 of them in all, then those with
+		// the lowest keys.
+		addrs := []string{hop(20), hop(39)}
+		for i := range 31 {
+			if i != 20 {
+				addrs = append(addrs, hop(i))
+			}
+		}
+		addrs = append(addrs, "10.0.1.1", "10.0.1.2", "2001:db8::1")
+		if len(got.Entries) != len(addrs) {
+			t.Fatalf("%d entries one by one, want %d", len(got.Entries), len(addrs))
+		}
+		for i, e := range got.Entries {
+			if e.Addr.String() != addrs[i] || e.Device != "eth0" {
+				t.Errorf("entry %d is %s on %s, want %s on eth0", i, e.Addr, e.Device, addrs[i])
+			}
+		}
+		if e := got.Entries[0]; e.Ages != all(10*s) {
+			t.Errorf("ages of %s: %v", e.Addr, e.Ages)
+		}
+		if e := got.Entries[32]; e.Ages != v4.Oldest {
+			t.Errorf("ages of %s: %v", e.Addr, e.Ages)
+		}
+	})
+}
+
+// The agent's own clock is what an operator cannot see in the kernel's columns:
+// it restarts with a renewal and with nothing else.
+func TestOwnClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := talking("10.0.0.2", eth0, 0)
+		table := newFake()
+		s := sweeper(table, func(c *Config) { c.PerEntry = 1 })
+		startSettled(t, s)
+		table.add(e)
+		age := func() time.Duration { return s.Report().Entries[0].Ages[neigh.Resolved] }
+		time.Sleep(100 * time.Second)
+		// The kernel verifies by unicast: nobody else was asked.
+		table.update(e.Key, func(e *fakeEntry) {
+			e.used, e.confirmed, e.updated = time.Now(), time.Now(), time.Now()
+		})
+		time.Sleep(100 * time.Second)
+		if got := age(); got < 195*time.Second || got > 200*time.Second {
+			t.Errorf("the clock shows %v after 200 s", got)
+		}
+		for len(table.log()) == 0 {
+			time.Sleep(100 * time.Millisecond)
+		}
+		if at := table.log()[0].at - time.Second; at < threshold || at > threshold+period {
+			t.Errorf("renewed after %v, want the agent's clock to count", at)
+		}
+		time.Sleep(50 * time.Second)
+		if got := age(); got < 45*time.Second || got > 50*time.Second {
+			t.Errorf("the clock shows %v 50 s after a renewal", got)
+		}
+	})
+}
+
+// Nothing is remembered for longer than it may matter: a node sees a great many
+// addresses in a year.
+func TestClocksForget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 100
+		table := newFake()
+		for i := range n {
+			table.add(aged(fmt.Sprintf("10.0.0.%d", i), eth0, neigh.Stale, interval))
+			table.add(aged(fmt.Sprintf("10.0.1.%d", i), eth0, neigh.Stale, 0))
+		}
+		s := sweeper(table)
+		expect := func(when string, want int) {
+			t.Helper()
+			s.pass(t.Context())
+			if got := len(s.clocks.m); got != want {
+				t.Errorf("%s: %d clocks, want %d", when, got, want)
+			}
+		}
+		expect("at first", 2*n)
+		for i := range n { // somebody else removes them
+			table.remove(neigh.Key{Addr: netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}), Index: eth0})
+		}
+		expect("with half of them deleted by the agent", n)
+		time.Sleep(interval - time.Second)
+		expect("just within the interval", n)
+		time.Sleep(2 * time.Second)
+		expect("after the interval", 0)
+	})
+}
