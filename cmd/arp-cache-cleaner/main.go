@@ -1,0 +1,184 @@
+// Command arp-cache-cleaner renews the learned neighbour (ARP and ND) entries
+// of the node it runs on, so that none goes unverified for longer than an
+// interval.
+package main
+
+//go:generate go test -run "TestReadme|TestList" -update .
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/kernel"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/metrics"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/server"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/sweep"
+)
+
+// version is set by the linker in releases.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is main without the process around it. It returns the exit code: 0, 1
+// for what went wrong, 2 for bad input.
+func run(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
+	o, err := parse(args, env, stdout)
+	switch {
+	case errors.Is(err, errHelp):
+		return 0
+	case err != nil:
+		_, _ = fmt.Fprintln(stderr, "arp-cache-cleaner:", err)
+		return 2
+	case o.Version:
+		_, _ = fmt.Fprintln(stdout, "arp-cache-cleaner", version, revision(), runtime.Version())
+		return 0
+	}
+	do := agent
+	if o.Command == "list" {
+		do = list
+	}
+	if err := do(ctx, o, stdout, stderr); err != nil {
+		_, _ = fmt.Fprintln(stderr, "arp-cache-cleaner:", err)
+		return 1
+	}
+	return 0
+}
+
+// agent runs the loop, or one pass of it, with its endpoints.
+func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
+	log := logger(o, stderr)
+	vendor := kernel.Vendor()
+	acting, reason := decideToAct(o.Act, vendor)
+	table, err := kernel.Open()
+	if err != nil {
+		return err
+	}
+	defer table.Close()
+	if acting {
+		if err := table.CheckWrite(); err != nil {
+			return explain(err)
+		}
+	}
+
+	var sweeper *sweep.Sweeper
+	m := metrics.New(metrics.Info{
+		Version: version, Revision: revision(), GoVersion: runtime.Version(),
+		Interval: o.Interval, Acting: acting, ActingReason: reason,
+	}, func() *report.Report { return sweeper.Report() })
+	timing := policy.NewTiming(o.Interval, o.ScanPeriod)
+	sweeper = sweep.New(sweep.Config{
+		Table:      table,
+		Verifier:   &sweep.InPlace{Table: table, Scope: &o.Scope, Timing: timing},
+		Scope:      &o.Scope,
+		Timing:     timing,
+		ScanPeriod: o.ScanPeriod,
+		DryRun:     !acting,
+		PerEntry:   o.PerEntry,
+		Log:        log,
+		Events: sweep.Events{
+			Scanned: func(took time.Duration, err error) { m.Scanned(time.Now(), took, err) },
+			Renewed: func(device string, method sweep.Method, result sweep.Result, age time.Duration) {
+				m.Renewed(device, string(method), string(result), age)
+			},
+			Corrected: m.Corrected,
+		},
+	})
+	if o.Once {
+		return once(ctx, sweeper, acting, reason, stdout)
+	}
+
+	web, err := server.Listen(ctx, o.Web, server.Metrics(m.Handler(log)), log)
+	if err != nil {
+		return fmt.Errorf("--web.listen-address: %w", err)
+	}
+	health, err := server.Listen(ctx, o.Health,
+		server.Health(func() error { return sweeper.Live(time.Now()) }, sweeper.Ready), log)
+	if err != nil {
+		return fmt.Errorf("--health.listen-address: %w", err)
+	}
+	log.Info("starting", "version", version, "interval", o.Interval, "scan_period", o.ScanPeriod,
+		"acting", acting, "reason", reason, "metrics", web.Addrs(), "health", health.Addrs())
+	if !acting {
+		log.Warn("observing only, nothing is renewed", "act", o.Act, "vendor", vendor)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return sweeper.Run(ctx) })
+	g.Go(func() error { return web.Run(ctx) })
+	g.Go(func() error { return health.Run(ctx) })
+	err = g.Wait()
+	log.Info("stopped")
+	return err
+}
+
+// once renews everything eligible and prints what came of it.
+func once(ctx context.Context, s *sweep.Sweeper, acting bool, reason string, stdout io.Writer) error {
+	sum, err := s.Once(ctx)
+	if !acting {
+		_, _ = fmt.Fprintf(stdout, "dry run (%s): %s\n", reason, sum)
+	} else {
+		_, _ = fmt.Fprintln(stdout, sum)
+	}
+	if err == nil && sum.Failed > 0 {
+		err = fmt.Errorf("%d entries could not be renewed", sum.Failed)
+	}
+	return err
+}
+
+// decideToAct says whether the agent renews entries, and why.
+func decideToAct(act, vendor string) (bool, string) {
+	switch {
+	case act != "vsphere":
+		return act == "always", act
+	case vendor == kernel.VMware:
+		return true, "vsphere"
+	}
+	return false, "not_vsphere"
+}
+
+// explain adds to a missing capability how to grant it.
+func explain(err error) error {
+	if errors.Is(err, neigh.ErrPermission) {
+		return fmt.Errorf("%w: CAP_NET_ADMIN is missing: run as root; in Kubernetes with runAsUser: 0 and "+
+			"capabilities.add: [NET_ADMIN]; or give --act=never to observe only", err)
+	}
+	return err
+}
+
+func logger(o *options, w io.Writer) *slog.Logger {
+	if o.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, &o.Log))
+	}
+	return slog.New(slog.NewTextHandler(w, &o.Log))
+}
+
+// revision is the commit the binary was built from, as far as the build knew.
+func revision() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				return s.Value
+			}
+		}
+	}
+	return "unknown"
+}

@@ -1,0 +1,304 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/lab"
+)
+
+// beAgent makes the test binary the agent itself, so that tests meet the real
+// process: its arguments, signals and exit code.
+const beAgent = "ARP_TEST_BE_AGENT"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(beAgent) != "" {
+		main()
+	}
+	lab.Main(m)
+}
+
+// process is an agent running on a lab host.
+type process struct {
+	t      *testing.T
+	host   *lab.Host
+	cmd    *exec.Cmd
+	stdout bytes.Buffer
+	stderr lockedBuffer
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// prepare returns an agent that is not started yet.
+func prepare(t *testing.T, h *lab.Host, args ...string) *process {
+	p := &process{t: t, host: h, cmd: exec.Command("/proc/self/exe", args...)}
+	p.cmd.Env = append(os.Environ(), beAgent+"=1")
+	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
+	return p
+}
+
+// start starts an agent and has it killed when the test ends.
+func start(t *testing.T, h *lab.Host, args ...string) *process {
+	t.Helper()
+	p := prepare(t, h, append(args, "--web.listen-address=127.0.0.1:10330", "--health.listen-address=127.0.0.1:10331")...)
+	if err := h.Start(p.cmd); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if p.cmd.ProcessState == nil {
+			_ = p.cmd.Process.Kill()
+			_ = p.cmd.Wait()
+		}
+	})
+	return p
+}
+
+// wait waits for the process to end and returns its exit code.
+func (p *process) wait() int {
+	p.t.Helper()
+	err := p.cmd.Wait()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		p.t.Fatal(err)
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// client returns an HTTP client whose connections start on the host.
+func client(h *lab.Host) *http.Client {
+	return &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, addr string) (c net.Conn, err error) {
+			err = h.Do(func() (err error) {
+				var d net.Dialer
+				c, err = d.DialContext(ctx, network, addr)
+				return err
+			})
+			return c, err
+		},
+	}}
+}
+
+// get returns status and body, or 0 while nobody listens.
+func (p *process) get(url string) (int, string) {
+	resp, err := client(p.host).Get(url)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
+}
+
+// eventually polls until ok, for at most ten seconds.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-deadline:
+			t.Fatalf("not within ten seconds: %s", what)
+		case <-tick.C:
+		}
+	}
+}
+
+func (p *process) ready() {
+	p.t.Helper()
+	eventually(p.t, "ready", func() bool {
+		code, _ := p.get("http://127.0.0.1:10331/readyz")
+		return code == http.StatusOK
+	})
+}
+
+// node returns a lab host with a peer that answers at 10.0.0.2.
+func node(t *testing.T) *lab.Host {
+	t.Helper()
+	l := lab.Start(t)
+	sw := l.Switch()
+	n, peer := l.Host("node"), l.Host("peer")
+	n.Plug(sw, "eth0", "02:00:00:00:00:01", "10.0.0.1/24")
+	peer.Plug(sw, "eth0", "02:00:00:00:00:02", "10.0.0.2/24")
+	return n
+}
+
+func TestAgentServesAndStops(t *testing.T) {
+	n := node(t)
+	n.IP("neigh add 10.0.0.50 lladdr 02:00:00:00:00:50 dev eth0 nud stale")
+	n.IP("neigh add 10.0.0.60 lladdr 02:00:00:00:00:60 dev eth0 nud permanent")
+	n.Touch("10.0.0.2")
+	p := start(t, n, "--interval=2s")
+	p.ready()
+
+	for url, want := range map[string]int{
+		"http://127.0.0.1:10331/healthz": 200,
+		"http://127.0.0.1:10331/readyz":  200,
+		"http://127.0.0.1:10331/metrics": 404,
+		"http://127.0.0.1:10331/":        404,
+		"http://127.0.0.1:10330/":        200,
+		"http://127.0.0.1:10330/readyz":  404,
+	} {
+		if code, body := p.get(url); code != want {
+			t.Errorf("GET %s: %d %q, want %d", url, code, body, want)
+		}
+	}
+	eventually(t, "the idle entry is deleted and counted", func() bool {
+		_, body := p.get("http://127.0.0.1:10330/metrics")
+		return strings.Contains(body, `arp_cache_cleaner_renewals_total{device="eth0",method="delete",result="ok"}`) &&
+			!strings.Contains(n.IP("neigh"), "10.0.0.50")
+	})
+	_, body := p.get("http://127.0.0.1:10330/metrics")
+	for _, want := range []string{
+		`arp_cache_cleaner_entries{device="eth0",family="ipv4",state="permanent"} 1`,
+		`arp_cache_cleaner_kept_entries{reason="permanent"} 1`,
+		`arp_cache_cleaner_acting{reason="always"} 1`,
+		`arp_cache_cleaner_interval_seconds 2`,
+	} {
+		if !strings.Contains(body, want) {
+			t.Errorf("metrics have no %s", want)
+		}
+	}
+
+	sent := time.Now()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code, took := p.wait(), time.Since(sent); code != 0 || took > time.Second {
+		t.Errorf("after SIGTERM: exit code %d in %v, want 0 within 1 s; log:\n%s", code, took, p.stderr.String())
+	}
+	if !strings.Contains(n.IP("neigh"), "10.0.0.60") {
+		t.Error("the permanent entry is gone")
+	}
+}
+
+func TestOnce(t *testing.T) {
+	n := node(t)
+	n.Batch(`neigh add 10.0.0.50 lladdr 02:00:00:00:00:50 dev eth0 nud stale
+neigh add 10.0.0.51 lladdr 02:00:00:00:00:51 dev eth0 nud reachable
+neigh add 10.0.0.60 lladdr 02:00:00:00:00:60 dev eth0 nud permanent`)
+	once := func(args ...string) (int, string) {
+		p := prepare(t, n, append(args, "--once", "--family=ipv4", "--interface=eth0")...)
+		if err := n.Start(p.cmd); err != nil {
+			t.Fatal(err)
+		}
+		code := p.wait()
+		return code, p.stdout.String() + p.stderr.String()
+	}
+	code, out := once("--act=never")
+	// lo has an entry of its own once anything was sent on it: only eth0 counts.
+	if code != 0 || !strings.HasPrefix(out, "dry run (never): ") || !strings.Contains(out, "deleted 1, verified in place 1, gone meanwhile 0, failed 0\n") {
+		t.Errorf("dry run: exit %d, %q", code, out)
+	}
+	if left := n.IP("neigh"); !strings.Contains(left, "10.0.0.50") || !strings.Contains(left, "REACHABLE") {
+		t.Errorf("dry run changed the table:\n%s", left)
+	}
+	code, out = once()
+	if code != 0 || strings.Count(out, "\n") != 1 || !strings.Contains(out, "deleted 1, verified in place 1, gone meanwhile 0, failed 0\n") {
+		t.Errorf("exit %d, %q", code, out)
+	}
+	left := n.IP("neigh")
+	for want, there := range map[string]bool{"10.0.0.50": false, "10.0.0.51 dev eth0 lladdr 02:00:00:00:00:51 STALE": true, "10.0.0.60": true} {
+		if strings.Contains(left, want) != there {
+			t.Errorf("%q in the table: want %v\n%s", want, there, left)
+		}
+	}
+}
+
+func TestAgentWithoutNetAdmin(t *testing.T) {
+	n := node(t)
+	n.IP("neigh add 10.0.0.50 lladdr 02:00:00:00:00:50 dev eth0 nud stale")
+	unprivileged := func(args ...string) *process {
+		p := prepare(t, n, args...)
+		// What the thread's bounding set lacks, the process it starts cannot have.
+		if err := n.Do(func() error {
+			return errors.Join(unix.Prctl(unix.PR_CAPBSET_DROP, unix.CAP_NET_ADMIN, 0, 0, 0), p.cmd.Start())
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	p := unprivileged()
+	if code := p.wait(); code != 1 || strings.Count(p.stderr.String(), "\n") != 1 || !strings.Contains(p.stderr.String(), "CAP_NET_ADMIN") {
+		t.Errorf("exit code %d, want 1 and one line that names CAP_NET_ADMIN: %q", code, p.stderr.String())
+	}
+	p = unprivileged("--act=never", "--once")
+	if code := p.wait(); code != 0 {
+		t.Errorf("observing: exit code %d: %s", code, p.stderr.String())
+	}
+	p = unprivileged("list")
+	if code := p.wait(); code != 0 || !strings.Contains(p.stdout.String(), "10.0.0.50") {
+		t.Errorf("list: exit code %d: %s%s", code, p.stdout.String(), p.stderr.String())
+	}
+}
+
+func TestPortTaken(t *testing.T) {
+	n := node(t)
+	first := start(t, n)
+	first.ready()
+	second := start(t, n)
+	if code := second.wait(); code != 1 || !strings.Contains(second.stderr.String(), "--web.listen-address: listening on 127.0.0.1:10330") {
+		t.Errorf("exit code %d: %q", code, second.stderr.String())
+	}
+}
+
+func TestDecideToAct(t *testing.T) {
+	for _, tt := range []struct {
+		act, vendor string
+		acting      bool
+		reason      string
+	}{
+		{"always", "", true, "always"},
+		{"never", "VMware, Inc.", false, "never"},
+		{"vsphere", "VMware, Inc.", true, "vsphere"},
+		{"vsphere", "QEMU", false, "not_vsphere"},
+		{"vsphere", "", false, "not_vsphere"}, // no DMI at all
+	} {
+		if acting, reason := decideToAct(tt.act, tt.vendor); acting != tt.acting || reason != tt.reason {
+			t.Errorf("decideToAct(%q, %q) = %v, %q; want %v, %q", tt.act, tt.vendor, acting, reason, tt.acting, tt.reason)
+		}
+	}
+}
+
+func TestVersionAndHelp(t *testing.T) {
+	for _, args := range [][]string{{"--version"}, {"--help"}, {"list", "--help"}} {
+		var out, errOut bytes.Buffer
+		if code := run(t.Context(), args, noEnv, &out, &errOut); code != 0 || out.Len() == 0 || errOut.Len() != 0 {
+			t.Errorf("%v: exit code %d, stdout %q, stderr %q", args, code, out.String(), errOut.String())
+		}
+	}
+}
+
+func noEnv(string) (string, bool) { return "", false }

@@ -1,0 +1,307 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
+)
+
+const (
+	minInterval   = time.Second
+	minScanPeriod = 10 * time.Millisecond
+	maxScanPeriod = 15 * time.Second
+	maxPerEntry   = 10000
+)
+
+// options is everything that flags and environment decide.
+type options struct {
+	Command string // "", "list"
+
+	Interval   time.Duration
+	ScanPeriod time.Duration
+	Act        string
+	Once       bool
+	Scope      policy.Scope
+	PerEntry   int
+	Web        []string
+	Health     []string
+	Log        slog.HandlerOptions
+	LogFormat  string
+	Version    bool
+	Output     string // of list
+}
+
+// errHelp says that help was asked for and has been printed.
+var errHelp = errors.New("help was printed")
+
+// flagText is what documentation and errors say of a flag beside its usage.
+type flagText struct {
+	allowed string // completes "want ..."
+	shown   string // the default as documentation shows it, where it is not the literal one
+}
+
+// flags binds the flags of a command to o.
+type flags struct {
+	*pflag.FlagSet
+	o       *options
+	text    map[string]flagText
+	sources map[string]string // the variables that set flags, by flag
+
+	family, level        string
+	cidrs, excludeCIDRs  []string
+	interfaces, excludes []string
+}
+
+// newFlags declares the flags of a command.
+func newFlags(command string, o *options) *flags {
+	f := &flags{FlagSet: pflag.NewFlagSet("arp-cache-cleaner", pflag.ContinueOnError), o: o, text: map[string]flagText{}, sources: map[string]string{}}
+	f.SortFlags = false
+	f.SetOutput(io.Discard)
+	say := func(name, allowed, shown string) { f.text[name] = flagText{allowed, shown} }
+
+	if command == "" {
+		f.DurationVar(&o.Interval, "interval", 300*time.Second, "no age of a learned entry is to exceed this")
+		say("interval", "a duration of 1s or more, such as 300s or 5m", "300s")
+		f.DurationVar(&o.ScanPeriod, "scan-period", 0, "how often the table is read")
+		say("scan-period", "a duration from 10ms to 15s, and a tenth of --interval at most", "interval/60, 15s at most")
+		f.StringVar(&o.Act, "act", "always", "whether entries are renewed; vsphere: only where DMI names VMware as the vendor; never: dry run")
+		say("act", "always, vsphere or never", "")
+		f.BoolVar(&o.Once, "once", false, "renew everything eligible now, print a summary and exit")
+		say("once", "true or false", "")
+	}
+	f.StringVar(&f.family, "family", "all", "address family that is renewed")
+	say("family", "ipv4, ipv6 or all", "")
+	f.StringSliceVar(&f.interfaces, "interface", nil, "glob of devices whose entries are renewed; repeatable")
+	say("interface", "a glob such as eth0 or ens*", "every device")
+	f.StringSliceVar(&f.excludes, "exclude-interface", nil, "glob of devices whose entries are left alone; repeatable, wins over --interface")
+	say("exclude-interface", "a glob such as cali* or lxc*", "none")
+	f.StringSliceVar(&f.cidrs, "cidr", nil, "prefix of addresses whose entries are renewed; repeatable")
+	say("cidr", "a prefix such as 10.0.0.0/8 or 2001:db8::/32", "every address")
+	f.StringSliceVar(&f.excludeCIDRs, "exclude-cidr", nil, "prefix of addresses whose entries are left alone; repeatable, wins over --cidr")
+	say("exclude-cidr", "a prefix such as 10.0.0.0/8 or 2001:db8::/32", "none")
+	if command == "list" {
+		f.StringVarP(&o.Output, "output", "o", "table", "output format")
+		say("output", "table or json", "")
+		return f
+	}
+	f.IntVar(&o.PerEntry, "metrics-per-entry", 0, "entries, beside next hops, whose ages are exported one by one")
+	say("metrics-per-entry", "a number from 0 to 10000", "")
+	f.StringSliceVar(&o.Web, "web.listen-address", []string{":10330"}, "address of /metrics; repeatable")
+	say("web.listen-address", "host:port, :port or [ipv6]:port", "")
+	f.StringSliceVar(&o.Health, "health.listen-address", []string{":10331"}, "address of /healthz and /readyz; repeatable")
+	say("health.listen-address", "host:port, :port or [ipv6]:port", "")
+	f.StringVar(&f.level, "log-level", "info", "least severe level that is logged")
+	say("log-level", "debug, info, warn or error", "")
+	f.StringVar(&o.LogFormat, "log-format", "text", "log format")
+	say("log-format", "text or json", "")
+	f.BoolVar(&o.Version, "version", false, "print the version and exit")
+	say("version", "true or false", "")
+	return f
+}
+
+// parse reads the command line, then the environment for flags that it leaves
+// open. It prints help to stdout where asked. An error is one line that names
+// the flag or variable, the value and what is allowed.
+func parse(args []string, env func(string) (string, bool), stdout io.Writer) (*options, error) {
+	o := &options{}
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		o.Command, args = args[0], args[1:]
+	}
+	if o.Command != "" && o.Command != "list" {
+		return nil, fmt.Errorf("unknown command %q: want list, or none to run the agent", o.Command)
+	}
+	f := newFlags(o.Command, o)
+	err := f.Parse(args)
+	switch {
+	case errors.Is(err, pflag.ErrHelp):
+		f.help(stdout)
+		return nil, errHelp
+	case err != nil:
+		return nil, f.explain(err)
+	case f.NArg() > 0:
+		return nil, fmt.Errorf("unexpected argument %q: want flags only", f.Arg(0))
+	}
+	if err := f.environment(env); err != nil {
+		return nil, err
+	}
+	return o, f.validate()
+}
+
+// explain puts what is allowed into an error of pflag's.
+func (f *flags) explain(err error) error {
+	var invalid *pflag.InvalidValueError
+	if errors.As(err, &invalid) {
+		return f.refuse(invalid.GetFlag().Name, invalid.GetValue())
+	}
+	return fmt.Errorf("%w; see --help", err)
+}
+
+// refuse says that a flag, or the variable that set it, cannot have that value.
+func (f *flags) refuse(name, value string) error {
+	source, ok := f.sources[name]
+	if !ok {
+		source = "--" + name
+	}
+	return fmt.Errorf("%s: %q: want %s", source, value, f.text[name].allowed)
+}
+
+// variable is the name of the environment variable for a flag.
+func variable(flag string) string {
+	return "ARP_CACHE_CLEANER_" + strings.ToUpper(strings.NewReplacer("-", "_", ".", "_").Replace(flag))
+}
+
+// environment sets flags that the command line left open. An empty variable
+// counts as unset, so that manifests can leave values open.
+func (f *flags) environment(env func(string) (string, bool)) (err error) {
+	f.VisitAll(func(p *pflag.Flag) {
+		value, ok := env(variable(p.Name))
+		if err != nil || p.Changed || !ok || value == "" {
+			return
+		}
+		f.sources[p.Name] = variable(p.Name)
+		if f.Set(p.Name, value) != nil {
+			err = f.refuse(p.Name, value)
+		}
+	})
+	return err
+}
+
+// validate checks what the types do not, and completes the options.
+func (f *flags) validate() error {
+	o := f.o
+	oneOf := func(name, value string, allowed ...string) error {
+		if !slices.Contains(allowed, value) {
+			return f.refuse(name, value)
+		}
+		return nil
+	}
+	errs := []error{f.empty(), oneOf("family", f.family, "ipv4", "ipv6", "all")}
+	if f.family != "all" {
+		o.Scope.Family = f.family
+	}
+	o.Scope.Interfaces, o.Scope.ExcludeInterfaces = f.interfaces, f.excludes
+	for _, g := range []struct {
+		name  string
+		globs []string
+	}{{"interface", f.interfaces}, {"exclude-interface", f.excludes}} {
+		for _, glob := range g.globs {
+			if _, err := path.Match(glob, ""); err != nil || glob == "" {
+				errs = append(errs, f.refuse(g.name, glob))
+			}
+		}
+	}
+	for _, c := range []struct {
+		name     string
+		values   []string
+		prefixes *[]netip.Prefix
+	}{{"cidr", f.cidrs, &o.Scope.CIDRs}, {"exclude-cidr", f.excludeCIDRs, &o.Scope.ExcludeCIDRs}} {
+		for _, v := range c.values {
+			p, err := netip.ParsePrefix(v)
+			if err != nil {
+				errs = append(errs, f.refuse(c.name, v))
+			}
+			*c.prefixes = append(*c.prefixes, p)
+		}
+	}
+	if o.Command == "list" {
+		return first(append(errs, oneOf("output", o.Output, "table", "json")))
+	}
+	errs = append(errs, oneOf("act", o.Act, "always", "vsphere", "never"), oneOf("log-format", o.LogFormat, "text", "json"))
+	if o.Interval < minInterval {
+		errs = append(errs, f.refuse("interval", o.Interval.String()))
+	}
+	if !f.Changed("scan-period") {
+		o.ScanPeriod = min(max(o.Interval/60, minScanPeriod), maxScanPeriod)
+	}
+	if o.ScanPeriod < minScanPeriod || o.ScanPeriod > min(maxScanPeriod, o.Interval/10) {
+		errs = append(errs, f.refuse("scan-period", o.ScanPeriod.String()))
+	}
+	if o.PerEntry < 0 || o.PerEntry > maxPerEntry {
+		errs = append(errs, f.refuse("metrics-per-entry", strconv.Itoa(o.PerEntry)))
+	}
+	for _, a := range o.Web {
+		errs = append(errs, f.address("web.listen-address", a))
+	}
+	for _, a := range o.Health {
+		errs = append(errs, f.address("health.listen-address", a))
+	}
+	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+	level, ok := levels[f.level]
+	if !ok {
+		errs = append(errs, f.refuse("log-level", f.level))
+	}
+	o.Log.Level = level
+	return first(errs)
+}
+
+// empty refuses list flags that were given nothing, such as --interface=: taken
+// as an empty list they would mean everything.
+func (f *flags) empty() (err error) {
+	f.Visit(func(p *pflag.Flag) {
+		if list, ok := p.Value.(pflag.SliceValue); ok && len(list.GetSlice()) == 0 {
+			err = f.refuse(p.Name, "")
+		}
+	})
+	return err
+}
+
+func (f *flags) address(name, value string) error {
+	_, port, err := net.SplitHostPort(value)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return f.refuse(name, value)
+	}
+	return nil
+}
+
+func first(errs []error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const usage = `Renews this node's learned neighbour (ARP and ND) entries, so that none goes
+unverified for longer than --interval.
+
+Usage:
+  arp-cache-cleaner [flags]       run the agent
+  arp-cache-cleaner list [flags]  show the table, and what the agent would do with each entry
+
+Flags, each also read from the environment (--scan-period from ARP_CACHE_CLEANER_SCAN_PERIOD):
+`
+
+func (f *flags) help(w io.Writer) {
+	_, _ = io.WriteString(w, usage)
+	f.VisitAll(func(p *pflag.Flag) {
+		name := "--" + p.Name
+		if p.Shorthand != "" {
+			name = "-" + p.Shorthand + ", " + name
+		}
+		_, _ = fmt.Fprintf(w, "  %s\n        %s: %s (default %s)\n", name, p.Usage, f.text[p.Name].allowed, f.shown(p))
+	})
+}
+
+// shown is the default of a flag as documentation shows it.
+func (f *flags) shown(p *pflag.Flag) string {
+	if s := f.text[p.Name].shown; s != "" {
+		return s
+	}
+	return strings.Trim(p.DefValue, "[]")
+}

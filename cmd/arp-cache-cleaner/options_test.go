@@ -1,0 +1,159 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"log/slog"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
+)
+
+func environment(vars map[string]string) func(string) (string, bool) {
+	return func(name string) (string, bool) {
+		v, ok := vars[name]
+		return v, ok
+	}
+}
+
+func TestParse(t *testing.T) {
+	defaults := func() *options {
+		return &options{
+			Interval: 300 * time.Second, ScanPeriod: 5 * time.Second, Act: "always",
+			Web: []string{":10330"}, Health: []string{":10331"},
+			Log: slog.HandlerOptions{Level: slog.LevelInfo}, LogFormat: "text",
+		}
+	}
+	for _, tt := range []struct {
+		name string
+		args []string
+		env  map[string]string
+		want func(*options)
+	}{
+		{name: "defaults", want: func(*options) {}},
+		{
+			name: "scan period follows the interval", args: []string{"--interval=20m"},
+			want: func(o *options) { o.Interval, o.ScanPeriod = 20*time.Minute, 15*time.Second },
+		},
+		{
+			name: "shortest interval", args: []string{"--interval=1s"},
+			want: func(o *options) { o.Interval, o.ScanPeriod = time.Second, time.Second/60 },
+		},
+		{
+			name: "environment", env: map[string]string{"ARP_CACHE_CLEANER_INTERVAL": "60s", "ARP_CACHE_CLEANER_ONCE": "true"},
+			want: func(o *options) { o.Interval, o.ScanPeriod, o.Once = time.Minute, time.Second, true },
+		},
+		{
+			name: "flags win over environment", args: []string{"--interval=30s"}, env: map[string]string{"ARP_CACHE_CLEANER_INTERVAL": "nonsense"},
+			want: func(o *options) { o.Interval, o.ScanPeriod = 30*time.Second, time.Second/2 },
+		},
+		{
+			name: "empty variable is unset", env: map[string]string{"ARP_CACHE_CLEANER_INTERVAL": ""},
+			want: func(*options) {},
+		},
+		{
+			name: "what Kubernetes sets for a Service of that name is ignored",
+			env:  map[string]string{"ARP_CACHE_CLEANER_PORT": "tcp://10.96.0.7:10330", "ARP_CACHE_CLEANER_SERVICE_HOST": "10.96.0.7"},
+			want: func(*options) {},
+		},
+		{
+			name: "scope", args: []string{"--family=ipv6", "--interface=eth*", "--interface=bond0", "--exclude-interface=eth9", "--cidr=2001:db8::/32,fd00::/8", "--exclude-cidr=2001:db8:1::/48"},
+			want: func(o *options) {
+				o.Scope = policy.Scope{
+					Family: "ipv6", Interfaces: []string{"eth*", "bond0"}, ExcludeInterfaces: []string{"eth9"},
+					CIDRs:        []netip.Prefix{netip.MustParsePrefix("2001:db8::/32"), netip.MustParsePrefix("fd00::/8")},
+					ExcludeCIDRs: []netip.Prefix{netip.MustParsePrefix("2001:db8:1::/48")},
+				}
+			},
+		},
+		{
+			name: "listen addresses", args: []string{"--web.listen-address=127.0.0.1:1", "--web.listen-address=[::1]:1"},
+			env: map[string]string{"ARP_CACHE_CLEANER_HEALTH_LISTEN_ADDRESS": "10.0.0.1:2,[2001:db8::1]:2"},
+			want: func(o *options) {
+				o.Web, o.Health = []string{"127.0.0.1:1", "[::1]:1"}, []string{"10.0.0.1:2", "[2001:db8::1]:2"}
+			},
+		},
+		{
+			name: "logging", args: []string{"--log-level=debug", "--log-format=json", "--metrics-per-entry=7", "--act=vsphere"},
+			want: func(o *options) { o.Log.Level, o.LogFormat, o.PerEntry, o.Act = slog.LevelDebug, "json", 7, "vsphere" },
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := parse(tt.args, environment(tt.env), io.Discard)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := defaults()
+			tt.want(want)
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("got  %+v\nwant %+v", got, want)
+			}
+		})
+	}
+}
+
+// Bad input ends in one line that names the flag or variable, the value, and
+// what is allowed, before anything is opened or touched.
+func TestBadInput(t *testing.T) {
+	for _, tt := range []struct {
+		args []string
+		env  map[string]string
+		want string
+	}{
+		{args: []string{"--interval=999ms"}, want: `--interval: "999ms": want a duration of 1s or more, such as 300s or 5m`},
+		{args: []string{"--interval=300"}, want: `--interval: "300": want a duration of 1s or more, such as 300s or 5m`},
+		{args: []string{"--interval=-5m"}, want: `--interval: "-5m0s": want a duration of 1s or more, such as 300s or 5m`},
+		{env: map[string]string{"ARP_CACHE_CLEANER_INTERVAL": "5"}, want: `ARP_CACHE_CLEANER_INTERVAL: "5": want a duration of 1s or more, such as 300s or 5m`},
+		{env: map[string]string{"ARP_CACHE_CLEANER_INTERVAL": "5ms"}, want: `ARP_CACHE_CLEANER_INTERVAL: "5ms": want a duration of 1s or more, such as 300s or 5m`},
+		{args: []string{"--scan-period=16s"}, want: `--scan-period: "16s": want a duration from 10ms to 15s, and a tenth of --interval at most`},
+		{args: []string{"--scan-period=0s"}, want: `--scan-period: "0s": want a duration from 10ms to 15s, and a tenth of --interval at most`},
+		{args: []string{"--interval=10s", "--scan-period=2s"}, want: `--scan-period: "2s": want a duration from 10ms to 15s, and a tenth of --interval at most`},
+		{args: []string{"--family=inet"}, want: `--family: "inet": want ipv4, ipv6 or all`},
+		{args: []string{"--interface=[eth"}, want: `--interface: "[eth": want a glob such as eth0 or ens*`},
+		{args: []string{"--interface="}, want: `--interface: "": want a glob such as eth0 or ens*`},
+		{args: []string{"--web.listen-address="}, want: `--web.listen-address: "": want host:port, :port or [ipv6]:port`},
+		{args: []string{"--exclude-interface=a[]"}, want: `--exclude-interface: "a[]": want a glob such as cali* or lxc*`},
+		{args: []string{"--cidr=10.0.0.1"}, want: `--cidr: "10.0.0.1": want a prefix such as 10.0.0.0/8 or 2001:db8::/32`},
+		{env: map[string]string{"ARP_CACHE_CLEANER_EXCLUDE_CIDR": "x/8"}, want: `ARP_CACHE_CLEANER_EXCLUDE_CIDR: "x/8": want a prefix such as 10.0.0.0/8 or 2001:db8::/32`},
+		{args: []string{"--act=maybe"}, want: `--act: "maybe": want always, vsphere or never`},
+		{args: []string{"--once=perhaps"}, want: `--once: "perhaps": want true or false`},
+		{args: []string{"--metrics-per-entry=-1"}, want: `--metrics-per-entry: "-1": want a number from 0 to 10000`},
+		{args: []string{"--metrics-per-entry=10001"}, want: `--metrics-per-entry: "10001": want a number from 0 to 10000`},
+		{args: []string{"--web.listen-address=10330"}, want: `--web.listen-address: "10330": want host:port, :port or [ipv6]:port`},
+		{args: []string{"--health.listen-address=::1:80"}, want: `--health.listen-address: "::1:80": want host:port, :port or [ipv6]:port`},
+		{args: []string{"--health.listen-address=:99999"}, want: `--health.listen-address: ":99999": want host:port, :port or [ipv6]:port`},
+		{args: []string{"--log-level=loud"}, want: `--log-level: "loud": want debug, info, warn or error`},
+		{args: []string{"--log-format=xml"}, want: `--log-format: "xml": want text or json`},
+		{args: []string{"list", "-o", "yaml"}, want: `--output: "yaml": want table or json`},
+		{args: []string{"list", "--interval=5s"}, want: `unknown flag: --interval; see --help`},
+		{args: []string{"--no-such-flag"}, want: `unknown flag: --no-such-flag; see --help`},
+		{args: []string{"flush"}, want: `unknown command "flush": want list, or none to run the agent`},
+		{args: []string{"--once", "now"}, want: `unexpected argument "now": want flags only`},
+	} {
+		t.Run(strings.Join(tt.args, " "), func(t *testing.T) {
+			if _, err := parse(tt.args, environment(tt.env), io.Discard); err == nil || err.Error() != tt.want {
+				t.Errorf("got  %v\nwant %s", err, tt.want)
+			}
+		})
+	}
+	var out, errOut bytes.Buffer
+	code := run(t.Context(), []string{"--interval=0"}, noEnv, &out, &errOut)
+	if want := "arp-cache-cleaner: --interval: \"0s\": want a duration of 1s or more, such as 300s or 5m\n"; code != 2 || errOut.String() != want || out.Len() != 0 {
+		t.Errorf("exit code %d, stderr %q, stdout %q\nwant 2, %q and nothing", code, errOut.String(), out.String(), want)
+	}
+}
+
+func TestEveryFlagSaysWhatIsAllowed(t *testing.T) {
+	for _, command := range []string{"", "list"} {
+		f := newFlags(command, &options{})
+		for _, p := range declared(f) {
+			if f.text[p.Name].allowed == "" || p.Usage == "" {
+				t.Errorf("--%s has no description of what it does or allows", p.Name)
+			}
+		}
+	}
+}

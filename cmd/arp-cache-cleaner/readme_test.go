@@ -1,0 +1,95 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/pflag"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/metrics"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
+)
+
+const readme = "../../README.md"
+
+// declared lists the flags in the order they were declared.
+func declared(f *flags) (all []*pflag.Flag) {
+	f.VisitAll(func(p *pflag.Flag) { all = append(all, p) })
+	return all
+}
+
+// The tables of README.md are written from the code: `make generate`.
+func TestReadme(t *testing.T) {
+	text, err := os.ReadFile(readme)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for section, content := range map[string]string{"flags": flagTable(), "metrics": metricTable(t)} {
+		begin, end := fmt.Appendf(nil, "<!-- %s: generated -->\n", section), fmt.Appendf(nil, "<!-- /%s -->", section)
+		head, rest, found := bytes.Cut(text, begin)
+		_, tail, closed := bytes.Cut(rest, end)
+		if !found || !closed {
+			t.Fatalf("README.md has no section %q", section)
+		}
+		text = slices.Concat(head, begin, []byte(content), end, tail)
+	}
+	golden(t, readme, text)
+}
+
+func flagTable() string {
+	var b strings.Builder
+	b.WriteString("| flag | default | what it does | allowed |\n|---|---|---|---|\n")
+	f := newFlags("", &options{})
+	for _, p := range declared(f) {
+		fmt.Fprintf(&b, "| `--%s` | %s | %s | %s |\n", p.Name, f.shown(p), p.Usage, strings.ReplaceAll(f.text[p.Name].allowed, "*", `\*`))
+	}
+	return b.String()
+}
+
+// metricTable gathers the metrics of an agent that has seen and done one of
+// everything.
+func metricTable(t *testing.T) string {
+	t.Helper()
+	e := neigh.Entry{Key: neigh.Key{Addr: netip.MustParseAddr("10.0.0.1"), Index: 2}, State: neigh.Reachable}
+	b := report.NewBuilder(time.Now(), 0)
+	b.Add(&e, &neigh.Link{Index: 2, Name: "eth0", Uplink: true}, policy.Verdict{Action: policy.Keep, Reason: policy.Resolving}, &neigh.Ages{}, true, true)
+	last := b.Finish()
+	m := metrics.New(metrics.Info{}, func() *report.Report { return last })
+	m.Scanned(time.Now(), time.Millisecond, nil)
+	m.Renewed("eth0", "delete", "ok", time.Second)
+	return metricRows(t, m.Gatherer())
+}
+
+func metricRows(t *testing.T, g prometheus.Gatherer) string {
+	t.Helper()
+	_, _ = g.Gather() // counters of a device start at 0 with its first scrape
+	families, err := g.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	b.WriteString("| metric | type | labels | meaning |\n|---|---|---|---|\n")
+	for _, f := range families {
+		labels := map[string]bool{}
+		for _, metric := range f.GetMetric() {
+			for _, l := range metric.GetLabel() {
+				labels[l.GetName()] = true
+			}
+		}
+		names := strings.Join(slices.Sorted(maps.Keys(labels)), ", ")
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", strings.TrimPrefix(f.GetName(), "arp_cache_cleaner_"),
+			strings.ToLower(f.GetType().String()), cmp.Or(names, "–"), f.GetHelp())
+	}
+	return b.String()
+}

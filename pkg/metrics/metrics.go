@@ -1,0 +1,218 @@
+// Package metrics turns what the agent saw and did into Prometheus metrics. It
+// is the only room, beside main, that knows client_golang.
+//
+// Gauges come from the report of the last scan, so that a scrape costs the same
+// whatever the table holds; counters are fed by the sweep's events.
+package metrics
+
+import (
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
+)
+
+const namespace = "arp_cache_cleaner"
+
+// Info is what does not change while the agent runs.
+type Info struct {
+	Version, Revision, GoVersion string
+	Interval                     time.Duration
+	Acting                       bool
+	ActingReason                 string // why it acts, or why not
+}
+
+// Metrics holds every metric of the agent on a registry of its own.
+type Metrics struct {
+	registry    *prometheus.Registry
+	renewals    *prometheus.CounterVec
+	renewalAge  prometheus.Histogram
+	corrections *prometheus.CounterVec
+	scans       prometheus.Counter
+	scanTime    prometheus.Histogram
+	failures    *prometheus.CounterVec
+	lastSuccess prometheus.Gauge
+}
+
+// New returns the metrics. last returns the report of the last scan, nil
+// before the first; it is called at every scrape.
+func New(info Info, last func() *report.Report) *Metrics {
+	m := &Metrics{
+		registry: prometheus.NewPedanticRegistry(),
+		renewals: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Name: "renewals_total",
+			Help: "Attempts to renew an entry, by device, method (delete: removed while idle; stale: set to NUD_STALE, so that the next packet makes the kernel verify it; probe: set to NUD_PROBE, so that the kernel verifies it at once) and result (ok; gone: vanished before it was reached; changed: called for another verdict when read again; failed: refused by the kernel).",
+		}, []string{"device", "method", "result"}),
+		renewalAge: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: namespace, Name: "renewal_age_seconds",
+			Help:                           "Age in seconds at which entries were renewed: the greatest of the used, updated and resolved clocks.",
+			Buckets:                        []float64{1, 10, 60, 120, 180, 240, 270, 285, 300, 315, 360, 600, 3600},
+			NativeHistogramBucketFactor:    1.1,
+			NativeHistogramMaxBucketNumber: 100,
+		}),
+		corrections: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Name: "corrections_total",
+			Help: "Entries that came back from a renewal with another link-layer address than before: neighbours that had moved without this node noticing.",
+		}, []string{"device"}),
+		scans: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: namespace, Name: "scans_total",
+			Help: "Scans of the neighbour table, failed ones included.",
+		}),
+		scanTime: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: namespace, Name: "scan_duration_seconds",
+			Help:                           "Time in seconds a scan took: reading the table and deciding, without the renewals.",
+			Buckets:                        []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5},
+			NativeHistogramBucketFactor:    1.1,
+			NativeHistogramMaxBucketNumber: 100,
+		}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Name: "scan_failures_total",
+			Help: "Scans that failed, or whose renewals did, by reason (permission: CAP_NET_ADMIN is missing; overrun: the kernel dropped messages; interrupted: the table kept changing under the dump; timeout: the kernel did not answer; malformed: a message did not parse; other).",
+		}, []string{"reason"}),
+		lastSuccess: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: namespace, Name: "last_success_timestamp_seconds",
+			Help: "Unix time in seconds of the last scan that succeeded, 0 before the first.",
+		}),
+	}
+	acting := prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace: namespace, Name: "acting",
+		Help:        "1 if the agent renews entries, 0 if it only observes. The reason is how --act came to that: always; vsphere: the machine's vendor is VMware; not_vsphere: it is not; never.",
+		ConstLabels: prometheus.Labels{"reason": info.ActingReason},
+	})
+	if info.Acting {
+		acting.Set(1)
+	}
+	interval := prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace: namespace, Name: "interval_seconds",
+		Help: "The bound in seconds (--interval) that no age of a learned entry is to exceed.",
+	})
+	interval.Set(info.Interval.Seconds())
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace: namespace, Name: "build_info",
+		Help:        "Always 1; the labels say which build of the agent this is.",
+		ConstLabels: prometheus.Labels{"version": info.Version, "revision": info.Revision, "goversion": info.GoVersion},
+	})
+	build.Set(1)
+	for _, reason := range neigh.FailureReasons {
+		m.failures.WithLabelValues(reason)
+	}
+	m.registry.MustRegister(m.renewals, m.renewalAge, m.corrections, m.scans, m.scanTime, m.failures, m.lastSuccess,
+		acting, interval, build, &table{last: last, corrections: m.corrections})
+	return m
+}
+
+// Gatherer returns the registry, for tests and documentation.
+func (m *Metrics) Gatherer() prometheus.Gatherer { return m.registry }
+
+// Handler serves the metrics. A collector that fails leaves its metrics out; it
+// does not break the scrape.
+func (m *Metrics) Handler(log *slog.Logger) http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
+		ErrorLog:            slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ErrorHandling:       promhttp.ContinueOnError,
+		MaxRequestsInFlight: 8,
+		Timeout:             10 * time.Second,
+	})
+}
+
+// Scanned counts a scan that took the given time and ended with err.
+func (m *Metrics) Scanned(at time.Time, took time.Duration, err error) {
+	m.scans.Inc()
+	m.scanTime.Observe(took.Seconds())
+	if err != nil {
+		m.failures.WithLabelValues(neigh.FailureReason(err)).Inc()
+		return
+	}
+	m.lastSuccess.Set(float64(at.UnixMilli()) / 1000)
+}
+
+// Renewed counts an attempt to renew an entry of the given age.
+func (m *Metrics) Renewed(device, method, result string, age time.Duration) {
+	m.renewals.WithLabelValues(device, method, result).Inc()
+	if result == "ok" {
+		m.renewalAge.Observe(age.Seconds())
+	}
+}
+
+// Corrected counts an entry whose link-layer address a renewal changed.
+func (m *Metrics) Corrected(device string) { m.corrections.WithLabelValues(device).Inc() }
+
+// table collects what the last report says of the neighbour table.
+type table struct {
+	last        func() *report.Report
+	corrections *prometheus.CounterVec
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil)
+}
+
+var (
+	entriesDesc = desc("entries",
+		"Entries in the neighbour table at the last scan, by uplink (all other devices are \"other\"), family and NUD state. Combinations without entries are left out.",
+		"device", "family", "state")
+	oldestDesc = desc("oldest_entry_age_seconds",
+		"Greatest age in seconds of any learned entry, by clock: used, confirmed and updated are the kernel's, as `ip -statistics neighbour` shows them (confirmed starts at 60 for an entry that was never confirmed); resolved is the agent's own, since it last had the entry asked for afresh.",
+		"device", "family", "clock")
+	entryDesc = desc("entry_age_seconds",
+		"Age in seconds of single entries by clock, as in oldest_entry_age_seconds: of the next hops of routes (32 at most, default gateways first), and of as many others as --metrics-per-entry allows.",
+		"device", "address", "clock")
+	keptDesc = desc("kept_entries",
+		"Entries that the agent leaves alone at the last scan, by the reason why.",
+		"reason")
+)
+
+// Describe implements prometheus.Collector.
+func (t *table) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{entriesDesc, oldestDesc, entryDesc, keptDesc} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (t *table) Collect(ch chan<- prometheus.Metric) {
+	r := t.last()
+	if r == nil {
+		return
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	// Entries go on ageing after the scan.
+	since := max(0, time.Since(r.At))
+	ages := func(d *prometheus.Desc, a *neigh.Ages, labels ...string) {
+		for _, c := range neigh.Clocks {
+			gauge(d, (a[c] + since).Seconds(), append(labels, c.String())...)
+		}
+	}
+	for i := range r.Devices {
+		d := &r.Devices[i]
+		t.corrections.WithLabelValues(d.Name) // from 0 on, so that the first one shows as an increase
+		for j, family := range report.FamilyNames {
+			f := &d.Families[j]
+			for k, n := range f.States {
+				if n > 0 {
+					gauge(entriesDesc, float64(n), d.Name, family, report.StateName(k))
+				}
+			}
+			if f.Learned > 0 {
+				ages(oldestDesc, &f.Oldest, d.Name, family)
+			}
+		}
+	}
+	for i := range r.Entries {
+		e := &r.Entries[i]
+		ages(entryDesc, &e.Ages, e.Device, e.Addr.String())
+	}
+	for reason, n := range r.Kept {
+		if reason := policy.Reason(reason); reason.Keeps() {
+			gauge(keptDesc, float64(n), reason.String())
+		}
+	}
+}
