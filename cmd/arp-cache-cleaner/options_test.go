@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
+
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
 )
 
@@ -156,4 +158,10 @@ func TestEveryFlagSaysWhatIsAllowed(t *testing.T) {
 			}
 		}
 	}
+}
+
+// declared lists the flags in the order they were declared.
+func declared(f *flags) (all []*pflag.Flag) {
+	f.VisitAll(func(p *pflag.Flag) { all = append(all, p) })
+	return all
 }

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/spf13/pflag"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/metrics"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
@@ -23,19 +22,13 @@ import (
 
 const readme = "../../README.md"
 
-// declared lists the flags in the order they were declared.
-func declared(f *flags) (all []*pflag.Flag) {
-	f.VisitAll(func(p *pflag.Flag) { all = append(all, p) })
-	return all
-}
-
 // The tables of README.md are written from the code: `make generate`.
 func TestReadme(t *testing.T) {
 	text, err := os.ReadFile(readme)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for section, content := range map[string]string{"flags": flagTable(), "metrics": metricTable(t)} {
+	for section, content := range map[string]string{"flags": flagTable(), "metrics": metricTable(t), "list": listTable(t)} {
 		begin, end := fmt.Appendf(nil, "<!-- %s: generated -->\n", section), fmt.Appendf(nil, "<!-- /%s -->", section)
 		head, rest, found := bytes.Cut(text, begin)
 		_, tail, closed := bytes.Cut(rest, end)
@@ -45,6 +38,15 @@ func TestReadme(t *testing.T) {
 		text = slices.Concat(head, begin, []byte(content), end, tail)
 	}
 	golden(t, readme, text)
+}
+
+func listTable(t *testing.T) string {
+	t.Helper()
+	b := bytes.NewBufferString("```\n$ arp-cache-cleaner list\n")
+	if err := printRows(b, sampleRows(t)); err != nil {
+		t.Fatal(err)
+	}
+	return b.String() + "```\n"
 }
 
 func flagTable() string {

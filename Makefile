@@ -1,0 +1,43 @@
+# `make run` does the job on this machine; `make test` passes the tests.
+# Both need Go and iproute2, nothing else; Go fetches what it needs by itself.
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+IMAGE   ?= ghcr.io/arp-cache-cleaner/arp-cache-cleaner:$(VERSION)
+ENGINE  ?= $(firstword $(foreach e,docker podman buildah,$(if $(shell command -v $(e)),$(e))))
+SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
+TOOL    := go tool -modfile=hack/tools/go.mod
+
+.PHONY: build run test demo lint fuzz generate image clean
+
+build: ## compile bin/arp-cache-cleaner
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/arp-cache-cleaner ./cmd/arp-cache-cleaner
+
+run: build ## renew this machine's neighbour entries until interrupted
+	$(SUDO) bin/arp-cache-cleaner $(ARGS)
+
+# One package at a time: the kernel's neighbour table and its limits are shared
+# by all network namespaces, and live tests look at the clock.
+test: ## all tests; live ones need root or user namespaces
+	go test -p 1 -timeout 10m $(TESTFLAGS) ./...
+
+demo: build ## watch the agent work in namespaces for half a minute
+	go run ./hack/demo
+
+lint: ## formatting, vet, linters, tidy modules
+	$(TOOL) golangci-lint run ./...
+	go mod tidy -diff
+	cd hack/tools && go mod tidy -diff
+
+FUZZTIME ?= 30s
+fuzz: ## fuzz every decoder for FUZZTIME each
+	go test -run '^$$' -fuzz FuzzDecodeEntry -fuzztime $(FUZZTIME) ./pkg/kernel
+	go test -run '^$$' -fuzz FuzzNextMessage -fuzztime $(FUZZTIME) ./pkg/kernel
+
+generate: ## write the tables of README.md from the code
+	go generate ./...
+
+image: ## build the container image with docker, podman or buildah
+	$(or $(ENGINE),$(error make image needs docker, podman or buildah)) build --build-arg VERSION=$(VERSION) -t $(IMAGE) .
+
+clean:
+	rm -rf bin
