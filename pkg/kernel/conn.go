@@ -26,7 +26,7 @@ const (
 // next read.
 type message struct {
 	typ, flags uint16
-	seq        uint32
+	seq, port  uint32
 	body       []byte
 }
 
@@ -76,9 +76,9 @@ func (c *conn) send(b []byte) error {
 	}
 }
 
-// receive reads answers and calls handle for each message whose sequence
-// number is in [first, last], until handle says that it is done. What else
-// arrives is a leftover of a request that was given up, and is dropped.
+// receive reads answers and calls handle for each message to this socket whose
+// sequence number is in [first, last], until handle says that it is done. What
+// else arrives is a leftover of a request that was given up, and is dropped.
 func (c *conn) receive(first, last uint32, handle func(message) (done bool, err error)) error {
 	for {
 		b, err := c.read()
@@ -91,7 +91,7 @@ func (c *conn) receive(first, last uint32, handle func(message) (done bool, err 
 				return err
 			}
 			b = rest
-			if m.seq-first > last-first {
+			if m.port != c.port || m.seq-first > last-first {
 				continue
 			}
 			if done, err := handle(m); done || err != nil {
@@ -159,6 +159,7 @@ func nextMessage(b []byte) (m message, rest []byte, err error) {
 		typ:   binary.NativeEndian.Uint16(b[4:]),
 		flags: binary.NativeEndian.Uint16(b[6:]),
 		seq:   binary.NativeEndian.Uint32(b[8:]),
+		port:  binary.NativeEndian.Uint32(b[12:]),
 		body:  b[unix.NLMSG_HDRLEN:n],
 	}
 	return m, b[min(align(n), len(b)):], nil

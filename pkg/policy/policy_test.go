@@ -116,6 +116,9 @@ func TestDecide(t *testing.T) {
 			e.FlagsExt, e.Protocol = neigh.FlagManaged, 11
 		}), eth0, false, Verdict{Keep, Managed}},
 		{"managed and an unknown ext flag", Scope{}, flagsExt(neigh.FlagManaged | 0x02), eth0, false, Verdict{Keep, Managed}},
+		{"two states and a mark", Scope{}, learned(func(e *neigh.Entry) {
+			e.State, e.Flags = neigh.Stale|neigh.Failed, neigh.FlagSticky
+		}), eth0, false, Verdict{Keep, OtherState}},
 		{"every mark", Scope{}, everything, eth0, false, Verdict{Keep, IsPermanent}},
 		{"every mark on loopback", Scope{}, everything, device(func(l *neigh.Link) { l.Loopback = true }), false, Verdict{Keep, Loopback}},
 
@@ -148,6 +151,10 @@ func TestDecide(t *testing.T) {
 			}
 			if keeps := tt.want.Reason.Keeps(); keeps != (tt.want.Action == Keep) {
 				t.Errorf("Keeps() of %v is %v", tt.want.Reason, keeps)
+			}
+			// An entry that is being resolved is left alone, but not foreign.
+			if foreign := tt.want.Reason.Foreign(); foreign != (tt.want.Action == Keep && tt.want.Reason != Resolving) {
+				t.Errorf("Foreign() of %v is %v", tt.want.Reason, foreign)
 			}
 			if tt.entry != before {
 				t.Error("Decide changed the entry")

@@ -110,6 +110,7 @@ func TestDue(t *testing.T) {
 		{"never confirmed, in probe", short, neigh.Probe, ages{0, 60 * s, 0}, 0, false},
 		{"a second less than the head start is rounding", short, neigh.Stale, ages{s, 60 * s, s}, 0, false},
 		{"more than that was confirmed once", short, neigh.Stale, ages{s, 59990 * ms, s}, 0, true},
+		{"ahead of one of the others only was confirmed once", short, neigh.Stale, ages{0, 60 * s, 20 * s}, 0, true},
 		{"confirmed once, shorter interval", short, neigh.Stale, ages{20 * s, 52500 * ms, 20 * s}, 0, true},
 	}
 	for _, tt := range tests {
