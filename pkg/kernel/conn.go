@@ -186,6 +186,8 @@ func (m *message) status() error {
 		return fmt.Errorf("%w (%w)", neigh.ErrPermission, errno)
 	case unix.ENOBUFS:
 		return fmt.Errorf("%w (%w)", neigh.ErrOverrun, errno)
+	case unix.EBUSY: // a dump that was given up is still under way
+		return fmt.Errorf("%w (%w)", neigh.ErrInterrupted, errno)
 	default:
 		return errno
 	}

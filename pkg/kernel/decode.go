@@ -99,10 +99,16 @@ func decodeAttr(typ uint16, v []byte, family uint8, e *neigh.Entry) error {
 	return nil
 }
 
-// age converts ticks. A time stamp that another CPU wrote while the kernel
-// filled the message lies in the future, which wraps around: that is age 0.
+// maxTicks is 246 days. A time stamp that another CPU wrote while the kernel
+// filled the message lies in the future, and wraps around in
+// jiffies_to_clock_t: to 0xffffffff where HZ is 100, 0x99999999 where it is
+// 1000, and 0x7f29abca, the least, where the conversion goes by way of
+// nanoseconds (HZ 250 or 300).
+const maxTicks = 0x7f000000
+
+// age converts ticks; a time stamp in the future is age 0.
 func age(ticks uint32) time.Duration {
-	if ticks > 1<<31 {
+	if ticks > maxTicks {
 		return 0
 	}
 	return time.Duration(ticks) * tick

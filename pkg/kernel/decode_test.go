@@ -139,6 +139,9 @@ func TestDecodeEntry(t *testing.T) {
 			*e = fullEntry()
 			e.Flags, e.LLAddr = 0, neigh.LLAddr{}
 		})},
+		{"a time stamp of the future, HZ other than 100", body(dst4, attr(netlink.NDA_CACHEINFO, u32s(0x7f29abca, 0x7f29abc0, 100, 1)...)), with(func(e *neigh.Entry) {
+			e.Updated = time.Second
+		})},
 		{"a time stamp of the future", body(dst4, attr(netlink.NDA_CACHEINFO, u32s(1<<32-1, 1<<32-500, 100, 1)...)), with(func(e *neigh.Entry) {
 			e.Updated = time.Second
 		})},
@@ -194,7 +197,7 @@ func TestDecodeEntryRefuses(t *testing.T) {
 		{"an IPv6 address in family IPv4", body(dst6)},
 		{"an IPv4 address in family IPv6", ndmsg(unix.AF_INET6, 7, netlink.NUD_STALE, 0, dst4)},
 		{"an attribute of length 0", body(dst4, u32s(0))},
-		{"an attribute shorter than its header", body(dst4, []byte(binary.NativeEndian.AppendUint16(nil, 3)), []byte{1, 0})},
+		{"an attribute shorter than its header", body(dst4, binary.NativeEndian.AppendUint16(nil, 3), []byte{1, 0})},
 		{"an attribute that is cut off", body(dst4, lladdr[:9])},
 		{"an attribute longer than the message", body(dst4, u32s(0xffff))},
 		{"a link-layer address of 33 bytes", body(dst4, attr(netlink.NDA_LLADDR, bytes.Repeat([]byte{5}, 33)...))},
@@ -333,7 +336,7 @@ func TestStatus(t *testing.T) {
 				t.Fatalf("got %v", err)
 			}
 			for _, s := range sentinels {
-				if got := errors.Is(err, s); got != (s == tt.sentinel) {
+				if got := errors.Is(err, s); got != errors.Is(tt.sentinel, s) {
 					t.Errorf("error %q: is %q is %v", err, s, got)
 				}
 			}

@@ -88,26 +88,39 @@ func (t *Table) Dump(visit func(*neigh.Entry)) error {
 		return fmt.Errorf("dumping neighbour table: %w", err)
 	}
 	var e neigh.Entry
-	var interrupted bool
-	err := t.conn.receive(seq, seq, func(m message) (bool, error) {
-		interrupted = interrupted || m.flags&unix.NLM_F_DUMP_INTR != 0
+	var done bool
+	var first error // the dump is read to its end all the same: the kernel refuses another while one is under way
+	note := func(err error) {
+		if first == nil {
+			first = err
+		}
+	}
+	handle := func(m message) (bool, error) {
+		if m.flags&unix.NLM_F_DUMP_INTR != 0 {
+			note(neigh.ErrInterrupted)
+		}
 		switch m.typ {
 		case unix.NLMSG_DONE, unix.NLMSG_ERROR:
+			done = true
 			return true, m.status()
 		case unix.RTM_NEWNEIGH:
 			ok, err := decodeEntry(m.body, &e)
+			note(err)
 			if ok {
 				visit(&e)
 			}
-			return false, err
 		}
 		return false, nil
-	})
-	if err == nil && interrupted {
-		err = neigh.ErrInterrupted
 	}
-	if err != nil {
-		return fmt.Errorf("dumping neighbour table: %w", err)
+	for !done {
+		err := t.conn.receive(seq, seq, handle)
+		note(err)
+		if !errors.Is(err, neigh.ErrMalformed) && !errors.Is(err, neigh.ErrOverrun) {
+			break
+		}
+	}
+	if first != nil {
+		return fmt.Errorf("dumping neighbour table: %w", first)
 	}
 	return nil
 }
@@ -201,10 +214,14 @@ func (t *Table) deleteBatch(keys []neigh.Key, failed []neigh.Failure) ([]neigh.F
 }
 
 // SetState sets the state of an existing entry and leaves its link-layer
-// address as it is: no NDA_LLADDR, no NLM_F_REPLACE, no NLM_F_CREATE. The
-// kernel refuses with EINVAL where the entry has no address.
+// address as it is: no NDA_LLADDR, no NLM_F_REPLACE, no NLM_F_CREATE. The error
+// wraps neigh.ErrNoAddress where the entry has no link-layer address to keep.
 func (t *Table) SetState(k neigh.Key, s neigh.State) error {
-	if err := t.change(request{Key: k, typ: unix.RTM_NEWNEIGH, state: s}); err != nil {
+	err := t.change(request{Key: k, typ: unix.RTM_NEWNEIGH, state: s})
+	if errors.Is(err, unix.EINVAL) {
+		err = neigh.ErrNoAddress // __neigh_update: the one thing invalid about such a request
+	}
+	if err != nil {
 		return fmt.Errorf("setting entry %s to %s: %w", k.Addr, s, err)
 	}
 	return nil

@@ -7,6 +7,8 @@ import "errors"
 var (
 	// ErrGone: the entry or its interface vanished meanwhile. Not a failure.
 	ErrGone = errors.New("entry is gone")
+	// ErrNoAddress: the entry has no link-layer address (any more).
+	ErrNoAddress = errors.New("entry has no link-layer address")
 	// ErrPermission: the namespace does not grant CAP_NET_ADMIN.
 	ErrPermission = errors.New("not permitted")
 	// ErrOverrun: the kernel dropped messages for this socket (ENOBUFS). What

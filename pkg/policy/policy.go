@@ -70,7 +70,7 @@ const (
 	Idle                        // NUD_STALE and not a next hop
 	HasFailed                   // NUD_FAILED: holds no address that could be lost
 	InUse                       // NUD_REACHABLE or NUD_DELAY
-	NextHop                     // a route points at it: never removed while it holds an address
+	NextHop                     // a route points at it: verified even while nobody uses it
 
 	numReasons // not a reason
 )

@@ -22,9 +22,12 @@ type Timing struct {
 	// Lead is how long before Interval an entry becomes due, so that it is
 	// renewed in time although scans are periodic and work is paced.
 	Lead time.Duration
-	// Grace is how long before Interval an entry that the kernel is probing is
-	// given up, because its neighbour has not answered.
+	// Grace is how long before Interval an entry is renewed even though it is
+	// being verified already: the neighbour has not answered.
 	Grace time.Duration
+	// Settle is how long an entry has to be in NUD_STALE before it counts as
+	// idle. One that was set there a moment ago has had no packet yet.
+	Settle time.Duration
 }
 
 // NewTiming returns the timing for an interval that is watched every
@@ -37,6 +40,7 @@ func NewTiming(interval, scanPeriod time.Duration) Timing {
 		Interval: interval,
 		Lead:     min(interval/2, kernelVerdict+3*scanPeriod),
 		Grace:    2 * scanPeriod,
+		Settle:   scanPeriod,
 	}
 }
 
@@ -51,8 +55,8 @@ func (t Timing) Overdue(e *neigh.Entry, c neigh.Clock) bool {
 
 // reached reports whether the kernel's age of e on clock c has reached limit.
 //
-// The confirmed age of an entry that was never confirmed starts at 60 s. Below
-// an interval of that length it would make every new entry due at birth, so
+// The confirmed age of an entry that was never confirmed starts at 60 s. An
+// interval no longer than that would make every new entry due at birth, so
 // there it does not count.
 func (t Timing) reached(e *neigh.Entry, c neigh.Clock, limit time.Duration) bool {
 	switch c {
@@ -69,16 +73,16 @@ func (t Timing) reached(e *neigh.Entry, c neigh.Clock, limit time.Duration) bool
 // exempt recognises an entry whose present link-layer address was never
 // confirmed: its confirmed age leads both other ages by the head start.
 func (t Timing) exempt(e *neigh.Entry) bool {
-	return t.Interval < unconfirmedAge && e.Confirmed >= max(e.Used, e.Updated)+unconfirmedAge-time.Second
+	return t.Interval <= unconfirmedAge && e.Confirmed >= max(e.Used, e.Updated)+unconfirmedAge-time.Second
 }
 
 // Due reports whether e is to be renewed now: any age of the kernel's, or the
-// age of the agent's own clock, has reached the threshold. An entry in
-// NUD_PROBE is being verified already and is due only when the bound itself is
-// near.
+// age of the agent's own clock, has reached the threshold. An entry whose
+// verification is under way (NUD_PROBE, or NUD_STALE since a moment ago) is due
+// only when the bound itself is near.
 func (t Timing) Due(e *neigh.Entry, resolved time.Duration) bool {
 	limit := t.Threshold()
-	if e.State == neigh.Probe {
+	if e.State == neigh.Probe || e.State == neigh.Stale && e.Updated < t.Settle {
 		limit, resolved = t.Interval-t.Grace, 0
 	}
 	return resolved >= limit || t.reached(e, neigh.Used, limit) ||

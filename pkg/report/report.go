@@ -76,12 +76,12 @@ type Builder struct {
 // NewBuilder starts the report of a scan at now. It reports perEntry entries one
 // by one, beside next hops.
 func NewBuilder(now time.Time, perEntry int) *Builder {
-	return &Builder{report: Report{At: now}, perEntry: perEntry, index: -1}
+	return &Builder{report: Report{At: now}, perEntry: perEntry}
 }
 
 // Add counts an entry. ages is nil for one that is not the agent's business.
 func (r *Builder) Add(e *neigh.Entry, link *neigh.Link, verdict policy.Verdict, ages *neigh.Ages, nextHop, isDefault bool) {
-	if e.Index != r.index {
+	if e.Index != r.index || len(r.report.Devices) == 0 {
 		r.index, r.device = e.Index, r.find(link)
 	}
 	d := &r.report.Devices[r.device]

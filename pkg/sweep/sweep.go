@@ -71,7 +71,8 @@ type Events struct {
 	// Scanned follows every scan. A nil error means that the whole table was
 	// read and that everything due was dealt with.
 	Scanned func(took time.Duration, err error)
-	// Renewed follows every attempt to renew an entry, with its greatest age.
+	// Renewed follows every attempt to renew an entry, with the greatest of its
+	// used, updated and resolved ages.
 	Renewed func(device string, m Method, r Result, age time.Duration)
 	// Corrected follows when a renewed entry is seen with another link-layer
 	// address than before.
@@ -168,6 +169,9 @@ func (s *Sweeper) Run(ctx context.Context) error {
 			return nil
 		case <-timer.C:
 		}
+		if ctx.Err() != nil { // select takes either where both are ready
+			return nil
+		}
 		if s.pass(ctx) {
 			timer.Reset(batchPause)
 		} else {
@@ -179,7 +183,7 @@ func (s *Sweeper) Run(ctx context.Context) error {
 // Summary counts what Once did.
 type Summary struct {
 	Entries  int // entries in the table
-	Kept     int // left alone
+	Kept     int // left alone, or being verified by the kernel already
 	Deleted  int
 	Verified int
 	Gone     int // vanished, or changed, before they were reached
@@ -206,9 +210,10 @@ func (s *Sweeper) Once(ctx context.Context) (Summary, error) {
 				}
 			}
 		}
-		for _, n := range r.Kept {
-			sum.Kept += n
-		}
+		sum.Kept = sum.Entries - len(s.verifies) - len(s.deletes)
+	}
+	if err == nil {
+		err = ctx.Err()
 	}
 	if err != nil {
 		return sum, err
@@ -358,6 +363,9 @@ func (s *Sweeper) act(ctx context.Context, verifies, deletes []task, pause time.
 		done(t, m, err)
 	}
 	for batch := range slices.Chunk(deletes, batchSize) {
+		if ctx.Err() != nil {
+			return first
+		}
 		if err := s.delete(batch, done); err != nil {
 			return err
 		}
@@ -398,7 +406,7 @@ func (s *Sweeper) settle(t *task, m Method, err error) Result {
 		s.clocks.renewed(t.entry.Key, time.Now())
 	case errors.Is(err, neigh.ErrGone):
 		r = Gone
-	case errors.Is(err, errChanged):
+	case errors.Is(err, errChanged), errors.Is(err, neigh.ErrNoAddress):
 		r = Changed
 	}
 	if s.cfg.Events.Renewed != nil {

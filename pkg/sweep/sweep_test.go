@@ -1,7 +1,6 @@
 package sweep
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,388 +18,6 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
 )
-
-// The defaults, under which most tests run.
-const (
-	interval  = 300 * time.Second
-	period    = 5 * time.Second
-	threshold = 281500 * time.Millisecond
-)
-
-// The devices of every fakeTable.
-const (
-	lo = iota + 1
-	eth0
-	eth1
-	cali0
-	cali1
-	nlmon0
-	ppp0
-	unknownDevice
-)
-
-// fakeTable is as much of a kernel's neighbour table as the loop can tell from
-// the real one: ages that grow with time, and the transitions of
-// net/core/neighbour.c that what it does sets off.
-type fakeTable struct {
-	mu       sync.Mutex
-	made     time.Time
-	entries  map[neigh.Key]*fakeEntry
-	topology neigh.Topology
-
-	ops                        []op // every change that was carried out
-	dumps, topologies, batches int
-
-	dumpErr  func(n int) error              // what the n-th dump ends with, having shown everything
-	batchErr func(n int) error              // what the n-th batch of deletions ends with, having done nothing
-	refuse   func(neigh.Key) error          // what a change of one entry fails with
-	before   func(call string, k neigh.Key) // runs ahead of every Get, SetState, Use and Delete
-	dumped   func(visit func(*neigh.Entry)) // runs behind what a dump shows
-}
-
-// op is one change.
-type op struct {
-	do          string // delete, use, or the state that was set
-	key         neigh.Key
-	at          time.Duration // since the table was made
-	oldest      time.Duration // greatest age of the entry just before
-	dump, batch int           // how many of either there had been
-}
-
-type fakeEntry struct {
-	neigh.Entry                        // without its ages
-	used, confirmed, updated time.Time // what they are counted from
-	talks                    bool      // a TCP connection uses it all the time
-	silent                   bool      // its neighbour does not answer
-}
-
-func newFake(entries ...*fakeEntry) *fakeTable {
-	f := &fakeTable{
-		made:    time.Now(),
-		entries: make(map[neigh.Key]*fakeEntry),
-		topology: neigh.Topology{
-			Links: map[int]neigh.Link{
-				lo:     {Index: lo, Name: "lo", Loopback: true},
-				eth0:   {Index: eth0, Name: "eth0", Uplink: true},
-				eth1:   {Index: eth1, Name: "eth1", Uplink: true},
-				cali0:  {Index: cali0, Name: "cali0"},
-				cali1:  {Index: cali1, Name: "cali1"},
-				nlmon0: {Index: nlmon0, Name: "nlmon0", NoARP: true},
-				ppp0:   {Index: ppp0, Name: "ppp0", PointToPoint: true},
-			},
-			NextHops: make(map[neigh.Key]bool),
-		},
-	}
-	f.add(entries...)
-	return f
-}
-
-// aged returns an entry that the kernel learned by itself and that was last
-// used, confirmed and updated age ago.
-func aged(addr string, device int, state neigh.State, age time.Duration) *fakeEntry {
-	at := time.Now().Add(-age)
-	return &fakeEntry{
-		Entry: neigh.Entry{
-			Key:    neigh.Key{Addr: netip.MustParseAddr(addr), Index: device},
-			LLAddr: mac(1),
-			State:  state,
-		},
-		used: at, confirmed: at, updated: at,
-	}
-}
-
-// talking returns an entry that a steady TCP connection keeps reachable.
-func talking(addr string, device int, age time.Duration) *fakeEntry {
-	e := aged(addr, device, neigh.Reachable, age)
-	e.talks = true
-	return e
-}
-
-func mac(n byte) neigh.LLAddr {
-	a, _ := neigh.LLAddrFrom([]byte{2, 0, 0, 0, 0, n})
-	return a
-}
-
-// advance takes the entry through what the kernel's timers did up to now.
-func (e *fakeEntry) advance(now time.Time) {
-	for {
-		at, next := e.updated, e.State
-		switch e.State {
-		case neigh.Reachable:
-			if e.talks {
-				e.confirmed = now
-				return
-			}
-			at, next = e.confirmed.Add(30*time.Second), neigh.Stale // base_reachable_time
-		case neigh.Stale:
-			if !e.talks {
-				return
-			}
-			next = neigh.Delay
-		case neigh.Delay:
-			at, next = e.updated.Add(5*time.Second), neigh.Probe // delay_first_probe_time
-		case neigh.Probe:
-			next = neigh.Reachable
-			if e.silent {
-				at, next = e.updated.Add(3*time.Second), neigh.Failed
-			}
-		default:
-			return
-		}
-		if at.After(now) {
-			return
-		}
-		e.State, e.updated = next, at
-		switch next {
-		case neigh.Delay:
-			e.used = at
-		case neigh.Reachable:
-			e.confirmed = at
-		}
-	}
-}
-
-// snapshot returns the entry as the kernel would show it now.
-func (e *fakeEntry) snapshot() neigh.Entry {
-	now := time.Now()
-	e.advance(now)
-	s := e.Entry
-	s.Used, s.Confirmed, s.Updated = now.Sub(e.used), now.Sub(e.confirmed), now.Sub(e.updated)
-	return s
-}
-
-func (f *fakeTable) Dump(visit func(*neigh.Entry)) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.dumps++
-	keys := slices.SortedFunc(maps.Keys(f.entries), func(a, b neigh.Key) int {
-		return cmp.Or(cmp.Compare(a.Index, b.Index), a.Addr.Compare(b.Addr))
-	})
-	var e neigh.Entry // one for all, as Table says
-	for _, k := range keys {
-		e = f.entries[k].snapshot()
-		visit(&e)
-	}
-	if f.dumped != nil {
-		f.dumped(visit)
-	}
-	e = neigh.Entry{}
-	if f.dumpErr != nil {
-		return f.dumpErr(f.dumps)
-	}
-	return nil
-}
-
-func (f *fakeTable) Get(k neigh.Key) (neigh.Entry, error) {
-	f.announce("get", k)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	e, ok := f.entries[k]
-	if !ok {
-		return neigh.Entry{}, fmt.Errorf("reading entry %s: %w", k.Addr, neigh.ErrGone)
-	}
-	return e.snapshot(), nil
-}
-
-func (f *fakeTable) Delete(keys []neigh.Key) (failed []neigh.Failure, err error) {
-	f.announce("delete", keys[0])
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.batches++
-	if f.batchErr != nil {
-		if err := f.batchErr(f.batches); err != nil {
-			return nil, err
-		}
-	}
-	for _, k := range keys {
-		if _, err := f.change("delete", k); err != nil {
-			failed = append(failed, neigh.Failure{Key: k, Err: err})
-			continue
-		}
-		delete(f.entries, k)
-	}
-	return failed, nil
-}
-
-func (f *fakeTable) SetState(k neigh.Key, s neigh.State) error {
-	f.announce(s.String(), k)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	e, err := f.change(s.String(), k)
-	if err != nil {
-		return err
-	}
-	if !e.State.Valid() {
-		return errors.New("setting the state of an entry without an address: invalid argument")
-	}
-	if e.State != s {
-		e.State, e.updated = s, time.Now()
-	}
-	return nil
-}
-
-func (f *fakeTable) Use(k neigh.Key) error {
-	f.announce("use", k)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	e, err := f.change("use", k)
-	if err != nil {
-		return err
-	}
-	e.used = time.Now()
-	if e.State == neigh.Stale {
-		e.State, e.updated = neigh.Delay, e.used
-	}
-	return nil
-}
-
-func (f *fakeTable) Topology() (neigh.Topology, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.topologies++
-	return neigh.Topology{Links: maps.Clone(f.topology.Links), NextHops: maps.Clone(f.topology.NextHops)}, nil
-}
-
-func (f *fakeTable) announce(call string, k neigh.Key) {
-	if f.before != nil {
-		f.before(call, k)
-	}
-}
-
-// change finds the entry to change and writes down what happens to it.
-func (f *fakeTable) change(do string, k neigh.Key) (*fakeEntry, error) {
-	e, ok := f.entries[k]
-	if !ok {
-		return nil, fmt.Errorf("%s: %w", k.Addr, neigh.ErrGone)
-	}
-	if f.refuse != nil {
-		if err := f.refuse(k); err != nil {
-			return nil, err
-		}
-	}
-	s := e.snapshot()
-	f.ops = append(f.ops, op{do: do, key: k, at: time.Since(f.made), oldest: max(s.Used, s.Confirmed, s.Updated),
-		dump: f.dumps, batch: f.batches})
-	return e, nil
-}
-
-func (f *fakeTable) add(entries ...*fakeEntry) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, e := range entries {
-		f.entries[e.Key] = e
-	}
-}
-
-func (f *fakeTable) remove(k neigh.Key) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.entries, k)
-}
-
-// update changes an entry if it is there.
-func (f *fakeTable) update(k neigh.Key, change func(*fakeEntry)) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if e, ok := f.entries[k]; ok {
-		change(e)
-	}
-}
-
-// nextHop makes k the next hop of a route.
-func (f *fakeTable) nextHop(k neigh.Key, isDefault bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.topology.NextHops[k] = isDefault
-}
-
-// log returns the changes so far.
-func (f *fakeTable) log() []op {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.Clone(f.ops)
-}
-
-// of returns the changes of one entry, by what was done.
-func of(log []op, k neigh.Key) (did []string) {
-	for _, o := range log {
-		if o.key == k {
-			did = append(did, o.do)
-		}
-	}
-	return did
-}
-
-func (f *fakeTable) size() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return len(f.entries)
-}
-
-func (f *fakeTable) counts() (dumps, topologies int) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.dumps, f.topologies
-}
-
-// checkAges asserts promise 1 as `ip -statistics neighbour` shows it.
-func (f *fakeTable) checkAges(t *testing.T, bound time.Duration) {
-	t.Helper()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, e := range f.entries {
-		s := e.snapshot()
-		neverConfirmed := bound < time.Minute && s.Confirmed >= max(s.Used, s.Updated)+59*time.Second
-		if s.Used > bound || s.Updated > bound || s.Confirmed > bound && !neverConfirmed {
-			t.Errorf("at %v: %s %s used %v/%v/%v, the bound is %v",
-				time.Since(f.made), s.Addr, s.State, s.Used, s.Confirmed, s.Updated, bound)
-		}
-	}
-}
-
-// sweeper returns a Sweeper of table with the default timing, and a spread that
-// is the same in every run.
-func sweeper(table *fakeTable, change ...func(*Config)) *Sweeper {
-	cfg := Config{
-		Table:      table,
-		Scope:      &policy.Scope{},
-		Timing:     policy.NewTiming(interval, period),
-		ScanPeriod: period,
-		Log:        slog.New(slog.DiscardHandler),
-	}
-	for _, c := range change {
-		c(&cfg)
-	}
-	cfg.Verifier = &InPlace{Table: table, Scope: cfg.Scope, Timing: cfg.Timing}
-	s := New(cfg)
-	s.random = rand.New(rand.NewPCG(1, 2)).Float64
-	return s
-}
-
-// start runs s until the end of the test, or until stop is called.
-func start(t *testing.T, s *Sweeper) (stop func()) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Run: %v, want nil once its context is done", err)
-		}
-	})
-	t.Cleanup(stop)
-	return stop
-}
-
-// startSettled starts s and lets its first scan pass, whose entries are due at
-// random times: what is added afterwards is due by its age.
-func startSettled(t *testing.T, s *Sweeper) (stop func()) {
-	t.Helper()
-	stop = start(t, s)
-	time.Sleep(time.Second)
-	return stop
-}
 
 func TestIdleEntryIsDeletedInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -578,6 +194,7 @@ func TestOthersEntriesAreNeverTouched(t *testing.T) {
 			func(e *fakeEntry) { e.State = neigh.Incomplete },
 			func(e *fakeEntry) { e.State = neigh.Stale | neigh.Failed },
 			func(e *fakeEntry) { e.State = 0x100 },
+			func(e *fakeEntry) { e.State = 0x8000 },
 			func(e *fakeEntry) { e.Flags = neigh.FlagProxy },
 			func(e *fakeEntry) { e.Flags = neigh.FlagExtLearned },
 			func(e *fakeEntry) { e.Flags, e.State = neigh.FlagExtLearned, neigh.Failed },
@@ -618,7 +235,7 @@ func TestOthersEntriesAreNeverTouched(t *testing.T) {
 // is renewed evenly over the first interval.
 func TestFirstIntervalIsSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const n, age, parts = 1000, 10 * time.Second, 10
+		const n, age, parts = 1000, 100 * time.Second, 10
 		table := newFake()
 		for i := range n {
 			e := aged(fmt.Sprintf("10.0.%d.%d", i/250, i%250), eth0, neigh.Stale, age)
@@ -674,17 +291,17 @@ func TestLargeSweepIsPaced(t *testing.T) {
 			t.Errorf("first came the %s of %s, want verification, which is urgent", log[0].do, log[0].key.Addr)
 		}
 		deletes := log[1:]
-		perBatch, perDump, start := make(map[int]int), make(map[int]int), make(map[int]time.Duration)
+		perBatch, perDump, begun := make(map[int]int), make(map[int]int), make(map[int]time.Duration)
 		for _, o := range deletes {
 			perBatch[o.batch]++
 			perDump[o.dump]++
-			start[o.batch] = o.at
+			begun[o.batch] = o.at
 		}
 		for batch, got := range perBatch {
 			if got > 200 {
 				t.Errorf("batch %d has %d deletions", batch, got)
 			}
-			if pause := start[batch] - start[batch-1]; batch > 1 && pause < batchPause {
+			if pause := begun[batch] - begun[batch-1]; batch > 1 && pause < batchPause {
 				t.Errorf("batch %d came %v after the one before", batch, pause)
 			}
 		}
@@ -699,6 +316,56 @@ func TestLargeSweepIsPaced(t *testing.T) {
 		}
 		if took := deletes[n-1].at; took < 100*time.Millisecond || took > 2*time.Second {
 			t.Errorf("%d deletions took %v", n, took)
+		}
+	})
+}
+
+// A sweep that takes several passes must not take an entry that it has just set
+// to NUD_STALE for an idle one: its connection has had no time to send.
+func TestEntryInUseIsGivenTimeForAPacket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := newFake()
+		for i := range 3000 {
+			table.add(aged(fmt.Sprintf("10.1.%d.%d", i/250, i%250), eth0, neigh.Stale, interval))
+		}
+		quiet := aged("10.0.0.1", eth0, neigh.Reachable, interval)
+		quiet.confirmed = time.Now()
+		table.add(quiet)
+		start(t, sweeper(table))
+		time.Sleep(period - time.Millisecond)
+		if got := of(table.log(), quiet.Key); !slices.Equal(got, []string{"stale"}) {
+			t.Errorf("within a scan period: %v, want stale alone", got)
+		}
+		if table.size() != 1 {
+			t.Errorf("%d entries left, want the one in use", table.size())
+		}
+		time.Sleep(2 * period)
+		if got := of(table.log(), quiet.Key); !slices.Equal(got, []string{"stale", "delete"}) {
+			t.Errorf("without a packet for two scans: %v, want it deleted as idle", got)
+		}
+	})
+}
+
+// Verifications have no pause between them: it is the passes that are split.
+func TestManyVerificationsAreSplit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 5000
+		table := newFake()
+		for i := range n {
+			table.add(talking(fmt.Sprintf("10.1.%d.%d", i/250, i%250), eth0, interval))
+		}
+		startSettled(t, sweeper(table))
+		perDump, at := make(map[int]int), make(map[int]time.Duration)
+		for _, o := range table.log() {
+			perDump[o.dump]++
+			at[o.dump] = o.at
+		}
+		want := map[int]int{1: passLimit, 2: passLimit, 3: n - 2*passLimit}
+		if !maps.Equal(perDump, want) {
+			t.Errorf("verifications per dump: %v, want %v", perDump, want)
+		}
+		if at[2]-at[1] < batchPause || at[3]-at[2] < batchPause || at[3] > time.Second {
+			t.Errorf("passes at %v, want a pause of %v between them", at, batchPause)
 		}
 	})
 }
@@ -815,10 +482,13 @@ func TestFailureAndRecovery(t *testing.T) {
 }
 
 func TestLiveWhenTheLoopStands(t *testing.T) {
-	for _, tt := range []struct{ period, limit time.Duration }{
-		{time.Second, time.Minute},
-		{5 * time.Second, time.Minute},
-		{15 * time.Second, 150 * time.Second},
+	for _, tt := range []struct {
+		period, limit time.Duration
+		first         error // what the scan before came to
+	}{
+		{time.Second, time.Minute, nil},
+		{5 * time.Second, time.Minute, errors.New("broken")},
+		{15 * time.Second, 150 * time.Second, nil},
 	} {
 		t.Run(tt.period.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -828,7 +498,7 @@ func TestLiveWhenTheLoopStands(t *testing.T) {
 					if n == 2 {
 						<-hang
 					}
-					return nil
+					return tt.first
 				}
 				s := sweeper(table, func(c *Config) { c.ScanPeriod = tt.period })
 				start(t, s)
@@ -967,7 +637,7 @@ func TestRefusedChangeIsNotReady(t *testing.T) {
 // After a batch whose outcome is unknown the next scan shows what is left.
 func TestLostBatchIsFoundAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const n = 1000
+		const n = passLimit + 500
 		table := newFake()
 		for i := range n {
 			table.add(aged(fmt.Sprintf("10.1.%d.%d", i/250, i%250), eth0, neigh.Stale, interval))
@@ -990,6 +660,10 @@ func TestLostBatchIsFoundAgain(t *testing.T) {
 		if err := s.Ready(); !errors.Is(err, neigh.ErrOverrun) || table.size() != n-batchSize {
 			t.Errorf("Ready() = %v with %d entries left, want %v with %d", err, table.size(), neigh.ErrOverrun, n-batchSize)
 		}
+		// There is more to do at once, but not while it fails.
+		if dumps, _ := table.counts(); dumps != 1 {
+			t.Errorf("%d dumps, want the next one after %v", dumps, period)
+		}
 		time.Sleep(period)
 		stop()
 		if err := s.Ready(); err != nil || table.size() != 0 || ok != n {
@@ -1004,7 +678,9 @@ func TestEachEntryHasItsOwnResult(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table := newFake()
 		for i := range 6 {
-			table.add(aged(fmt.Sprintf("10.0.0.%d", i), eth0, neigh.Stale, interval+time.Duration(i)*time.Second))
+			e := aged(fmt.Sprintf("10.0.0.%d", i), eth0, neigh.Stale, time.Minute)
+			e.used = time.Now().Add(-interval - time.Duration(i)*time.Second)
+			table.add(e)
 		}
 		at := func(i int) neigh.Key {
 			return neigh.Key{Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), Index: eth0}
@@ -1038,6 +714,20 @@ func TestEachEntryHasItsOwnResult(t *testing.T) {
 		}
 		if err := s.Ready(); !errors.Is(err, refused) {
 			t.Errorf("Ready() = %v, want %v", err, refused)
+		}
+	})
+}
+
+func TestRenewalsAreLoggedForDebugging(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var text strings.Builder
+		s := sweeper(newFake(aged("10.0.0.2", eth0, neigh.Stale, interval)), func(c *Config) {
+			c.Log = slog.New(slog.NewTextHandler(&text, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		})
+		s.pass(t.Context())
+		const want = "address=10.0.0.2 device=eth0 lladdr=02:00:00:00:00:01 state=stale age=5m0s method=delete result=ok"
+		if got := text.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, want) {
+			t.Errorf("log:\n%s\nwant a line with %s", got, want)
 		}
 	})
 }
@@ -1094,9 +784,9 @@ func TestOnce(t *testing.T) {
 		left    int
 	}{
 		{"renews whatever it may, whatever its age", func(*fakeTable) {}, false,
-			Summary{Entries: 10, Kept: 3, Deleted: 3, Verified: 3}, nil, 7},
+			Summary{Entries: 10, Kept: 4, Deleted: 3, Verified: 3}, nil, 7},
 		{"dry run", func(*fakeTable) {}, true,
-			Summary{Entries: 10, Kept: 3, Deleted: 3, Verified: 3}, nil, 10},
+			Summary{Entries: 10, Kept: 4, Deleted: 3, Verified: 3}, nil, 10},
 		{"some vanish or change meanwhile", func(f *fakeTable) {
 			f.before = func(call string, k neigh.Key) {
 				switch {
@@ -1106,7 +796,7 @@ func TestOnce(t *testing.T) {
 					f.update(k, func(e *fakeEntry) { e.Flags = neigh.FlagExtLearned })
 				}
 			}
-		}, false, Summary{Entries: 10, Kept: 3, Deleted: 2, Verified: 2, Gone: 2}, nil, 7},
+		}, false, Summary{Entries: 10, Kept: 4, Deleted: 2, Verified: 2, Gone: 2}, nil, 7},
 		{"some are refused", func(f *fakeTable) {
 			f.refuse = func(k neigh.Key) error {
 				if k == key("10.0.0.3", eth0) || k == key("fe80::5", eth0) {
@@ -1114,7 +804,7 @@ func TestOnce(t *testing.T) {
 				}
 				return nil
 			}
-		}, false, Summary{Entries: 10, Kept: 3, Deleted: 2, Verified: 2, Failed: 2}, refused, 8},
+		}, false, Summary{Entries: 10, Kept: 4, Deleted: 2, Verified: 2, Failed: 2}, refused, 8},
 		{"the table cannot be read", func(f *fakeTable) {
 			f.dumpErr = func(int) error { return refused }
 		}, false, Summary{}, refused, 10},
@@ -1185,6 +875,24 @@ func TestCorrections(t *testing.T) {
 			time.Sleep(3 * period)
 			back(2)(f)
 		}, time.Second, 1},
+		{"deleted without an address, back with one", func() *fakeEntry {
+			e := idle()
+			e.LLAddr = neigh.LLAddr{}
+			return e
+		}, true, back(2), time.Second, 0},
+		{"deleted, then failed", idle, true, func(f *fakeTable) {
+			e := aged("10.0.0.2", eth0, neigh.Failed, 0)
+			e.LLAddr = neigh.LLAddr{}
+			f.add(e)
+		}, time.Second, 0},
+		{"deleted, back with another unconfirmed, moves again", idle, true, func(f *fakeTable) {
+			for lladdr := range byte(3) {
+				e := neverConfirmed("10.0.0.2")
+				e.LLAddr = mac(2 + lladdr)
+				f.add(e)
+				time.Sleep(2 * period)
+			}
+		}, time.Second, 1},
 		{"verified, moves", busy, true, moved, time.Second, 1},
 		{"verified, stays", busy, true, func(*fakeTable) {}, time.Second, 0},
 		// By a gratuitous ARP, say: the agent has no part in it.
@@ -1236,6 +944,7 @@ func TestVerifyReadsAgain(t *testing.T) {
 			f.update(k, func(e *fakeEntry) { e.State, e.talks = neigh.Stale, false })
 		}, Changed, nil},
 		{"gone", func(f *fakeTable, k neigh.Key) { f.remove(k) }, Gone, nil},
+		{"unreadable", func(f *fakeTable, _ neigh.Key) { f.getErr = neigh.ErrTimeout }, Failed, nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -1255,8 +964,8 @@ func TestVerifyReadsAgain(t *testing.T) {
 				if !slices.Equal(got, []Result{tt.want}) || !slices.Equal(of(table.log(), e.Key), tt.did) {
 					t.Errorf("result %q, changes %q; want %q, %q", got, of(table.log(), e.Key), tt.want, tt.did)
 				}
-				if err := s.Ready(); err != nil {
-					t.Errorf("Ready() = %v: an entry that changed is no failure", err)
+				if err := s.Ready(); (err != nil) != (tt.want == Failed) {
+					t.Errorf("Ready() = %v after result %q", err, tt.want)
 				}
 			})
 		})
@@ -1354,6 +1063,25 @@ func TestUnknownDeviceRefreshesTopology(t *testing.T) {
 	})
 }
 
+// Without devices and routes nothing can be decided.
+func TestTopologyFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := newFake(aged("10.0.0.2", eth0, neigh.Stale, interval))
+		broken := errors.New("broken")
+		table.topologyErr = broken
+		s := sweeper(table)
+		s.pass(t.Context())
+		if err := s.Ready(); !errors.Is(err, broken) || len(table.log()) != 0 || s.Report() != nil {
+			t.Errorf("Ready() = %v, changes %+v, report %+v", err, table.log(), s.Report())
+		}
+		table.topologyErr = nil
+		s.pass(t.Context()) // at once: a failed reading does not count as one
+		if err := s.Ready(); err != nil || table.size() != 0 {
+			t.Errorf("Ready() = %v with %d entries left", err, table.size())
+		}
+	})
+}
+
 // With short intervals the routes must be known as freshly as the entries.
 func TestTopologyIsReadTenTimesAnInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -1378,27 +1106,24 @@ func TestReport(t *testing.T) {
 			table.add(e)
 			table.nextHop(e.Key, i == 20 || i == 39)
 		}
-		oldest := aged("10.0.1.1", eth0, neigh.Stale, 0)
+		failed, oldest := aged("10.0.1.2", eth0, neigh.Failed, 20*s), aged("10.0.1.1", eth0, neigh.Stale, 0)
 		oldest.used, oldest.confirmed, oldest.updated = oldest.used.Add(-110*s), oldest.confirmed.Add(-130*s), oldest.updated.Add(-120*s)
 		table.add(
 			oldest,
-			aged("10.0.1.2", eth0, neigh.Failed, 20*s),
+			failed,
 			aged("10.0.1.3", eth0, neigh.Stale|neigh.Failed, 999*s),
+			aged("10.0.1.6", eth0, 0x200, 999*s),           // of a kernel to come
 			aged("10.0.1.4", eth0, neigh.Permanent, 999*s), // its age is nobody's business
 			aged("10.0.1.5", eth0, neigh.Incomplete, 999*s),
 			aged("2001:db8::1", eth0, neigh.Stale, 30*s),
 			aged("fe80::1", eth1, neigh.NoARP, 999*s),
-			aged("10.4.0.1", cali0, neigh.Stale, 40*s),
-			aged("10.4.0.2", cali1, neigh.Stale, 50*s),
+			aged("10.4.0.1", cali0, neigh.Stale, 50*s),
+			aged("10.4.0.2", cali1, neigh.Stale, 40*s),
 			aged("0.0.0.0", lo, neigh.NoARP, 999*s),
 		)
 		// A dump may show an entry twice. One by one it is reported once.
-		for _, again := range []*fakeEntry{table.entries[neigh.Key{Addr: netip.MustParseAddr(hop(39)), Index: eth0}], oldest} {
-			shown := table.dumped
-			table.dumped = func(visit func(*neigh.Entry)) {
-				if shown != nil {
-					shown(visit)
-				}
+		table.dumped = func(visit func(*neigh.Entry)) {
+			for _, again := range []*fakeEntry{table.entries[neigh.Key{Addr: netip.MustParseAddr(hop(39)), Index: eth0}], failed} {
 				e := again.snapshot()
 				visit(&e)
 			}
@@ -1413,7 +1138,7 @@ func TestReport(t *testing.T) {
 		if !got.At.Equal(now) {
 			t.Errorf("at %v, want %v", got.At, now)
 		}
-		kept := map[policy.Reason]int{policy.IsPermanent: 1, policy.IsNoARP: 1, policy.OtherState: 1, policy.Resolving: 1, policy.Loopback: 1}
+		kept := map[policy.Reason]int{policy.IsPermanent: 1, policy.IsNoARP: 1, policy.OtherState: 2, policy.Resolving: 1, policy.Loopback: 1}
 		for r, n := range got.Kept {
 			if n != kept[policy.Reason(r)] {
 				t.Errorf("%d entries kept because %v, want %d", n, policy.Reason(r), kept[policy.Reason(r)])
@@ -1423,11 +1148,11 @@ func TestReport(t *testing.T) {
 		state := func(s neigh.State) int { return slices.Index(neigh.States[:], s) }
 		all := func(age time.Duration) neigh.Ages { return neigh.Ages{age, age, age, age} }
 		var v4, v6, noarp, other report.Family
-		v4.States[state(neigh.Stale)] = 41 + 2 // two were shown twice
-		v4.States[state(neigh.Failed)] = 1
+		v4.States[state(neigh.Stale)] = 41 + 1 // shown twice
+		v4.States[state(neigh.Failed)] = 1 + 1
 		v4.States[state(neigh.Permanent)] = 1
 		v4.States[state(neigh.Incomplete)] = 1
-		v4.States[len(neigh.States)] = 1
+		v4.States[len(neigh.States)] = 2
 		v4.Learned = 44
 		v4.Oldest = neigh.Ages{neigh.Used: 110 * s, neigh.Confirmed: 130 * s, neigh.Updated: 120 * s, neigh.Resolved: 120 * s}
 		v6.States[state(neigh.Stale)], v6.Learned, v6.Oldest = 1, 1, all(30*s)
@@ -1503,6 +1228,17 @@ func TestOwnClock(t *testing.T) {
 		if got := age(); got < 45*time.Second || got > 50*time.Second {
 			t.Errorf("the clock shows %v 50 s after a renewal", got)
 		}
+		// One that was deleted starts with whoever makes it again.
+		table.update(e.Key, func(e *fakeEntry) { e.State, e.talks, e.used = neigh.Failed, false, time.Now().Add(-interval) })
+		time.Sleep(100 * time.Second)
+		if table.size() != 0 {
+			t.Fatalf("%d entries left", table.size())
+		}
+		table.add(aged("10.0.0.2", eth0, neigh.Reachable, 0))
+		time.Sleep(20 * time.Second)
+		if got := age(); got < 15*time.Second || got > 20*time.Second {
+			t.Errorf("the clock shows %v 20 s after the entry was made again", got)
+		}
 	})
 }
 
@@ -1525,13 +1261,15 @@ func TestClocksForget(t *testing.T) {
 			}
 		}
 		expect("at first", 2*n)
+		stays := talking("10.0.2.1", eth0, 0)
+		table.add(stays)
 		for i := range n { // somebody else removes them
 			table.remove(neigh.Key{Addr: netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}), Index: eth0})
 		}
-		expect("with half of them deleted by the agent", n)
+		expect("with half of them deleted by the agent", n+1)
 		time.Sleep(interval - time.Second)
-		expect("just within the interval", n)
+		expect("just within the interval", n+1)
 		time.Sleep(2 * time.Second)
-		expect("after the interval", 0)
+		expect("after the interval", 1)
 	})
 }
