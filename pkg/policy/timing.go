@@ -22,11 +22,11 @@ type Timing struct {
 	// Lead is how long before Interval an entry becomes due, so that it is
 	// renewed in time although scans are periodic and work is paced.
 	Lead time.Duration
-	// Grace is how long before Interval an entry is renewed even though it is
-	// being verified already: the neighbour has not answered.
+	// Grace is how long before Interval an entry that the kernel is probing is
+	// given up, because its neighbour has not answered.
 	Grace time.Duration
-	// Settle is how long an entry has to be in NUD_STALE before it counts as
-	// idle. One that was set there a moment ago has had no packet yet.
+	// Settle is how long after its last renewal an entry in NUD_STALE counts as
+	// idle. Before that it may only have had no packet yet.
 	Settle time.Duration
 }
 
@@ -77,13 +77,17 @@ func (t Timing) exempt(e *neigh.Entry) bool {
 }
 
 // Due reports whether e is to be renewed now: any age of the kernel's, or the
-// age of the agent's own clock, has reached the threshold. An entry whose
-// verification is under way (NUD_PROBE, or NUD_STALE since a moment ago) is due
-// only when the bound itself is near.
+// age of the agent's own clock, has reached the threshold. An entry in
+// NUD_PROBE is being verified already and is due only when the bound itself is
+// near; one in NUD_STALE that was renewed a moment ago is given time for a
+// packet.
 func (t Timing) Due(e *neigh.Entry, resolved time.Duration) bool {
 	limit := t.Threshold()
-	if e.State == neigh.Probe || e.State == neigh.Stale && e.Updated < t.Settle {
+	switch {
+	case e.State == neigh.Probe:
 		limit, resolved = t.Interval-t.Grace, 0
+	case e.State == neigh.Stale && resolved < t.Settle:
+		return false
 	}
 	return resolved >= limit || t.reached(e, neigh.Used, limit) ||
 		t.reached(e, neigh.Confirmed, limit) || t.reached(e, neigh.Updated, limit)

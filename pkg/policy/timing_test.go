@@ -81,9 +81,9 @@ func TestDue(t *testing.T) {
 	}{
 		{"young", long, neigh.Stale, ages{0, 60 * s, 0}, 0, false},
 		{"all just below", long, neigh.Stale, ages{281490 * ms, 281490 * ms, 281490 * ms}, 281490 * ms, false},
-		{"used", long, neigh.Stale, ages{281500 * ms, 0, 5 * s}, 0, true},
-		{"confirmed", long, neigh.Stale, ages{0, 281500 * ms, 5 * s}, 0, true},
-		{"updated", long, neigh.Stale, ages{0, 0, 281500 * ms}, 0, true},
+		{"used", long, neigh.Stale, ages{281500 * ms, 0, 5 * s}, 5 * s, true},
+		{"confirmed", long, neigh.Stale, ages{0, 281500 * ms, 5 * s}, 5 * s, true},
+		{"updated", long, neigh.Stale, ages{0, 0, 281500 * ms}, 5 * s, true},
 		{"own clock", long, neigh.Reachable, ages{0, 0, 0}, 281500 * ms, true},
 		{"own clock just below", long, neigh.Reachable, ages{0, 0, 0}, 281490 * ms, false},
 
@@ -94,30 +94,29 @@ func TestDue(t *testing.T) {
 		{"probe, confirmed", long, neigh.Probe, ages{0, 290 * s, 0}, 0, true},
 		{"probe, updated", long, neigh.Probe, ages{0, 0, 290 * s}, 0, true},
 		{"probe, own clock", long, neigh.Probe, ages{0, 0, 0}, time.Hour, false},
-		// So is one that went STALE a moment ago: no packet may have come yet.
-		{"just stale, used over the threshold", long, neigh.Stale, ages{281500 * ms, 0, 4990 * ms}, 0, false},
-		{"just stale, own clock", long, neigh.Stale, ages{0, 0, 4990 * ms}, time.Hour, false},
-		{"just stale, used at the last limit", long, neigh.Stale, ages{290 * s, 0, 4990 * ms}, 0, true},
-		{"just in another state", long, neigh.Reachable, ages{281500 * ms, 0, 0}, 0, true},
+		// One that was renewed a moment ago may only have had no packet yet.
+		{"just renewed and stale", long, neigh.Stale, ages{time.Hour, time.Hour, time.Hour}, 4990 * ms, false},
+		{"no longer just renewed", long, neigh.Stale, ages{time.Hour, 0, 0}, 5 * s, true},
+		{"just renewed and in use", long, neigh.Reachable, ages{281500 * ms, 0, 0}, 0, true},
 		{"delay is no probe", long, neigh.Delay, ages{281500 * ms, 0, 0}, 0, true},
 
 		// A little more than a minute has no room for the head start: such an
 		// entry is due at birth.
-		{"never confirmed, interval of little more than a minute", minute, neigh.Stale, ages{0, 60 * s, 0}, 0, true},
-		{"never confirmed, default interval", long, neigh.Stale, ages{230 * s, 290 * s, 230 * s}, 0, true},
+		{"never confirmed, interval of little more than a minute", minute, neigh.Stale, ages{0, 60 * s, 0}, 5 * s, true},
+		{"never confirmed, default interval", long, neigh.Stale, ages{230 * s, 290 * s, 230 * s}, 5 * s, true},
 		// Up to a minute it does not count.
 		{"never confirmed, shorter interval", short, neigh.Stale, ages{0, 60 * s, 0}, 0, false},
 		{"never confirmed, shortest interval", shortest, neigh.Stale, ages{0, 60 * s, 0}, 0, false},
 		{"never confirmed, older", short, neigh.Stale, ages{50 * s, 110 * s, 50 * s}, 0, false},
 		{"never confirmed, used since", short, neigh.Stale, ages{10 * s, 110 * s, 50 * s}, 0, false},
-		{"never confirmed, used is over", short, neigh.Stale, ages{53500 * ms, 113500 * ms, 10 * s}, 0, true},
-		{"never confirmed, updated is over", short, neigh.Stale, ages{0, 113500 * ms, 53500 * ms}, 0, true},
+		{"never confirmed, used is over", short, neigh.Stale, ages{53500 * ms, 113500 * ms, 10 * s}, 5 * s, true},
+		{"never confirmed, updated is over", short, neigh.Stale, ages{0, 113500 * ms, 53500 * ms}, 5 * s, true},
 		{"never confirmed, own clock is over", short, neigh.Stale, ages{0, 60 * s, s}, 53500 * ms, true},
 		{"never confirmed, in probe", short, neigh.Probe, ages{0, 60 * s, 0}, 0, false},
 		{"a second less than the head start is rounding", short, neigh.Stale, ages{s, 60 * s, s}, 0, false},
-		{"more than that was confirmed once", short, neigh.Stale, ages{s, 59990 * ms, s}, 0, true},
-		{"ahead of one of the others only was confirmed once", short, neigh.Stale, ages{0, 60 * s, 20 * s}, 0, true},
-		{"confirmed once, shorter interval", short, neigh.Stale, ages{20 * s, 53500 * ms, 20 * s}, 0, true},
+		{"more than that was confirmed once", short, neigh.Stale, ages{s, 59990 * ms, s}, 5 * s, true},
+		{"ahead of one of the others only was confirmed once", short, neigh.Stale, ages{0, 60 * s, 20 * s}, 5 * s, true},
+		{"confirmed once, shorter interval", short, neigh.Stale, ages{20 * s, 53500 * ms, 20 * s}, 5 * s, true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
