@@ -1,0 +1,63 @@
+package solicit
+
+import (
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// The filters are classic BPF (Documentation/networking/filter.rst). Offsets
+// count from the network header, as a SOCK_DGRAM socket sees the frame. A load
+// from beyond its end drops it.
+
+// test is one condition on a frame.
+type test struct {
+	load bpf.Instruction
+	cond bpf.JumpTest
+	want uint32
+}
+
+func arpFilter() []bpf.Instruction {
+	return filter(
+		test{bpf.LoadAbsolute{Off: arpOp, Size: 2}, bpf.JumpEqual, arpReply},
+		test{bpf.LoadAbsolute{Off: 0, Size: 4}, bpf.JumpEqual, arpEthernet<<16 | unix.ETH_P_IP},
+		test{bpf.LoadAbsolute{Off: 4, Size: 2}, bpf.JumpEqual, arpLengths},
+		etherType(unix.ETH_P_ARP), incoming(),
+	)
+}
+
+// ndFilter is for packets without extension headers, as every advertisement is
+// in practice; RFC 6980 section 5 has fragments dropped. The next header comes
+// first, so that other traffic is done with after one look.
+func ndFilter() []bpf.Instruction {
+	return filter(
+		test{bpf.LoadAbsolute{Off: ipv6NextHeader, Size: 2}, bpf.JumpEqual, unix.IPPROTO_ICMPV6<<8 | ndHopLimit},
+		test{bpf.LoadAbsolute{Off: ndType, Size: 2}, bpf.JumpEqual, ndAdvertisement << 8},
+		etherType(unix.ETH_P_IPV6), incoming(),
+	)
+}
+
+// etherType tells frames apart on a socket that changes from one to another.
+func etherType(t uint32) test {
+	return test{bpf.LoadExtension{Num: bpf.ExtProto}, bpf.JumpEqual, t}
+}
+
+// incoming holds for what the kernel itself takes in: PACKET_HOST, BROADCAST
+// and MULTICAST. That leaves out our own frames (PACKET_OUTGOING), and those to
+// other hosts that an interface in promiscuous mode sees (PACKET_OTHERHOST;
+// arp_rcv and ip6_rcv_core drop them).
+func incoming() test {
+	return test{bpf.LoadExtension{Num: bpf.ExtType}, bpf.JumpLessOrEqual, unix.PACKET_MULTICAST}
+}
+
+// filter accepts, whole, the frames that all tests hold for.
+func filter(tests ...test) []bpf.Instruction {
+	p := make([]bpf.Instruction, 0, 2*len(tests)+2)
+	for i, t := range tests {
+		rest := len(tests) - i - 1
+		p = append(p, t.load, bpf.JumpIf{Cond: t.cond, Val: t.want, SkipFalse: uint8(2*rest + 1)}) //nolint:gosec // a handful
+	}
+	return append(p, bpf.RetConstant{Val: 1<<32 - 1}, bpf.RetConstant{Val: 0})
+}
+
+// nothing is the filter of a socket at rest.
+func nothing() []bpf.Instruction { return []bpf.Instruction{bpf.RetConstant{Val: 0}} }

@@ -1,0 +1,188 @@
+package solicit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// maxHolders bounds the memory that a flood of answers for one address can
+	// take, and how often a caller is called.
+	maxHolders = 64
+
+	// maxPump bounds how many answers are read between two solicitations, so
+	// that a flood of them cannot keep the next one from being sent.
+	maxPump = 64
+
+	// maxFrame is longer than any answer: ND is not fragmented (RFC 6980), and
+	// longer frames than the usual MTU have no reason to be an advertisement.
+	maxFrame = 2048
+)
+
+// lladdr is an Ethernet address.
+type lladdr [6]byte
+
+var broadcast = lladdr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+
+// header is the Ethernet header of a received frame, as far as answers need it.
+type header struct {
+	source lladdr
+	toUs   bool // unicast to this interface
+}
+
+// claim is what an answer says, whether it was asked for or not.
+type claim struct {
+	addr             netip.Addr
+	lladdr           lladdr
+	solicited        bool
+	router, override bool // ND only
+}
+
+// protocol is one of ARP and ND.
+type protocol struct {
+	etherType uint16
+	filter    []bpf.Instruction
+	// solicitation appends the request for t to b, and returns it with the
+	// Ethernet destination it has when everybody is asked.
+	solicitation func(b []byte, own lladdr, t *Target) ([]byte, lladdr)
+	// parse reports false for what is no valid answer.
+	parse func(b []byte, h header) (claim, bool)
+	// busy says that other packets than solicitations and answers have the
+	// EtherType, so that listening costs something.
+	busy bool
+}
+
+// round is one Ask in one family.
+type round struct {
+	socket  *socket
+	targets []Target
+	asked   map[netip.Addr]*asked
+	answer  func(Answer)
+}
+
+// asked is what is known about an address that was asked for.
+type asked struct {
+	sent    time.Time       // of the latest solicitation; zero before the first
+	holders map[lladdr]bool // reported, and whether as solicited
+}
+
+func (r *round) add(t Target) {
+	t.Addr, t.Source = t.Addr.WithZone(""), t.Source.WithZone("")
+	r.targets = append(r.targets, t)
+	if r.asked[t.Addr] == nil {
+		r.asked[t.Addr] = &asked{holders: make(map[lladdr]bool, 1)}
+	}
+}
+
+func (r *round) run(ctx context.Context, window time.Duration) error {
+	s := r.socket
+	if err := s.listen(); err != nil {
+		return err
+	}
+	defer s.rest()
+	// An Ethernet address can change while the interface lives: bonds take
+	// that of another port.
+	own, err := s.lladdr()
+	if err != nil {
+		return err
+	}
+	defer s.abortOn(ctx)()
+	buf := make([]byte, maxFrame)
+	err = r.send(ctx, own, buf)
+	if err == nil {
+		err = r.collect(ctx, time.Now().Add(window), buf)
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("asking on %s: %w", s.name, ctx.Err())
+	}
+	return errors.Join(err, s.overrun())
+}
+
+// send sends all solicitations. The answers to the first may be there before
+// the last is sent, and are read in between: the buffer need not hold them
+// all, and their round-trip times come out right.
+func (r *round) send(ctx context.Context, own lladdr, buf []byte) error {
+	var frame []byte
+	for i := range r.targets {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		t := &r.targets[i]
+		var to lladdr
+		frame, to = r.socket.solicitation(frame[:0], own, t)
+		if t.LLAddr != nil {
+			to = lladdr(t.LLAddr)
+		}
+		r.asked[t.Addr].sent = time.Now()
+		if err := r.socket.send(frame, to); err != nil {
+			return fmt.Errorf("asking for %s: %w", t.Addr, err)
+		}
+		for range maxPump {
+			b, h, err := r.socket.receive(buf, false)
+			if errors.Is(err, unix.EAGAIN) {
+				break
+			}
+			if err != nil {
+				return err
+			}
+			r.handle(b, h, time.Now())
+		}
+	}
+	return nil
+}
+
+// collect reads answers until the deadline, or until the socket is aborted.
+func (r *round) collect(ctx context.Context, deadline time.Time, buf []byte) error {
+	if err := r.socket.readUntil(deadline); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return ctx.Err() // the abort came just before, and readUntil undid it
+	}
+	for {
+		b, h, err := r.socket.receive(buf, true)
+		switch now := time.Now(); {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return nil
+		case err != nil:
+			return err
+		case now.After(deadline):
+			return nil // a flood keeps the socket readable for ever
+		default:
+			r.handle(b, h, now)
+		}
+	}
+}
+
+// handle reports what the frame says, if it was asked for and is new.
+func (r *round) handle(b []byte, h header, now time.Time) {
+	c, ok := r.socket.parse(b, h)
+	if !ok || c.lladdr == (lladdr{}) || c.lladdr == broadcast {
+		return
+	}
+	a := r.asked[c.addr]
+	if a == nil || a.sent.IsZero() {
+		return
+	}
+	answered, known := a.holders[c.lladdr]
+	if known && (answered || !c.solicited) || !known && len(a.holders) >= maxHolders {
+		return
+	}
+	a.holders[c.lladdr] = c.solicited
+	r.answer(Answer{
+		Addr:      c.addr,
+		LLAddr:    net.HardwareAddr(c.lladdr[:]),
+		RTT:       now.Sub(a.sent),
+		Solicited: c.solicited,
+		Router:    c.router,
+		Override:  c.override,
+	})
+}

@@ -1,0 +1,310 @@
+package solicit
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// sendTimeout bounds the sending of one round. A queue that is full for
+	// longer belongs to an interface that does not work.
+	sendTimeout = time.Second
+
+	// readBuffer is room for the answers that arrive while the caller is busy
+	// with one: some hundreds, as each takes up to 4 KiB of driver memory.
+	readBuffer = 1 << 20
+
+	// restType is what a busy protocol's socket is bound to at rest: an
+	// EtherType that IEEE 802 sets aside for experiments. A packet socket
+	// cannot be unbound: packet_do_bind takes protocol 0 for the one it has.
+	restType = unix.ETH_P_802_EX1
+)
+
+// socket is a packet socket for one protocol on one interface. It lets nothing
+// in except between listen and rest.
+//
+// SOCK_DGRAM has the kernel write and strip the Ethernet header, which makes
+// VLAN devices, bonds and bridges look alike. Unlike a tap for all protocols,
+// such a socket sees what the kernel's own ARP and IPv6 see: after XDP and tc.
+type socket struct {
+	protocol
+
+	index int
+	name  string
+	file  *os.File // deadlines and waiting, by Go's poller
+	raw   syscall.RawConn
+}
+
+func open(index int, p protocol) (*socket, error) {
+	if index <= 0 {
+		return nil, fmt.Errorf("interface index %d: %w", index, ErrGone)
+	}
+	// With protocol 0 nothing arrives before there is a filter.
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		return nil, fmt.Errorf("opening packet socket: CAP_NET_RAW: %w (%w)", ErrPermission, err)
+	case err != nil:
+		return nil, fmt.Errorf("opening packet socket: %w", err)
+	}
+	s := &socket{protocol: p, index: index, name: fmt.Sprintf("interface %d", index), file: os.NewFile(uintptr(fd), "packet")}
+	if err := s.setUp(); err != nil {
+		_ = s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *socket) setUp() (err error) {
+	if s.raw, err = s.file.SyscallConn(); err != nil {
+		return s.fail("setting up packet socket", err)
+	}
+	// The name is for messages. net.InterfaceByIndex would dump all devices.
+	ifr, err := unix.NewIfreq("")
+	if err != nil {
+		return s.fail("naming", err)
+	}
+	ifr.SetUint32(uint32(s.index)) //nolint:gosec // positive
+	if err := s.control(func(fd int) error { return unix.IoctlIfreq(fd, unix.SIOCGIFNAME, ifr) }); err != nil {
+		return s.fail("naming", err)
+	}
+	s.name = ifr.Name()
+	if err := s.attach(nothing()); err != nil {
+		return err
+	}
+	if err := s.control(func(fd int) error {
+		// FORCE goes beyond net.core.rmem_max, and needs CAP_NET_ADMIN.
+		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, readBuffer) == nil {
+			return nil
+		}
+		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, readBuffer)
+	}); err != nil {
+		return s.fail("sizing the buffer of a packet socket", err)
+	}
+	if s.busy {
+		return nil // bound by the first Ask
+	}
+	if err := s.bind(s.etherType); err != nil {
+		return err
+	}
+	_, err = s.lladdr()
+	return err
+}
+
+func (s *socket) close() error {
+	if err := s.file.Close(); err != nil {
+		return s.fail("closing packet socket", err)
+	}
+	return nil
+}
+
+// fail names the interface, and the sentinel of errnos that have one.
+func (s *socket) fail(action string, err error) error {
+	switch {
+	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+		err = fmt.Errorf("%w (%w)", ErrGone, err)
+	case errors.Is(err, unix.ENETDOWN):
+		err = fmt.Errorf("%w (%w)", ErrDown, err)
+	}
+	return fmt.Errorf("%s on %s: %w", action, s.name, err)
+}
+
+// control runs fn with the file descriptor.
+func (s *socket) control(fn func(fd int) error) error {
+	var err error
+	if c := s.raw.Control(func(fd uintptr) { err = fn(int(fd)) }); c != nil {
+		return c
+	}
+	return err
+}
+
+func (s *socket) attach(filter []bpf.Instruction) error {
+	raw, err := bpf.Assemble(filter)
+	if err != nil {
+		return s.fail("assembling filter", err)
+	}
+	prog := make([]unix.SockFilter, len(raw))
+	for i, r := range raw {
+		prog[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
+	}
+	if err := s.control(func(fd int) error {
+		return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+			&unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}) //nolint:gosec // a dozen
+	}); err != nil {
+		return s.fail("attaching filter", err)
+	}
+	return nil
+}
+
+// bind has the socket see frames of the EtherType. Where it does already this
+// is nothing; else the kernel waits for a grace period (packet_do_bind).
+func (s *socket) bind(etherType uint16) error {
+	sa := &unix.SockaddrLinklayer{Protocol: networkOrder(etherType), Ifindex: s.index}
+	if err := s.control(func(fd int) error { return unix.Bind(fd, sa) }); err != nil {
+		return s.fail("binding packet socket", err)
+	}
+	return nil
+}
+
+// lladdr returns the interface's address as it is now.
+func (s *socket) lladdr() (lladdr, error) {
+	var sa unix.Sockaddr
+	err := s.control(func(fd int) (err error) {
+		sa, err = unix.Getsockname(fd)
+		return err
+	})
+	if err != nil {
+		return lladdr{}, s.fail("reading the address", err)
+	}
+	ll, ok := sa.(*unix.SockaddrLinklayer)
+	switch {
+	case !ok || ll.Halen == 0 && ll.Hatype == 0: // packet_getname of a device that is no more
+		return lladdr{}, s.fail("reading the address", unix.ENODEV)
+	case ll.Hatype != unix.ARPHRD_ETHER || int(ll.Halen) != len(lladdr{}):
+		return lladdr{}, fmt.Errorf("%s is of ARPHRD type %d with addresses of %d bytes: %w", s.name, ll.Hatype, ll.Halen, ErrNotEthernet)
+	}
+	return lladdr(ll.Addr[:]), nil
+}
+
+// listen lets answers in, and nothing that came before.
+func (s *socket) listen() error {
+	if err := s.bind(s.etherType); err != nil {
+		return err
+	}
+	if err := errors.Join(s.file.SetReadDeadline(time.Time{}), s.file.SetWriteDeadline(time.Now().Add(sendTimeout))); err != nil {
+		return s.fail("setting deadlines", err)
+	}
+	s.drain()
+	if err := s.overrun(); err != nil && !errors.Is(err, ErrOverrun) {
+		return err
+	}
+	return s.attach(s.filter)
+}
+
+// drain empties the queue. That comes to an end, because nothing is let in
+// meanwhile. Errors are of the past as well: an interface that went down and
+// up again leaves one.
+func (s *socket) drain() {
+	for buf := make([]byte, 1); ; {
+		err := s.control(func(fd int) error {
+			_, _, err := unix.Recvfrom(fd, buf, 0)
+			return err
+		})
+		switch {
+		case err == nil, errors.Is(err, unix.EINTR), errors.Is(err, unix.ENETDOWN):
+		default:
+			return
+		}
+	}
+}
+
+// rest undoes listen. What fails here fails because the interface is gone, and
+// then nothing arrives either.
+func (s *socket) rest() {
+	_ = s.attach(nothing())
+	if s.busy {
+		_ = s.bind(restType)
+	}
+}
+
+// abortOn makes sends and reads fail with os.ErrDeadlineExceeded once ctx is
+// done, until release is called.
+func (s *socket) abortOn(ctx context.Context) (release func()) {
+	aborted := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(aborted)
+		_ = s.file.SetDeadline(time.Unix(1, 0))
+	})
+	return func() {
+		if !stop() {
+			<-aborted
+		}
+	}
+}
+
+// send hands a frame to the interface.
+func (s *socket) send(frame []byte, to lladdr) error {
+	sa := &unix.SockaddrLinklayer{Protocol: networkOrder(s.etherType), Ifindex: s.index, Halen: uint8(len(to))}
+	copy(sa.Addr[:], to[:])
+	var err error
+	if w := s.raw.Write(func(fd uintptr) bool {
+		for {
+			err = unix.Sendto(int(fd), frame, 0, sa)
+			if !errors.Is(err, unix.EINTR) {
+				return !errors.Is(err, unix.EAGAIN)
+			}
+		}
+	}); w != nil {
+		err = w
+	}
+	if err != nil {
+		return s.fail("sending", err)
+	}
+	return nil
+}
+
+// readUntil sets when receive fails with os.ErrDeadlineExceeded.
+func (s *socket) readUntil(t time.Time) error {
+	if err := s.file.SetReadDeadline(t); err != nil {
+		return s.fail("setting deadlines", err)
+	}
+	return nil
+}
+
+// receive reads one frame into buf and returns what is behind the Ethernet
+// header: nothing, if that does not fit. Without wait it fails with EAGAIN
+// where there is none.
+func (s *socket) receive(buf []byte, wait bool) ([]byte, header, error) {
+	var (
+		n    int
+		from unix.Sockaddr
+		err  error
+	)
+	if r := s.raw.Read(func(fd uintptr) bool {
+		for {
+			n, from, err = unix.Recvfrom(int(fd), buf, unix.MSG_TRUNC)
+			if !errors.Is(err, unix.EINTR) {
+				return !wait || !errors.Is(err, unix.EAGAIN)
+			}
+		}
+	}); r != nil {
+		err = r
+	}
+	if err != nil {
+		return nil, header{}, s.fail("receiving", err)
+	}
+	ll, ok := from.(*unix.SockaddrLinklayer)
+	if !ok || n > len(buf) {
+		return nil, header{}, nil
+	}
+	return buf[:n], header{source: lladdr(ll.Addr[:]), toUs: ll.Pkttype == unix.PACKET_HOST}, nil
+}
+
+// overrun returns ErrOverrun if frames were dropped for want of buffer since
+// it was last called.
+func (s *socket) overrun() error {
+	var stats *unix.TpacketStats
+	err := s.control(func(fd int) (err error) {
+		stats, err = unix.GetsockoptTpacketStats(fd, unix.SOL_PACKET, unix.PACKET_STATISTICS)
+		return err
+	})
+	switch {
+	case err != nil:
+		return s.fail("reading statistics", err)
+	case stats.Drops > 0:
+		return fmt.Errorf("listening on %s: %w: %d", s.name, ErrOverrun, stats.Drops)
+	}
+	return nil
+}
+
+func networkOrder(v uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))
+}

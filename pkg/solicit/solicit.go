@@ -1,0 +1,204 @@
+// Package solicit asks a link for the link-layer address of protocol addresses,
+// by ARP request (RFC 826) and IPv6 Neighbor Solicitation (RFC 4861), and
+// reports every answer. Where the kernel's own resolution takes one answer,
+// this sees all holders of an address: one, two that quarrel, or none.
+//
+// It works on packet sockets and leaves the neighbour table alone. The kernel
+// sees the same answers, and does with them what it does with any: it updates
+// an entry that exists, and makes none (arp_process in net/ipv4/arp.c with
+// arp_accept 0, ndisc_recv_na in net/ipv6/ndisc.c).
+//
+// arp.go and nd.go are pure: bytes to values and back. filter.go is what the
+// kernel runs on each frame, socket.go the only file that knows the socket.
+package solicit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// What a caller can act on. The errors of Dial and Ask that are one of these
+// wrap it, and the errno below it.
+var (
+	// ErrPermission: the namespace does not grant CAP_NET_RAW.
+	ErrPermission = errors.New("not permitted")
+	// ErrNotEthernet: the interface has no Ethernet addresses to ask for.
+	ErrNotEthernet = errors.New("not an Ethernet interface")
+	// ErrGone: the interface does not exist, or no more.
+	ErrGone = errors.New("interface is gone")
+	// ErrDown: the interface is down.
+	ErrDown = errors.New("interface is down")
+	// ErrOverrun: answers came faster than they were taken, and the kernel
+	// dropped some. Those that were reported are true, but there were more.
+	ErrOverrun = errors.New("answers were lost")
+)
+
+// Target is one address to be asked for.
+type Target struct {
+	// Addr is the address whose holders are wanted. A zone is ignored.
+	Addr netip.Addr
+	// Source is the protocol address the solicitation comes from, of the same
+	// family. It should be what the kernel would use: holders learn it, and
+	// proxies and filters look at it. Unspecified, it makes an ARP probe (RFC
+	// 5227) or a solicitation as of duplicate address detection (RFC 4862
+	// section 5.4.2): those leave no trace on the holder, but proxy ARP does
+	// not answer, and a host that is about to take Addr would back off.
+	Source netip.Addr
+	// LLAddr is where the solicitation is sent. Nil asks everybody: broadcast,
+	// or the solicited-node multicast group (RFC 4861 section 7.2.2).
+	LLAddr net.HardwareAddr
+}
+
+// Answer is the claim of one host to hold Addr.
+type Answer struct {
+	Addr netip.Addr
+	// LLAddr are the 6 bytes that the answer carries (ARP sender hardware
+	// address, ND target link-layer address option); for a Neighbor
+	// Advertisement without the option, the Ethernet source.
+	LLAddr net.HardwareAddr
+	// RTT is the time since just before the latest solicitation for Addr was
+	// handed to the kernel, until the answer was read.
+	RTT time.Duration
+	// Solicited says that the answer is one to this host. Otherwise it is an
+	// announcement to all that came within the window (gratuitous ARP reply,
+	// unsolicited advertisement), or the answer to an ND solicitation without
+	// a source. The kernel makes an entry NUD_REACHABLE on solicited answers
+	// only. It reads an ARP reply's Ethernet destination, and so do we.
+	Solicited bool
+	// Router and Override are the flags of a Neighbor Advertisement (RFC 4861
+	// section 4.4). Without Override the kernel does not change an address it
+	// has.
+	Router, Override bool
+}
+
+// Conn asks on one interface. Its methods may be called by several goroutines.
+type Conn struct {
+	arp, nd *socket
+	turn    chan struct{} // held by the one Ask that is listening
+	closed  atomic.Bool
+}
+
+// Dial opens a Conn on the interface with this index, in the network namespace
+// of the calling thread. It is used from any thread afterwards. The interface
+// may be down. Nothing is sent, and nothing received, before Ask.
+//
+// It opens one socket for each family: a socket for both would have to be one
+// for all protocols, and have each packet in and out run through its filter.
+func Dial(index int) (*Conn, error) {
+	arp, err := open(index, arpProtocol())
+	if err != nil {
+		return nil, err
+	}
+	nd, err := open(index, ndProtocol())
+	if err != nil {
+		_ = arp.close()
+		return nil, err
+	}
+	return &Conn{arp: arp, nd: nd, turn: make(chan struct{}, 1)}, nil
+}
+
+// Close closes the sockets and makes an Ask that is under way return an error
+// that wraps net.ErrClosed. It takes some milliseconds: the kernel waits for
+// all CPUs to be done with a packet socket (synchronize_net in packet_release).
+func (c *Conn) Close() error {
+	if c.closed.Swap(true) {
+		return nil
+	}
+	return errors.Join(c.arp.close(), c.nd.close())
+}
+
+// Ask sends one solicitation for each target, all at once, and listens until
+// the window has passed since the last was sent. It returns nil then, however
+// few answered, and the error of ctx if that was done earlier.
+//
+// Each distinct (Addr, LLAddr) is reported once, when it is first heard, and
+// once more if it was first heard in an announcement and then answers. Of the
+// holders of one Addr the first 64 are reported. What comes for an address not
+// asked for, or before it was asked for, is dropped. ARP and ND cannot tell
+// answers to one solicitation from late ones to the one before.
+//
+// answer is called from another goroutine, but by one at a time and never
+// after Ask has returned; while it runs, further answers queue in the kernel.
+// It may cancel ctx or close the Conn, to end the Ask.
+//
+// A second Ask on the same Conn waits for the first, so answer must not call
+// it. On any error of the interface Ask gives up at once: what was sent may
+// still be answered, so no conclusion can be drawn from what was not reported.
+//
+// The kernel looks at ARP frames all the time the Conn is open, which costs
+// nothing. Looking at IPv6 packets cost about 80 ns for each that arrives, so
+// that is done only while asking for IPv6 addresses, at the price of one RCU
+// grace period (5 to 20 ms) before the first solicitation and one at the end.
+func (c *Conn) Ask(ctx context.Context, targets []Target, window time.Duration, answer func(Answer)) error {
+	if len(targets) == 0 {
+		return nil
+	}
+	var mu sync.Mutex
+	rounds, err := c.rounds(targets, func(a Answer) {
+		mu.Lock()
+		defer mu.Unlock()
+		answer(a)
+	})
+	if err != nil {
+		return err
+	}
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+	case <-ctx.Done():
+		return fmt.Errorf("waiting to ask on %s: %w", c.arp.name, ctx.Err())
+	}
+	errs := make([]error, len(rounds))
+	var wg sync.WaitGroup
+	for i, r := range rounds {
+		wg.Go(func() { errs[i] = r.run(ctx, window) })
+	}
+	wg.Wait()
+	err = errors.Join(errs...)
+	if err != nil && c.closed.Load() {
+		return fmt.Errorf("asking on %s: %w", c.arp.name, net.ErrClosed)
+	}
+	return err
+}
+
+// rounds sorts the targets by family.
+func (c *Conn) rounds(targets []Target, answer func(Answer)) ([]*round, error) {
+	arp := &round{socket: c.arp, answer: answer, asked: make(map[netip.Addr]*asked)}
+	nd := &round{socket: c.nd, answer: answer, asked: make(map[netip.Addr]*asked)}
+	for _, t := range targets {
+		if err := t.check(); err != nil {
+			return nil, fmt.Errorf("asking on %s: %w", c.arp.name, err)
+		}
+		if t.Addr.Is4() {
+			arp.add(t)
+		} else {
+			nd.add(t)
+		}
+	}
+	var rounds []*round
+	for _, r := range []*round{arp, nd} {
+		if len(r.targets) > 0 {
+			rounds = append(rounds, r)
+		}
+	}
+	return rounds, nil
+}
+
+// check says what is wrong with a target that cannot be asked for.
+func (t *Target) check() error {
+	switch {
+	case !t.Addr.IsValid() || t.Addr.Is4In6() || t.Addr.IsUnspecified() || t.Addr.IsMulticast():
+		return fmt.Errorf("%s is not an address that a neighbour holds", t.Addr)
+	case !t.Source.IsValid() || t.Source.Is4() != t.Addr.Is4() || t.Source.Is4In6() || t.Source.IsMulticast():
+		return fmt.Errorf("cannot ask for %s from %s", t.Addr, t.Source)
+	case t.LLAddr != nil && len(t.LLAddr) != len(lladdr{}):
+		return fmt.Errorf("cannot ask %s for %s: %w", t.LLAddr, t.Addr, ErrNotEthernet)
+	}
+	return nil
+}

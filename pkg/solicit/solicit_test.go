@@ -1,0 +1,680 @@
+package solicit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/lab"
+)
+
+func TestMain(m *testing.M) { lab.Main(m) }
+
+const (
+	window = 300 * time.Millisecond
+	macB   = "02:00:00:00:00:0b"
+	macC   = "02:00:00:00:00:0c"
+)
+
+// segment is a host that asks, on a switch with nobody else yet.
+type segment struct {
+	t    *testing.T
+	l    *lab.Lab
+	sw   *lab.Switch
+	a    *lab.Host
+	port lab.Port
+	conn *Conn
+}
+
+func newSegment(t *testing.T) *segment {
+	t.Helper()
+	l := lab.Start(t)
+	s := &segment{t: t, l: l, sw: l.Switch(), a: l.Host("a")}
+	s.port = s.a.Plug(s.sw, "eth0", "02:00:00:00:00:0a", "10.0.0.1/24", "2001:db8::1/64")
+	s.settle(s.a)
+	s.conn = s.dial()
+	return s
+}
+
+// settle waits until the newest port and its other end carry frames. A device
+// is up before its carrier is (linkwatch), and until then what is sent through
+// it is dropped without a word.
+func (s *segment) settle(hosts ...*lab.Host) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		var ends strings.Builder
+		for _, h := range hosts {
+			ends.WriteString(h.IP("-oneline link show up type veth"))
+		}
+		ports := s.sw.Host().IP("-oneline -details link show type bridge_slave")
+		if ends.Len() > 0 && strings.Count(ends.String(), "state UP") == strings.Count(ends.String(), "\n") &&
+			strings.Count(ports, " state forwarding ") == strings.Count(ports, "\n") {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			s.t.Fatalf("not up: %s%s", ends.String(), ports)
+		}
+	}
+}
+
+func (s *segment) dial() *Conn {
+	s.t.Helper()
+	var c *Conn
+	if err := s.a.Do(func() (err error) {
+		c, err = Dial(s.port.Index)
+		return err
+	}); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			s.t.Error(err)
+		}
+	})
+	return c
+}
+
+// host plugs another host into the segment.
+func (s *segment) host(name, mac string, addrs ...string) *lab.Host {
+	h := s.l.Host(name)
+	h.Plug(s.sw, "eth0", mac, addrs...)
+	s.settle(h)
+	return h
+}
+
+// ask returns the answers in the order of their arrival.
+func (s *segment) ask(window time.Duration, targets ...Target) []Answer {
+	s.t.Helper()
+	var answers []Answer
+	if err := s.conn.Ask(s.t.Context(), targets, window, func(a Answer) { answers = append(answers, a) }); err != nil {
+		s.t.Fatal(err)
+	}
+	return answers
+}
+
+// at is a target to ask everybody for, from the address of the segment's host.
+func at(addr string) Target {
+	t := Target{Addr: netip.MustParseAddr(addr), Source: netip.MustParseAddr("10.0.0.1")}
+	if t.Addr.Is6() {
+		t.Source = netip.MustParseAddr("2001:db8::1")
+	}
+	return t
+}
+
+// to makes it a unicast solicitation.
+func (t Target) to(mac string) Target {
+	t.LLAddr, _ = net.ParseMAC(mac)
+	return t
+}
+
+// from asks from another address.
+func (t Target) from(source string) Target {
+	t.Source = netip.MustParseAddr(source)
+	return t
+}
+
+// holders writes answers as sorted "address lladdr" lines.
+func holders(answers []Answer) []string {
+	var s []string
+	for _, a := range answers {
+		s = append(s, a.Addr.String()+" "+a.LLAddr.String())
+	}
+	slices.Sort(s)
+	return s
+}
+
+func TestHolders(t *testing.T) {
+	s := newSegment(t)
+	s.host("b", macB, "10.0.0.2/24", "10.0.0.3/24", "2001:db8::2/64", "2001:db8::3/64", "fe80::b/64")
+	s.host("c", macC, "10.0.0.3/24", "10.0.0.4/24", "2001:db8::3/64", "2001:db8::4/64")
+	// One host, two devices on the segment: with arp_ignore 0 both answer.
+	d := s.l.Host("d")
+	d.Plug(s.sw, "eth0", "02:00:00:00:0d:00", "10.0.0.5/24")
+	d.Plug(s.sw, "eth1", "02:00:00:00:0d:01", "10.0.0.6/24")
+	s.settle(d)
+
+	tests := []struct {
+		name    string
+		targets []Target
+		want    []string
+	}{
+		{"one", []Target{at("10.0.0.2")}, []string{"10.0.0.2 " + macB}},
+		{"one, IPv6", []Target{at("2001:db8::2")}, []string{"2001:db8::2 " + macB}},
+		{"link-local", []Target{at("fe80::b%eth0").from("2001:db8::1")}, []string{"fe80::b " + macB}},
+		{"two", []Target{at("10.0.0.3")}, []string{"10.0.0.3 " + macB, "10.0.0.3 " + macC}},
+		{"two, IPv6", []Target{at("2001:db8::3")}, []string{"2001:db8::3 " + macB, "2001:db8::3 " + macC}},
+		{"two devices of one host", []Target{at("10.0.0.5")}, []string{"10.0.0.5 02:00:00:00:0d:00", "10.0.0.5 02:00:00:00:0d:01"}},
+		{"nobody", []Target{at("10.0.0.99")}, nil},
+		{"nobody, IPv6", []Target{at("2001:db8::99")}, nil},
+		{"ourselves", []Target{at("10.0.0.1"), at("2001:db8::1")}, nil},
+		{"both families", []Target{at("10.0.0.2"), at("2001:db8::4"), at("2001:db8::99"), at("10.0.0.4")},
+			[]string{"10.0.0.2 " + macB, "10.0.0.4 " + macC, "2001:db8::4 " + macC}},
+		{"by unicast", []Target{at("10.0.0.3").to(macC)}, []string{"10.0.0.3 " + macC}},
+		{"by unicast, the other", []Target{at("10.0.0.3").to(macB)}, []string{"10.0.0.3 " + macB}},
+		{"by unicast, one after the other", []Target{at("10.0.0.3").to(macB), at("10.0.0.3").to(macC)},
+			[]string{"10.0.0.3 " + macB, "10.0.0.3 " + macC}},
+		{"by unicast, IPv6", []Target{at("2001:db8::3").to(macC)}, []string{"2001:db8::3 " + macC}},
+		{"by unicast to nobody", []Target{at("10.0.0.2").to("02:00:00:00:00:99"), at("2001:db8::2").to(macC)}, nil},
+		{"from nobody", []Target{at("10.0.0.3").from("0.0.0.0")}, []string{"10.0.0.3 " + macB, "10.0.0.3 " + macC}},
+		{"from nobody, IPv6", []Target{at("2001:db8::3").from("::")}, []string{"2001:db8::3 " + macB, "2001:db8::3 " + macC}},
+		{"from nobody, by unicast", []Target{at("10.0.0.3").from("0.0.0.0").to(macB), at("2001:db8::3").from("::").to(macB)},
+			[]string{"10.0.0.3 " + macB, "2001:db8::3 " + macB}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			start := time.Now()
+			answers := s.ask(window, tt.targets...)
+			if took := time.Since(start); took < window || took > window+2*time.Second {
+				t.Errorf("took %v, want the window of %v", took, window)
+			}
+			if got := holders(answers); !slices.Equal(got, tt.want) {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+			for _, a := range answers {
+				if a.RTT <= 0 || a.RTT > window {
+					t.Errorf("%s: round-trip time %v", a.LLAddr, a.RTT)
+				}
+				// An advertisement to the unspecified address goes to all nodes.
+				if want := a.Addr.Is4() || !tt.targets[0].Source.IsUnspecified() && !tt.targets[len(tt.targets)-1].Source.IsUnspecified(); a.Solicited != want {
+					t.Errorf("%s: solicited %v, want %v", a.LLAddr, a.Solicited, want)
+				}
+				// To a unicast solicitation Linux answers without Override, and
+				// without the option (ndisc_recv_ns).
+				if want := a.Addr.Is6() && tt.targets[0].LLAddr == nil || a.Addr.Is6() && tt.targets[0].Source.IsUnspecified(); a.Override != want || a.Router {
+					t.Errorf("%s: override %v, router %v", a.LLAddr, a.Override, a.Router)
+				}
+			}
+		})
+	}
+}
+
+func TestRouterFlag(t *testing.T) {
+	s := newSegment(t)
+	b := s.host("b", macB, "2001:db8::2/64")
+	b.Sysctl("net/ipv6/conf/all/forwarding", "1")
+	answers := s.ask(window, at("2001:db8::2"))
+	if len(answers) != 1 || !answers[0].Router {
+		t.Errorf("got %+v, want one router", answers)
+	}
+}
+
+func TestManyTargets(t *testing.T) {
+	s := newSegment(t)
+	b := s.host("b", macB)
+	var lines strings.Builder
+	var targets []Target
+	for i := range 100 {
+		fmt.Fprintf(&lines, "addr add 10.0.0.%d/24 dev eth0\naddr add 2001:db8::100:%x/64 dev eth0 nodad\n", 100+i, i)
+		targets = append(targets, at(fmt.Sprintf("10.0.0.%d", 100+i)), at(fmt.Sprintf("2001:db8::100:%x", i)))
+	}
+	b.Batch(lines.String())
+	start := time.Now()
+	got := holders(s.ask(time.Second, targets...))
+	if len(got) != len(targets) || len(slices.Compact(got)) != len(targets) {
+		t.Errorf("%d answers for %d targets", len(got), len(targets))
+	}
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("took %v", took)
+	}
+}
+
+// Asking makes no entry, and what it does to one that is there is what the
+// kernel makes of the answer.
+func TestNeighbourTableIsTheKernels(t *testing.T) {
+	s := newSegment(t)
+	s.host("b", macB, "10.0.0.2/24", "10.0.0.3/24", "2001:db8::2/64", "2001:db8::3/64")
+	s.a.IP("neigh add 10.0.0.2 lladdr " + macB + " dev eth0 nud stale")
+	s.a.IP("neigh add 2001:db8::2 lladdr " + macB + " dev eth0 nud stale")
+	s.ask(window, at("10.0.0.3"), at("10.0.0.99"), at("2001:db8::3"), at("2001:db8::99"))
+	states := func() map[string]string {
+		m := make(map[string]string)
+		for _, n := range s.a.Neighbours() {
+			m[n.Addr] = n.State
+		}
+		return m
+	}
+	for addr, state := range states() {
+		if addr != "10.0.0.2" && addr != "2001:db8::2" || state != "STALE" {
+			t.Errorf("%s is %s after others were asked for", addr, state)
+		}
+	}
+	s.ask(window, at("10.0.0.2"), at("2001:db8::2"))
+	for addr, state := range states() {
+		if state != "REACHABLE" {
+			t.Errorf("%s is %s after it was asked for, want REACHABLE", addr, state)
+		}
+	}
+}
+
+// The latest solicitation counts, and the time is what passed on the wire.
+func TestRTT(t *testing.T) {
+	s := newSegment(t)
+	p := s.puppet(unix.ETH_P_ARP)
+	const delay = 50 * time.Millisecond
+	p.serve(func(f []byte) {
+		<-time.After(delay)
+		p.send(frame(srcOf(f), puppetMAC, unix.ETH_P_ARP, arpReplyPacket(puppetMAC, "10.0.0.7", srcOf(f), "10.0.0.1")))
+	})
+	answers := s.ask(time.Second, at("10.0.0.7"))
+	if len(answers) != 1 || answers[0].RTT < delay || answers[0].RTT > delay+500*time.Millisecond {
+		t.Errorf("got %+v, want one answer after %v", answers, delay)
+	}
+}
+
+// srcOf returns the Ethernet source of a frame.
+func srcOf(f []byte) lladdr { return lladdr(f[6:]) }
+
+// asksFor says whether an ARP frame is a request for addr.
+func asksFor(f []byte, addr string) bool {
+	return len(f) >= 42 && f[21] == 1 && netip.AddrFrom4([4]byte(f[38:])) == netip.MustParseAddr(addr)
+}
+
+// Announcements count as claims, and are told from answers.
+func TestAnnouncements(t *testing.T) {
+	s := newSegment(t)
+	all := netip.MustParseAddr("ff02::1")
+	target := netip.MustParseAddr("2001:db8::7")
+	us := netip.MustParseAddr("2001:db8::1")
+	option := []byte{2, 1, 2, 0xbb, 0, 0, 0, 1}
+	nobody := lladdr{2, 0xee}
+	tests := []struct {
+		name      string
+		target    Target
+		etherType uint16
+		reply     func(asker lladdr) [][]byte
+		want      []bool // Solicited of each answer reported
+	}{
+		{"gratuitous ARP, then the answer, twice", at("10.0.0.7"), unix.ETH_P_ARP, func(asker lladdr) [][]byte {
+			announce := frame(broadcast, puppetMAC, unix.ETH_P_ARP, arpReplyPacket(puppetMAC, "10.0.0.7", broadcast, "10.0.0.7"))
+			reply := frame(asker, puppetMAC, unix.ETH_P_ARP, arpReplyPacket(puppetMAC, "10.0.0.7", asker, "10.0.0.1"))
+			return [][]byte{announce, announce, reply, announce, reply}
+		}, []bool{false, true}},
+		{"answer first", at("10.0.0.7"), unix.ETH_P_ARP, func(asker lladdr) [][]byte {
+			announce := frame(broadcast, puppetMAC, unix.ETH_P_ARP, arpReplyPacket(puppetMAC, "10.0.0.7", broadcast, "10.0.0.7"))
+			reply := frame(asker, puppetMAC, unix.ETH_P_ARP, arpReplyPacket(puppetMAC, "10.0.0.7", asker, "10.0.0.1"))
+			return [][]byte{reply, announce}
+		}, []bool{true}},
+		{"unsolicited advertisement", at("2001:db8::7"), unix.ETH_P_IPV6, func(lladdr) [][]byte {
+			return [][]byte{frame(lladdr{0x33, 0x33, 0, 0, 0, 1}, puppetMAC, unix.ETH_P_IPV6, naPacket(target, all, target, 0x20, option...))}
+		}, []bool{false}},
+		{"advertisement without the option", at("2001:db8::7"), unix.ETH_P_IPV6, func(asker lladdr) [][]byte {
+			return [][]byte{frame(asker, puppetMAC, unix.ETH_P_IPV6, naPacket(target, us, target, 0x40))}
+		}, []bool{true}},
+		{"what is none", at("10.0.0.7"), unix.ETH_P_ARP, func(asker lladdr) [][]byte {
+			reply := arpReplyPacket(puppetMAC, "10.0.0.7", asker, "10.0.0.1")
+			return [][]byte{
+				frame(nobody, puppetMAC, unix.ETH_P_ARP, reply),                                                               // to another host
+				frame(asker, puppetMAC, unix.ETH_P_ARP, arpReplyPacket(puppetMAC, "10.0.0.8", asker, "10.0.0.1")),             // of another address
+				frame(asker, puppetMAC, unix.ETH_P_ARP, arpReplyPacket(lladdr{}, "10.0.0.7", asker, "10.0.0.1")),              // nobody's
+				frame(asker, puppetMAC, unix.ETH_P_ARP, arpReplyPacket(broadcast, "10.0.0.7", asker, "10.0.0.1")),             // everybody's
+				frame(asker, puppetMAC, unix.ETH_P_ARP, slices.Concat(reply[:7], []byte{1}, reply[8:])),                       // a request
+				frame(asker, puppetMAC, unix.ETH_P_ARP, slices.Concat([]byte{0, 6}, reply[2:])),                               // IEEE 802
+				frame(asker, puppetMAC, unix.ETH_P_ARP, reply[:27]),                                                           // cut off
+				frame(asker, puppetMAC, unix.ETH_P_802_EX1, reply),                                                            // another EtherType
+				frame(asker, puppetMAC, unix.ETH_P_IPV6, naPacket(target, us, target, 0x60, option...)),                       // another family
+				frame(asker, puppetMAC, unix.ETH_P_ARP, slices.Concat(reply[:4], []byte{6, 16}, reply[6:], make([]byte, 99))), // long addresses
+			}
+		}, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s.t = t
+			p := s.puppet(tt.etherType)
+			// The switch learns where the asker is, and floods for nobody.
+			p.serve(func(f []byte) {
+				arp := tt.etherType == unix.ETH_P_ARP && f[21] == 1
+				nd := tt.etherType == unix.ETH_P_IPV6 && f[20] == unix.IPPROTO_ICMPV6 && f[54] == 135
+				if arp || nd {
+					p.send(tt.reply(srcOf(f))...)
+				}
+			})
+			var solicited []bool
+			for _, a := range s.ask(window, tt.target) {
+				solicited = append(solicited, a.Solicited)
+				if a.Addr != tt.target.Addr || a.LLAddr.String() != net.HardwareAddr(puppetMAC[:]).String() {
+					t.Errorf("got %+v", a)
+				}
+			}
+			if !slices.Equal(solicited, tt.want) {
+				t.Errorf("solicited: %v, want %v", solicited, tt.want)
+			}
+		})
+	}
+}
+
+// A flood of holders takes no more than its share, of memory and of time.
+func TestFlood(t *testing.T) {
+	s := newSegment(t)
+	s.host("b", macB, "10.0.0.2/24")
+	p := s.puppet(unix.ETH_P_ARP)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	p.serve(func(f []byte) {
+		for i := 0; ctx.Err() == nil && asksFor(f, "10.0.0.7"); i++ {
+			from := lladdr{2, 0xff, 0, 0, byte(i >> 8), byte(i)}
+			p.send(frame(srcOf(f), from, unix.ETH_P_ARP, arpReplyPacket(from, "10.0.0.7", srcOf(f), "10.0.0.1")))
+		}
+	})
+	start := time.Now()
+	counts := make(map[string]int)
+	err := s.conn.Ask(ctx, []Target{at("10.0.0.7"), at("10.0.0.2")}, window, func(a Answer) { counts[a.Addr.String()]++ })
+	lost := errors.Is(err, ErrOverrun) // which is as it may be
+	if err != nil && !lost {
+		t.Error(err)
+	}
+	if counts["10.0.0.7"] != maxHolders || counts["10.0.0.2"] != 1 && !lost {
+		t.Errorf("answers: %v, want %d and 1", counts, maxHolders)
+	}
+	if took := time.Since(start); took > window+2*time.Second {
+		t.Errorf("took %v", took)
+	}
+}
+
+// A caller that cannot keep up is told so.
+func TestOverrun(t *testing.T) {
+	s := newSegment(t)
+	if err := s.conn.arp.control(func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	p := s.puppet(unix.ETH_P_ARP)
+	sent := make(chan struct{})
+	p.serve(func(f []byte) {
+		if !asksFor(f, "10.0.0.7") {
+			return
+		}
+		reply := arpReplyPacket(puppetMAC, "10.0.0.7", srcOf(f), "10.0.0.1")
+		for range 100 {
+			p.send(frame(srcOf(f), puppetMAC, unix.ETH_P_ARP, reply))
+		}
+		close(sent)
+	})
+	var answers int
+	err := s.conn.Ask(t.Context(), []Target{at("10.0.0.7")}, window, func(Answer) {
+		answers++
+		<-sent
+	})
+	if !errors.Is(err, ErrOverrun) || answers != 1 {
+		t.Errorf("%d answers, %v; want one and ErrOverrun", answers, err)
+	}
+	// Only the Ask that it happened in.
+	if err := s.conn.Ask(t.Context(), []Target{at("10.0.0.8")}, window, func(Answer) {}); err != nil {
+		t.Error(err)
+	}
+}
+
+// What came before an Ask is not an answer to it: neither what came while the
+// Conn was at rest, nor what lay unread in the socket.
+func TestLeftovers(t *testing.T) {
+	s := newSegment(t)
+	for _, etherType := range []uint16{unix.ETH_P_ARP, unix.ETH_P_IPV6} {
+		// Of two packet sockets the one bound last sees a frame first: when the
+		// witness has it, so has the socket under test.
+		witness := tap(t, s.a, s.port, etherType)
+		s.conn = s.dial()
+		p := s.puppet(0)
+		asker := lladdr{2, 0, 0, 0, 0, 0xa}
+		target, sock := at("10.0.0.7"), s.conn.arp
+		stale := frame(asker, puppetMAC, etherType, arpReplyPacket(puppetMAC, "10.0.0.7", asker, "10.0.0.1"))
+		if etherType == unix.ETH_P_IPV6 {
+			target, sock = at("2001:db8::7"), s.conn.nd
+			stale = frame(asker, puppetMAC, etherType, naPacket(target.Addr, target.Source, target.Addr, 0x60, 2, 1, 2, 0xbb, 0, 0, 0, 1))
+		}
+		arrives := func() {
+			p.send(stale)
+			witness.next(func(b []byte) bool { return string(b) == string(stale[14:]) })
+		}
+		buf := make([]byte, maxFrame)
+		listen := func() {
+			if err := sock.listen(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		listen()
+		arrives()
+		if b, h, err := sock.receive(buf, false); err != nil || h.source != puppetMAC || !h.toUs || string(b) != string(stale[14:]) {
+			t.Fatalf("while listening: %x, %+v, %v", b, h, err)
+		}
+		sock.rest()
+		arrives()
+		if b, _, err := sock.receive(buf, false); !errors.Is(err, unix.EAGAIN) {
+			t.Errorf("at rest: %x, %v", b, err)
+		}
+		listen()
+		arrives()
+		sock.rest()
+		if got := s.ask(window, target); len(got) > 0 {
+			t.Errorf("got %+v, which came before", got)
+		}
+	}
+}
+
+// IPv6 packets are looked at while somebody asks for IPv6 addresses, and ARP
+// frames all the time.
+func TestListening(t *testing.T) {
+	s := newSegment(t)
+	s.host("b", macB, "10.0.0.2/24", "2001:db8::2/64")
+	// hooks returns the EtherTypes that packet sockets get from eth0.
+	hooks := func() (types []string) {
+		t.Helper()
+		var packet []byte
+		if err := s.a.Do(func() (err error) {
+			packet, err = os.ReadFile("/proc/thread-self/net/packet")
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(packet)) {
+			// sk RefCnt Type Proto Iface Running ...
+			if f := strings.Fields(line); len(f) > 5 && f[4] == strconv.Itoa(s.port.Index) && f[5] == "1" {
+				types = append(types, f[3])
+			}
+		}
+		slices.Sort(types)
+		return types
+	}
+	expect := func(when string, want ...string) {
+		t.Helper()
+		if got := hooks(); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", when, got, want)
+		}
+	}
+	expect("dialled", "0806")
+	s.ask(window, at("10.0.0.2"))
+	expect("asked by ARP", "0806")
+	for range 2 {
+		answered := false
+		if err := s.conn.Ask(t.Context(), []Target{at("2001:db8::2")}, window, func(Answer) {
+			answered = true
+			expect("asking by ND", "0806", "86dd")
+		}); err != nil || !answered {
+			t.Errorf("answered %v, %v", answered, err)
+		}
+		expect("asked by ND", "0806", "88b5")
+	}
+	if err := s.conn.Close(); err != nil {
+		t.Error(err)
+	}
+	expect("closed")
+}
+
+func TestContext(t *testing.T) {
+	s := newSegment(t)
+	s.host("b", macB, "10.0.0.2/24", "2001:db8::2/64")
+	for _, addr := range []string{"10.0.0.2", "2001:db8::2"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		start := time.Now()
+		err := s.conn.Ask(ctx, []Target{at(addr)}, time.Minute, func(Answer) { cancel() })
+		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "eth0") {
+			t.Errorf("cancelled: %v", err)
+		}
+		if took := time.Since(start); took > 5*time.Second {
+			t.Errorf("cancelling took %v", took)
+		}
+		// Another one waits for its turn, and may give up waiting.
+		var inner error
+		if err := s.conn.Ask(t.Context(), []Target{at(addr)}, window, func(Answer) {
+			inner = s.conn.Ask(ctx, []Target{at(addr)}, time.Minute, func(Answer) {})
+		}); err != nil {
+			t.Error(err)
+		}
+		if !errors.Is(inner, context.Canceled) {
+			t.Errorf("second Ask: %v", inner)
+		}
+		// The deadline of a context cuts the window short.
+		ctx, cancel = context.WithTimeout(t.Context(), window/3)
+		err = s.conn.Ask(ctx, []Target{at(addr)}, time.Minute, func(Answer) {})
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("past the deadline: %v", err)
+		}
+		if got := len(s.ask(window, at(addr))); got != 1 {
+			t.Errorf("%d answers afterwards", got)
+		}
+	}
+	if err := s.conn.Ask(t.Context(), nil, time.Minute, nil); err != nil {
+		t.Errorf("asking for nothing: %v", err)
+	}
+}
+
+func TestClose(t *testing.T) {
+	for _, addr := range []string{"10.0.0.2", "2001:db8::2"} {
+		s := newSegment(t)
+		s.host("b", macB, "10.0.0.2/24", "2001:db8::2/64")
+		start := time.Now()
+		err := s.conn.Ask(t.Context(), []Target{at(addr)}, time.Minute, func(Answer) {
+			if err := s.conn.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		if took := time.Since(start); !errors.Is(err, net.ErrClosed) || took > 5*time.Second {
+			t.Errorf("closed under Ask: %v after %v", err, took)
+		}
+		if err := s.conn.Ask(t.Context(), []Target{at(addr)}, time.Minute, nil); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("closed before Ask: %v", err)
+		}
+	}
+}
+
+func TestInterfaceFails(t *testing.T) {
+	for _, addr := range []string{"10.0.0.2", "2001:db8::2"} {
+		t.Run(addr, func(t *testing.T) {
+			s := newSegment(t)
+			s.host("b", macB, "10.0.0.2/24", "2001:db8::2/64")
+			askWhile := func(change string) error {
+				start := time.Now()
+				err := s.conn.Ask(t.Context(), []Target{at(addr)}, time.Minute, func(Answer) { s.a.IP(change) })
+				if took := time.Since(start); took > 10*time.Second {
+					t.Errorf("%s: took %v", change, took)
+				}
+				if err == nil || !strings.Contains(err.Error(), "eth0") {
+					t.Errorf("%s: %v, want an error that names eth0", change, err)
+				}
+				return err
+			}
+			if err := askWhile("link set eth0 down"); !errors.Is(err, ErrDown) {
+				t.Errorf("down meanwhile: %v", err)
+			}
+			if err := askWhile("link set eth0 down"); !errors.Is(err, ErrDown) {
+				t.Errorf("down before: %v", err)
+			}
+			s.a.IP("link set eth0 up")
+			s.a.IP("link set eth0 down")
+			s.a.IP("link set eth0 address 02:00:00:00:00:aa up")
+			s.settle(s.a)
+			if got := s.ask(window, at(addr)); len(got) != 1 || !got[0].Solicited {
+				t.Errorf("up again, with another address: %+v", got)
+			}
+			// A device that goes goes down first.
+			if err := askWhile("link del eth0"); !errors.Is(err, ErrDown) {
+				t.Errorf("gone meanwhile: %v", err)
+			}
+			if err := askWhile("link show"); !errors.Is(err, ErrGone) {
+				t.Errorf("gone before: %v", err)
+			}
+		})
+	}
+}
+
+func TestDialFails(t *testing.T) {
+	s := newSegment(t)
+	dial := func(before func() error, index int) error {
+		return s.a.Do(func() error {
+			if err := before(); err != nil {
+				t.Fatal(err)
+			}
+			c, err := Dial(index)
+			if err == nil {
+				_ = c.Close()
+			}
+			return err
+		})
+	}
+	nop := func() error { return nil }
+	if err := dial(nop, 1); !errors.Is(err, ErrNotEthernet) || !strings.Contains(err.Error(), "lo ") {
+		t.Errorf("lo: %v", err)
+	}
+	for _, index := range []int{9999, 0, -1} {
+		if err := dial(nop, index); !errors.Is(err, ErrGone) {
+			t.Errorf("index %d: %v", index, err)
+		}
+	}
+	// The thread that Do uses is thrown away, and its capabilities with it.
+	if err := dial(dropNetRaw, s.port.Index); !errors.Is(err, ErrPermission) || !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "CAP_NET_RAW") {
+		t.Errorf("without CAP_NET_RAW: %v", err)
+	}
+	s.a.IP("link set eth0 down")
+	if err := dial(nop, s.port.Index); err != nil {
+		t.Errorf("down: %v", err)
+	}
+}
+
+func dropNetRaw() error {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return err
+	}
+	data[0].Effective &^= 1 << unix.CAP_NET_RAW
+	data[0].Permitted &^= 1 << unix.CAP_NET_RAW
+	return unix.Capset(&hdr, &data[0])
+}
+
+func TestTargetsThatCannotBeAskedFor(t *testing.T) {
+	s := newSegment(t)
+	for _, bad := range []Target{
+		{},
+		{Addr: netip.MustParseAddr("10.0.0.2")},
+		at("10.0.0.2").from("2001:db8::1"),
+		at("2001:db8::2").from("10.0.0.1"),
+		at("2001:db8::2").from("::ffff:10.0.0.1"),
+		at("2001:db8::2").from("ff02::1"),
+		at("::ffff:10.0.0.2"),
+		at("0.0.0.0"),
+		at("224.0.0.1"),
+		at("::"),
+		at("ff02::1"),
+		{Addr: netip.MustParseAddr("10.0.0.2"), Source: netip.MustParseAddr("10.0.0.1"), LLAddr: net.HardwareAddr{1, 2, 3}},
+	} {
+		if err := s.conn.Ask(t.Context(), []Target{at("10.0.0.2"), bad}, time.Minute, nil); err == nil || !strings.Contains(err.Error(), "eth0") {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+}
