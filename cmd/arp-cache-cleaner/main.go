@@ -53,15 +53,17 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 		_, _ = fmt.Fprintln(stdout, "arp-cache-cleaner", version, revision(), runtime.Version())
 		return 0
 	}
-	do := agent
-	if o.Command == "list" {
-		do = list
+	do := map[string]func(context.Context, *options, io.Writer, io.Writer) error{"": agent, "list": list, "probe": probe}[o.Command]
+	err = do(ctx, o, stdout, stderr)
+	var holders holderCount
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &holders):
+		return holders.exitCode()
 	}
-	if err := do(ctx, o, stdout, stderr); err != nil {
-		_, _ = fmt.Fprintln(stderr, "arp-cache-cleaner:", err)
-		return 1
-	}
-	return 0
+	_, _ = fmt.Fprintln(stderr, "arp-cache-cleaner:", err)
+	return 1
 }
 
 // agent runs the loop, or one pass of it, with its endpoints.
@@ -81,14 +83,27 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	}
 
 	var sweeper *sweep.Sweeper
+	var verifier *sweep.Broadcast
 	m := metrics.New(metrics.Info{
 		Version: version, Revision: revision(), GoVersion: runtime.Version(),
-		Interval: o.Interval, Acting: acting, ActingReason: reason,
-	}, func() *report.Report { return sweeper.Report() })
+		Interval: o.Interval, ScanPeriod: o.ScanPeriod, Acting: acting, ActingReason: reason,
+	}, func() *report.Report { return sweeper.Report() }, func() bool { return verifier.Available() })
+	// A table of its own, so that no verification waits for a dump.
+	verifying, err := kernel.Open()
+	if err != nil {
+		return err
+	}
+	defer verifying.Close()
+	asker := &solicitor{}
+	defer asker.Close()
 	timing := policy.NewTiming(o.Interval, o.ScanPeriod)
+	verifier = &sweep.Broadcast{
+		Table: verifying, Solicitor: asker, Scope: &o.Scope, Timing: timing, Log: log, Answered: m.Answered,
+		Fallback: &sweep.InPlace{Table: verifying, Scope: &o.Scope, Timing: timing},
+	}
 	sweeper = sweep.New(sweep.Config{
 		Table:      table,
-		Verifier:   &sweep.InPlace{Table: table, Scope: &o.Scope, Timing: timing},
+		Verifier:   verifier,
 		Scope:      &o.Scope,
 		Timing:     timing,
 		ScanPeriod: o.ScanPeriod,
@@ -112,7 +127,9 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 		return fmt.Errorf("--web.listen-address: %w", err)
 	}
 	health, err := server.Listen(ctx, o.Health,
-		server.Health(func() error { return sweeper.Live(time.Now()) }, sweeper.Ready), log)
+		server.Health(
+			func() error { return sweeper.Live(time.Now()) },
+			func() error { return sweeper.Ready(time.Now()) }), log)
 	if err != nil {
 		return fmt.Errorf("--health.listen-address: %w", err)
 	}
@@ -125,16 +142,33 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	g.Go(func() error { return sweeper.Run(ctx) })
 	g.Go(func() error { return web.Run(ctx) })
 	g.Go(func() error { return health.Run(ctx) })
-	err = g.Wait()
+	done := make(chan error, 1)
+	go func() { done <- g.Wait() }()
+	select {
+	case err = <-done:
+	case <-after(ctx, exitTimeout):
+		log.Warn("stopping while the kernel still owes an answer")
+	}
 	log.Info("stopped")
 	return err
+}
+
+// exitTimeout is how long the parts have to stop. A netlink call cannot be
+// interrupted while another process holds the kernel's lock.
+const exitTimeout = 900 * time.Millisecond
+
+// after returns a channel that is closed d after ctx is done.
+func after(ctx context.Context, d time.Duration) <-chan struct{} {
+	c := make(chan struct{})
+	context.AfterFunc(ctx, func() { time.AfterFunc(d, func() { close(c) }) })
+	return c
 }
 
 // once renews everything eligible and prints what came of it.
 func once(ctx context.Context, s *sweep.Sweeper, acting bool, reason string, stdout io.Writer) error {
 	sum, err := s.Once(ctx)
 	if !acting {
-		_, _ = fmt.Fprintf(stdout, "dry run (%s): %s\n", reason, sum)
+		_, _ = fmt.Fprintf(stdout, "dry run (%s), nothing was changed; due would be: %s\n", reason, sum)
 	} else {
 		_, _ = fmt.Fprintln(stdout, sum)
 	}
@@ -159,7 +193,7 @@ func decideToAct(act, vendor string) (bool, string) {
 func explain(err error) error {
 	if errors.Is(err, neigh.ErrPermission) {
 		return fmt.Errorf("%w: CAP_NET_ADMIN is missing: run as root; in Kubernetes with runAsUser: 0 and "+
-			"capabilities.add: [NET_ADMIN]; or give --act=never to observe only", err)
+			"capabilities.add: [NET_ADMIN, NET_RAW]; or give --act=never to observe only", err)
 	}
 	return err
 }

@@ -60,7 +60,8 @@ func (l *lockedBuffer) String() string {
 // prepare returns an agent that is not started yet.
 func prepare(t *testing.T, h *lab.Host, args ...string) *process {
 	p := &process{t: t, host: h, cmd: exec.Command("/proc/self/exe", args...)}
-	p.cmd.Env = append(os.Environ(), beAgent+"=1")
+	// The race detector would have each process sleep for a second at its end.
+	p.cmd.Env = append(os.Environ(), beAgent+"=1", "GORACE=atexit_sleep_ms=0")
 	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
 	return p
 }
@@ -68,10 +69,28 @@ func prepare(t *testing.T, h *lab.Host, args ...string) *process {
 // start starts an agent and has it killed when the test ends.
 func start(t *testing.T, h *lab.Host, args ...string) *process {
 	t.Helper()
-	p := prepare(t, h, append(args, "--web.listen-address=127.0.0.1:10330", "--health.listen-address=127.0.0.1:10331")...)
-	if err := h.Start(p.cmd); err != nil {
-		t.Fatal(err)
+	return startWithout(t, h, nil, args...)
+}
+
+// launch starts the process without some capabilities: what the bounding set of
+// the thread lacks, the process it starts cannot have.
+func (p *process) launch(without []uintptr) {
+	p.t.Helper()
+	if err := p.host.Do(func() (err error) {
+		for _, c := range without {
+			err = errors.Join(err, unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0))
+		}
+		return errors.Join(err, p.cmd.Start())
+	}); err != nil {
+		p.t.Fatal(err)
 	}
+}
+
+// startWithout is start without some capabilities.
+func startWithout(t *testing.T, h *lab.Host, without []uintptr, args ...string) *process {
+	t.Helper()
+	p := prepare(t, h, append(args, "--web.listen-address=127.0.0.1:10330", "--health.listen-address=127.0.0.1:10331")...)
+	p.launch(without)
 	t.Cleanup(func() {
 		if p.cmd.ProcessState == nil {
 			_ = p.cmd.Process.Kill()
@@ -90,6 +109,17 @@ func (p *process) wait() int {
 		p.t.Fatal(err)
 	}
 	return p.cmd.ProcessState.ExitCode()
+}
+
+// stop sends SIGTERM and returns the exit code and how long it took.
+func (p *process) stop() (code int, took time.Duration) {
+	p.t.Helper()
+	sent := time.Now()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		p.t.Fatal(err)
+	}
+	code = p.wait()
+	return code, time.Since(sent)
 }
 
 // client returns an HTTP client whose connections start on the host.
@@ -192,11 +222,7 @@ func TestAgentServesAndStops(t *testing.T) {
 		}
 	}
 
-	sent := time.Now()
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if code, took := p.wait(), time.Since(sent); code != 0 || took > time.Second {
+	if code, took := p.stop(); code != 0 || took > time.Second {
 		t.Errorf("after SIGTERM: exit code %d in %v, want 0 within 1 s; log:\n%s", code, took, p.stderr.String())
 	}
 	if !strings.Contains(n.IP("neigh"), "10.0.0.60") {
@@ -206,6 +232,7 @@ func TestAgentServesAndStops(t *testing.T) {
 
 func TestOnce(t *testing.T) {
 	n := node(t)
+	n.Touch("10.0.0.2")
 	n.Batch(`neigh add 10.0.0.50 lladdr 02:00:00:00:00:50 dev eth0 nud stale
 neigh add 10.0.0.51 lladdr 02:00:00:00:00:51 dev eth0 nud reachable
 neigh add 10.0.0.60 lladdr 02:00:00:00:00:60 dev eth0 nud permanent`)
@@ -219,18 +246,18 @@ neigh add 10.0.0.60 lladdr 02:00:00:00:00:60 dev eth0 nud permanent`)
 	}
 	code, out := once("--act=never")
 	// lo has an entry of its own once anything was sent on it: only eth0 counts.
-	if code != 0 || !strings.HasPrefix(out, "dry run (never): ") || !strings.Contains(out, "deleted 1, verified in place 1, gone meanwhile 0, failed 0\n") {
+	if code != 0 || !strings.HasPrefix(out, "dry run (never), ") || !strings.Contains(out, "deleted 1, verified in place 2, unanswered 0, gone meanwhile 0, failed 0\n") {
 		t.Errorf("dry run: exit %d, %q", code, out)
 	}
 	if left := n.IP("neigh"); !strings.Contains(left, "10.0.0.50") || !strings.Contains(left, "REACHABLE") {
 		t.Errorf("dry run changed the table:\n%s", left)
 	}
 	code, out = once()
-	if code != 0 || strings.Count(out, "\n") != 1 || !strings.Contains(out, "deleted 1, verified in place 1, gone meanwhile 0, failed 0\n") {
+	if code != 0 || strings.Count(out, "\n") != 1 || !strings.Contains(out, "deleted 1, verified in place 1, unanswered 1, gone meanwhile 0, failed 0\n") {
 		t.Errorf("exit %d, %q", code, out)
 	}
 	left := n.IP("neigh")
-	for want, there := range map[string]bool{"10.0.0.50": false, "10.0.0.51 dev eth0 lladdr 02:00:00:00:00:51 STALE": true, "10.0.0.60": true} {
+	for want, there := range map[string]bool{"10.0.0.50": false, "10.0.0.51 dev eth0 lladdr 02:00:00:00:00:51": true, "10.0.0.2 dev eth0 lladdr 02:00:00:00:00:02 REACHABLE": true, "10.0.0.60": true} {
 		if strings.Contains(left, want) != there {
 			t.Errorf("%q in the table: want %v\n%s", want, there, left)
 		}
@@ -242,12 +269,7 @@ func TestAgentWithoutNetAdmin(t *testing.T) {
 	n.IP("neigh add 10.0.0.50 lladdr 02:00:00:00:00:50 dev eth0 nud stale")
 	unprivileged := func(args ...string) *process {
 		p := prepare(t, n, args...)
-		// What the thread's bounding set lacks, the process it starts cannot have.
-		if err := n.Do(func() error {
-			return errors.Join(unix.Prctl(unix.PR_CAPBSET_DROP, unix.CAP_NET_ADMIN, 0, 0, 0), p.cmd.Start())
-		}); err != nil {
-			t.Fatal(err)
-		}
+		p.launch([]uintptr{unix.CAP_NET_ADMIN})
 		return p
 	}
 	p := unprivileged()

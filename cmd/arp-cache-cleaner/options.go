@@ -27,7 +27,7 @@ const (
 
 // options is everything that flags and environment decide.
 type options struct {
-	Command string // "", "list"
+	Command string // "", "list", "probe"
 
 	Interval   time.Duration
 	ScanPeriod time.Duration
@@ -40,7 +40,13 @@ type options struct {
 	Log        slog.HandlerOptions
 	LogFormat  string
 	Version    bool
-	Output     string // of list
+	Output     string // of list and probe
+
+	// Of probe.
+	Address       netip.Addr
+	Count         int
+	ProbeInterval time.Duration
+	Interface     string
 }
 
 // errHelp says that help was asked for and has been printed.
@@ -71,6 +77,17 @@ func newFlags(command string, o *options) *flags {
 	f.SetOutput(io.Discard)
 	say := func(name, allowed, shown string) { f.text[name] = flagText{allowed, shown} }
 
+	if command == "probe" {
+		f.IntVar(&o.Count, "count", 3, "how often to ask")
+		say("count", "a number from 1 to 1000", "")
+		f.DurationVar(&o.ProbeInterval, "interval", time.Second, "time between two requests; answers are collected for half a second")
+		say("interval", "a duration from 500ms to 1m", "")
+		f.StringVar(&o.Interface, "interface", "", "device to ask on")
+		say("interface", "the name of a device", "the one that the route to the address uses")
+		f.StringVarP(&o.Output, "output", "o", "table", "output format")
+		say("output", "table or json", "")
+		return f
+	}
 	if command == "" {
 		f.DurationVar(&o.Interval, "interval", 300*time.Second, "no age of a learned entry is to exceed this")
 		say("interval", "a duration of 1s or more, such as 300s or 5m", "300s")
@@ -119,8 +136,8 @@ func parse(args []string, env func(string) (string, bool), stdout io.Writer) (*o
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		o.Command, args = args[0], args[1:]
 	}
-	if o.Command != "" && o.Command != "list" {
-		return nil, fmt.Errorf("unknown command %q: want list, or none to run the agent", o.Command)
+	if _, ok := usage[o.Command]; !ok {
+		return nil, fmt.Errorf("unknown command %q: want list or probe, or none to run the agent", o.Command)
 	}
 	f := newFlags(o.Command, o)
 	err := f.Parse(args)
@@ -130,6 +147,8 @@ func parse(args []string, env func(string) (string, bool), stdout io.Writer) (*o
 		return nil, errHelp
 	case err != nil:
 		return nil, f.explain(err)
+	case o.Command == "probe":
+		return o, f.validateProbe()
 	case f.NArg() > 0:
 		return nil, fmt.Errorf("unexpected argument %q: want flags only", f.Arg(0))
 	}
@@ -209,10 +228,10 @@ func (f *flags) validate() error {
 	}{{"cidr", f.cidrs, &o.Scope.CIDRs}, {"exclude-cidr", f.excludeCIDRs, &o.Scope.ExcludeCIDRs}} {
 		for _, v := range c.values {
 			p, err := netip.ParsePrefix(v)
-			if err != nil {
+			if err != nil || p.Addr().Is4In6() { // the table knows no mapped addresses: it would match nothing
 				errs = append(errs, f.refuse(c.name, v))
 			}
-			*c.prefixes = append(*c.prefixes, p)
+			*c.prefixes = append(*c.prefixes, p.Masked())
 		}
 	}
 	if o.Command == "list" {
@@ -246,6 +265,29 @@ func (f *flags) validate() error {
 	return first(errs)
 }
 
+// validateProbe checks the flags and the address of probe. It reads no
+// environment: in a pod, ARP_CACHE_CLEANER_INTERVAL is the agent's.
+func (f *flags) validateProbe() error {
+	o := f.o
+	if f.NArg() != 1 {
+		return fmt.Errorf("probe: %d addresses: want one", f.NArg())
+	}
+	var err error
+	if o.Address, err = netip.ParseAddr(f.Arg(0)); err != nil || o.Address.IsUnspecified() || o.Address.IsMulticast() || o.Address.IsLoopback() {
+		return fmt.Errorf("probe: %q: want the IPv4 or IPv6 address of a neighbour", f.Arg(0))
+	}
+	o.Address = o.Address.Unmap()
+	switch {
+	case o.Count < 1 || o.Count > 1000:
+		return f.refuse("count", strconv.Itoa(o.Count))
+	case o.ProbeInterval < 500*time.Millisecond || o.ProbeInterval > time.Minute:
+		return f.refuse("interval", o.ProbeInterval.String())
+	case o.Output != "table" && o.Output != "json":
+		return f.refuse("output", o.Output)
+	}
+	return nil
+}
+
 // empty refuses list flags that were given nothing, such as --interface=: taken
 // as an empty list they would mean everything.
 func (f *flags) empty() (err error) {
@@ -277,24 +319,46 @@ func first(errs []error) error {
 	return nil
 }
 
-const usage = `Renews this node's learned neighbour (ARP and ND) entries, so that none goes
+var usage = map[string]string{
+	"": `Renews this node's learned neighbour (ARP and ND) entries, so that none goes
 unverified for longer than --interval.
 
 Usage:
   arp-cache-cleaner [flags]       run the agent
   arp-cache-cleaner list [flags]  show the table, and what the agent would do with each entry
+  arp-cache-cleaner probe ADDRESS ask who holds an address, and show everybody who answers
 
 Flags, each also read from the environment (--scan-period from ARP_CACHE_CLEANER_SCAN_PERIOD):
-`
+`,
+	"probe": `Asks by broadcast who holds an address, and shows every holder that answers.
+An entry of this node's for the address keeps its link-layer address. Needs
+CAP_NET_RAW, and CAP_NET_ADMIN where there is such an entry.
+
+Usage:
+  arp-cache-cleaner probe ADDRESS [flags]
+
+Exit code: 0 if one holder answers, 3 if none does, 4 if several do.
+
+Flags:
+`,
+	"list": `Shows the neighbour table, and what the agent would do with each entry once it
+is due. Changes nothing, and needs no privilege.
+
+Usage:
+  arp-cache-cleaner list [flags]
+
+Flags, each also read from the environment (--exclude-cidr from ARP_CACHE_CLEANER_EXCLUDE_CIDR):
+`,
+}
 
 func (f *flags) help(w io.Writer) {
-	_, _ = io.WriteString(w, usage)
+	_, _ = io.WriteString(w, usage[f.o.Command])
 	f.VisitAll(func(p *pflag.Flag) {
 		name := "--" + p.Name
 		if p.Shorthand != "" {
 			name = "-" + p.Shorthand + ", " + name
 		}
-		_, _ = fmt.Fprintf(w, "  %s\n        %s: %s (default %s)\n", name, p.Usage, f.text[p.Name].allowed, f.shown(p))
+		_, _ = fmt.Fprintf(w, "  %s\n        %s\n        allowed: %s; default: %s\n", name, p.Usage, f.text[p.Name].allowed, f.shown(p))
 	})
 }
 

@@ -120,6 +120,7 @@ func TestBadInput(t *testing.T) {
 		{args: []string{"--web.listen-address="}, want: `--web.listen-address: "": want host:port, :port or [ipv6]:port`},
 		{args: []string{"--exclude-interface=a[]"}, want: `--exclude-interface: "a[]": want a glob such as cali* or lxc*`},
 		{args: []string{"--cidr=10.0.0.1"}, want: `--cidr: "10.0.0.1": want a prefix such as 10.0.0.0/8 or 2001:db8::/32`},
+		{args: []string{"--cidr=::ffff:10.0.0.0/104"}, want: `--cidr: "::ffff:10.0.0.0/104": want a prefix such as 10.0.0.0/8 or 2001:db8::/32`},
 		{env: map[string]string{"ARP_CACHE_CLEANER_EXCLUDE_CIDR": "x/8"}, want: `ARP_CACHE_CLEANER_EXCLUDE_CIDR: "x/8": want a prefix such as 10.0.0.0/8 or 2001:db8::/32`},
 		{args: []string{"--act=maybe"}, want: `--act: "maybe": want always, vsphere or never`},
 		{args: []string{"--once=perhaps"}, want: `--once: "perhaps": want true or false`},
@@ -133,7 +134,14 @@ func TestBadInput(t *testing.T) {
 		{args: []string{"list", "-o", "yaml"}, want: `--output: "yaml": want table or json`},
 		{args: []string{"list", "--interval=5s"}, want: `unknown flag: --interval; see --help`},
 		{args: []string{"--no-such-flag"}, want: `unknown flag: --no-such-flag; see --help`},
-		{args: []string{"flush"}, want: `unknown command "flush": want list, or none to run the agent`},
+		{args: []string{"flush"}, want: `unknown command "flush": want list or probe, or none to run the agent`},
+		{args: []string{"probe"}, want: `probe: 0 addresses: want one`},
+		{args: []string{"probe", "10.0.0.1", "10.0.0.2"}, want: `probe: 2 addresses: want one`},
+		{args: []string{"probe", "vip.example"}, want: `probe: "vip.example": want the IPv4 or IPv6 address of a neighbour`},
+		{args: []string{"probe", "224.0.0.1"}, want: `probe: "224.0.0.1": want the IPv4 or IPv6 address of a neighbour`},
+		{args: []string{"probe", "10.0.0.1", "--count=0"}, want: `--count: "0": want a number from 1 to 1000`},
+		{args: []string{"probe", "10.0.0.1", "--interval=1ms"}, want: `--interval: "1ms": want a duration from 500ms to 1m`},
+		{args: []string{"probe", "10.0.0.1", "-o", "xml"}, want: `--output: "xml": want table or json`},
 		{args: []string{"--once", "now"}, want: `unexpected argument "now": want flags only`},
 	} {
 		t.Run(strings.Join(tt.args, " "), func(t *testing.T) {
@@ -150,7 +158,7 @@ func TestBadInput(t *testing.T) {
 }
 
 func TestEveryFlagSaysWhatIsAllowed(t *testing.T) {
-	for _, command := range []string{"", "list"} {
+	for _, command := range []string{"", "list", "probe"} {
 		f := newFlags(command, &options{})
 		for _, p := range declared(f) {
 			if f.text[p.Name].allowed == "" || p.Usage == "" {

@@ -1,59 +1,17 @@
-package sweep
+package main
 
 import (
-	"context"
 	"flag"
-	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/kernel"
+	"golang.org/x/sys/unix"
+
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/lab"
-	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
 )
-
-func TestMain(m *testing.M) { lab.Main(m) }
-
-// agent returns a Sweeper over the table of a lab host.
-func agent(t *testing.T, h *lab.Host, interval time.Duration, events Events) *Sweeper {
-	t.Helper()
-	var table *kernel.Table
-	if err := h.Do(func() (err error) {
-		table, err = kernel.Open()
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(table.Close)
-	scope := &policy.Scope{}
-	period := min(interval/60, 15*time.Second)
-	timing := policy.NewTiming(interval, period)
-	return New(Config{
-		Table:      table,
-		Verifier:   &InPlace{Table: table, Scope: scope, Timing: timing},
-		Scope:      scope,
-		Timing:     timing,
-		ScanPeriod: period,
-		Events:     events,
-		Log:        slog.New(slog.DiscardHandler),
-	})
-}
-
-// run runs the Sweeper until the test ends.
-func run(t *testing.T, s *Sweeper) {
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Run: %v", err)
-		}
-	})
-}
 
 // protected are entries of every kind that belongs to somebody else, as the
 // operator would add them.
@@ -78,18 +36,26 @@ var protected = []string{
 //
 // Longer intervals take longer: -promise 300s -timeout 30m is the default one.
 func TestPromise(t *testing.T) {
+	if testing.Short() {
+		*promise = "1s"
+	}
 	for text := range strings.SplitSeq(*promise, ",") {
 		interval, err := time.ParseDuration(text)
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Run(interval.String(), func(t *testing.T) { testPromise(t, interval) })
+		t.Run(interval.String(), func(t *testing.T) { testPromise(t, interval, true) })
 	}
+}
+
+// Without CAP_NET_RAW the kernel's unicast has to do.
+func TestPromiseWithoutNetRaw(t *testing.T) {
+	testPromise(t, 4*time.Second, false)
 }
 
 var promise = flag.String("promise", "1s,4s,10s", "intervals that TestPromise holds the agent to")
 
-func testPromise(t *testing.T, interval time.Duration) {
+func testPromise(t *testing.T, interval time.Duration, raw bool) {
 	l := lab.Start(t)
 	node, peer, gateway := l.Host("node"), l.Host("peer"), l.Host("gateway")
 	sw := l.Switch()
@@ -137,7 +103,11 @@ func testPromise(t *testing.T, interval time.Duration) {
 		streams = append(streams, s)
 	}
 
-	run(t, agent(t, node, interval, Events{}))
+	var without []uintptr
+	if !raw {
+		without = []uintptr{unix.CAP_NET_RAW}
+	}
+	p := startWithout(t, node, without, "--interval="+interval.String())
 	settled := time.Now().Add(3 * time.Second)
 	end := settled.Add(max(3*interval, 8*time.Second))
 	if interval > time.Minute {
@@ -169,6 +139,12 @@ func testPromise(t *testing.T, interval time.Duration) {
 	}
 	t.Logf("greatest ages shown: used %d, confirmed %d, updated %d", worst[0], worst[1], worst[2])
 
+	if code, took := p.stop(); code != 0 || took > time.Second {
+		t.Errorf("after SIGTERM: exit code %d in %v, want 0 within 1 s", code, took)
+	}
+	if log := p.stderr.String(); strings.Contains(log, "CAP_NET_RAW") == raw || strings.Count(log, "CAP_NET_RAW") > 1 {
+		t.Errorf("CAP_NET_RAW missing is to be said once where it is:\n%s", log)
+	}
 	left := node.IP("neigh show nud all") // without nud, ip leaves out NOARP
 	for _, p := range protected {
 		if !strings.Contains(left, strings.Fields(p)[2]+" ") {

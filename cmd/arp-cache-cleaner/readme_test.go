@@ -67,7 +67,7 @@ func metricTable(t *testing.T) string {
 	b := report.NewBuilder(time.Now(), 0)
 	b.Add(&e, &neigh.Link{Index: 2, Name: "eth0", Uplink: true}, policy.Verdict{Action: policy.Keep, Reason: policy.Resolving}, &neigh.Ages{}, true, true)
 	last := b.Finish()
-	m := metrics.New(metrics.Info{}, func() *report.Report { return last })
+	m := metrics.New(metrics.Info{}, func() *report.Report { return last }, func() bool { return true })
 	m.Scanned(time.Now(), time.Millisecond, nil)
 	m.Renewed("eth0", "delete", "ok", time.Second)
 	return metricRows(t, m.Gatherer())

@@ -13,10 +13,11 @@ import (
 // zero value.
 type request struct {
 	neigh.Key
-	typ   uint16 // RTM_*
-	flags uint16 // NLM_F_*, NLM_F_REQUEST is added
-	state neigh.State
-	ntf   uint8 // NTF_* request flags
+	typ    uint16 // RTM_*
+	flags  uint16 // NLM_F_*, NLM_F_REQUEST is added
+	state  neigh.State
+	ntf    uint8        // NTF_* flags
+	lladdr neigh.LLAddr // NDA_LLADDR, left out where it is the zero value
 }
 
 // appendRequest appends r as a netlink message with the given sequence number.
@@ -46,10 +47,19 @@ func appendRequest(b []byte, r *request, seq uint32) []byte {
 	b = binary.NativeEndian.AppendUint16(b, uint16(r.state))
 	b = append(b, r.ntf, 0)
 	if len(addr) > 0 {
-		b = binary.NativeEndian.AppendUint16(b, uint16(rtattrLen+len(addr))) //nolint:gosec // 8 or 20
-		b = binary.NativeEndian.AppendUint16(b, netlink.NDA_DST)
-		b = append(b, addr...)
+		b = appendAttr(b, netlink.NDA_DST, addr)
 	}
-	binary.NativeEndian.PutUint32(b[start:], uint32(len(b)-start)) //nolint:gosec // at most 48
+	if r.lladdr.Len() > 0 {
+		b = appendAttr(b, netlink.NDA_LLADDR, r.lladdr.Bytes())
+	}
+	binary.NativeEndian.PutUint32(b[start:], uint32(len(b)-start)) //nolint:gosec // at most 84
 	return b
+}
+
+// appendAttr appends an attribute and its padding.
+func appendAttr(b []byte, typ uint16, v []byte) []byte {
+	b = binary.NativeEndian.AppendUint16(b, uint16(rtattrLen+len(v))) //nolint:gosec // at most 36
+	b = binary.NativeEndian.AppendUint16(b, typ)
+	b = append(b, v...)
+	return append(b, make([]byte, align(len(v))-len(v))...)
 }

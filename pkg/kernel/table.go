@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -24,8 +25,9 @@ import (
 const maxBatch = 200
 
 // Table is the neighbour table of one network namespace: that of the thread
-// that opened it. It is not safe for concurrent use.
+// that opened it. It is safe for concurrent use, one request at a time.
 type Table struct {
+	mu     sync.Mutex
 	conn   *conn
 	handle *netlink.Handle
 	out    []byte
@@ -79,9 +81,11 @@ func (t *Table) Close() {
 }
 
 // Dump calls visit for every IPv4 and IPv6 entry of the table. The entry is
-// reused: visit copies what it keeps. Entries that change during the dump may
+// reused: visit copies what it keeps, and does not call back into the Table. Entries that change during the dump may
 // be seen twice or not at all. An error means that entries may be missing.
 func (t *Table) Dump(visit func(*neigh.Entry)) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	seq := t.conn.reserve(1)
 	t.out = appendRequest(t.out[:0], &request{typ: unix.RTM_GETNEIGH, flags: unix.NLM_F_DUMP}, seq)
 	if err := t.conn.send(t.out); err != nil {
@@ -139,7 +143,35 @@ func (t *Table) Get(k neigh.Key) (neigh.Entry, error) {
 	return e, nil
 }
 
+// GetAll reads the entries again and calls visit for those that exist. On
+// kernels that cannot look up single entries it takes one dump for all of them.
+func (t *Table) GetAll(keys []neigh.Key, visit func(*neigh.Entry)) error {
+	if !t.single {
+		wanted := make(map[neigh.Key]struct{}, len(keys))
+		for _, k := range keys {
+			wanted[k] = struct{}{}
+		}
+		return t.Dump(func(e *neigh.Entry) {
+			if _, ok := wanted[e.Key]; ok {
+				visit(e)
+			}
+		})
+	}
+	for _, k := range keys {
+		e, err := t.Get(k)
+		switch {
+		case err == nil:
+			visit(&e)
+		case !errors.Is(err, neigh.ErrGone):
+			return err
+		}
+	}
+	return nil
+}
+
 func (t *Table) lookup(k neigh.Key, e *neigh.Entry) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	seq := t.conn.reserve(1)
 	t.out = appendRequest(t.out[:0], &request{Key: k, typ: unix.RTM_GETNEIGH}, seq)
 	if err := t.conn.send(t.out); err != nil {
@@ -185,6 +217,8 @@ func (t *Table) Delete(keys []neigh.Key) (failed []neigh.Failure, err error) {
 }
 
 func (t *Table) deleteBatch(keys []neigh.Key, failed []neigh.Failure) ([]neigh.Failure, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	first := t.conn.reserve(len(keys))
 	last := t.conn.seq
 	t.out = t.out[:0]
@@ -237,6 +271,55 @@ func (t *Table) Use(k neigh.Key) error {
 	return nil
 }
 
+// Replace gives an existing entry another link-layer address and makes it
+// NUD_REACHABLE: NLM_F_REPLACE, no NLM_F_CREATE. flags are those the entry has:
+// without NTF_ROUTER the kernel would take a router for a host.
+func (t *Table) Replace(k neigh.Key, lladdr neigh.LLAddr, flags neigh.Flags) error {
+	r := request{
+		Key: k, typ: unix.RTM_NEWNEIGH, flags: unix.NLM_F_REPLACE, state: neigh.Reachable,
+		ntf: uint8(flags & neigh.FlagRouter), lladdr: lladdr,
+	}
+	if err := t.change(r); err != nil {
+		return fmt.Errorf("setting entry %s to %s: %w", k.Addr, lladdr, err)
+	}
+	return nil
+}
+
+// Source returns the address from which the kernel would ask for k.
+func (t *Table) Source(k neigh.Key) (netip.Addr, error) {
+	r, err := t.Route(k.Addr, k.Index)
+	return r.Source, err
+}
+
+// Route is the kernel's way to an address.
+type Route struct {
+	Index   int        // of the device
+	Source  netip.Addr // the address packets leave from
+	Gateway netip.Addr // not valid where the address is on link
+	Local   bool       // the address is this host's own
+}
+
+// Route returns the kernel's way to an address, by the device with the given
+// index, or by whatever device it likes where that is 0.
+func (t *Table) Route(a netip.Addr, index int) (Route, error) {
+	routes, err := t.handle.RouteGetWithOptions(a.AsSlice(), &netlink.RouteGetOptions{OifIndex: index})
+	if err != nil {
+		return Route{}, fmt.Errorf("finding the route to %s: %w", a, err)
+	}
+	for _, r := range routes {
+		src, ok := netip.AddrFromSlice(r.Src)
+		if !ok || index != 0 && r.LinkIndex != index {
+			continue
+		}
+		route := Route{Index: r.LinkIndex, Source: src.Unmap(), Local: r.Type == unix.RTN_LOCAL}
+		if gw, ok := netip.AddrFromSlice(r.Gw); ok {
+			route.Gateway = gw.Unmap()
+		}
+		return route, nil
+	}
+	return Route{}, fmt.Errorf("finding the route to %s: no route with a source address: %w", a, neigh.ErrGone)
+}
+
 // CheckWrite returns an error that wraps neigh.ErrPermission where this
 // process may not change the table. It sends a request that names no entry:
 // the kernel checks the capability before it looks at the rest, and having it,
@@ -255,6 +338,8 @@ func (t *Table) CheckWrite() error {
 
 // change sends one request and waits for its acknowledgement.
 func (t *Table) change(r request) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	r.flags |= unix.NLM_F_ACK
 	seq := t.conn.reserve(1)
 	t.out = appendRequest(t.out[:0], &r, seq)

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -197,6 +198,7 @@ func (h *Host) Plug(s *Switch, dev, mac string, addrs ...string) Port {
 	link, err := h.nl.LinkByName(dev)
 	h.lab.check(err, "plugging %s of host %s", dev, h.Name)
 	h.lab.check(h.nl.LinkSetUp(link), "plugging %s of host %s", dev, h.Name)
+	h.lab.check(errors.Join(carrier(h.nl, dev), carrier(s.host.nl, port)), "plugging %s of host %s", dev, h.Name)
 	for _, a := range addrs {
 		addr, err := netlink.ParseAddr(a)
 		h.lab.check(err, "address %s", a)
@@ -204,6 +206,24 @@ func (h *Host) Plug(s *Switch, dev, mac string, addrs ...string) Port {
 		h.lab.check(h.nl.AddrAdd(link, addr), "address %s on host %s", a, h.Name)
 	}
 	return Port{Index: link.Attrs().Index, Name: port}
+}
+
+// carrier waits until a device carries frames. It is up before its carrier is
+// (linkwatch), and until then what is sent is dropped without a word.
+func carrier(nl *netlink.Handle, dev string) error {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for range 1000 {
+		link, err := nl.LinkByName(dev)
+		if err != nil {
+			return err
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		<-tick.C
+	}
+	return fmt.Errorf("%s has no carrier", dev)
 }
 
 // Batch runs many ip commands, one a line, in one process.

@@ -11,16 +11,29 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Stream is traffic from one host to another that counts what arrives.
 type Stream struct {
 	sent, received, holes atomic.Uint64
+	stall                 atomic.Int64 // greatest, in nanoseconds
+	ctx                   context.Context
 	stop                  context.CancelFunc
 	wg                    sync.WaitGroup
 	err                   error
 	once                  sync.Once
 }
+
+func newStream() *Stream {
+	s := &Stream{}
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	return s
+}
+
+// Stall returns the longest time a TCP message took to come back.
+func (s *Stream) Stall() time.Duration { return time.Duration(s.stall.Load()) }
 
 // Counts says how many packets (UDP) or messages (TCP) were sent and received,
 // and how many were missing in between.
@@ -45,10 +58,47 @@ func (s *Stream) fail(err error) {
 // receiver never answers, so nothing but the kernel's own probes confirms the
 // neighbour entry.
 func UDP(from, to *Host, dst netip.AddrPort, period time.Duration) (*Stream, error) {
-	var rx net.PacketConn
+	return datagrams(from, to, dst, func(s *Stream, tx net.Conn) error {
+		return every(s.ctx, period, func(n uint64) error {
+			s.sent.Add(1)
+			return sendNumber(tx, n)
+		})
+	})
+}
+
+// datagramSize is that of ordinary traffic. It matters: the kernel's queue for
+// an unresolved neighbour is counted in bytes of memory (unres_qlen_bytes), and
+// holds a hundred packets of this size but several hundred small ones.
+const datagramSize = 1200
+
+func sendNumber(tx net.Conn, n uint64) error {
+	var b [datagramSize]byte
+	binary.BigEndian.PutUint64(b[:], n)
+	_, err := tx.Write(b[:])
+	return err
+}
+
+// receiveBuffer holds a second of a fast stream, so that what is missing was
+// lost on the way and not by a receiver that had no CPU.
+const receiveBuffer = 128 << 20
+
+// datagrams starts a receiver, and a sender that runs send.
+func datagrams(from, to *Host, dst netip.AddrPort, send func(*Stream, net.Conn) error) (*Stream, error) {
+	var rx *net.UDPConn
 	if err := to.Do(func() (err error) {
-		rx, err = net.ListenPacket("udp", dst.String())
-		return err
+		if rx, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(dst)); err != nil {
+			return err
+		}
+		raw, err := rx.SyscallConn()
+		if err != nil {
+			return err
+		}
+		return raw.Control(func(fd uintptr) {
+			// Beyond net.core.rmem_max; where that is not allowed, up to it.
+			if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
+				_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
+			}
+		})
 	}); err != nil {
 		return nil, fmt.Errorf("udp receiver: %w", err)
 	}
@@ -60,29 +110,20 @@ func UDP(from, to *Host, dst netip.AddrPort, period time.Duration) (*Stream, err
 		_ = rx.Close()
 		return nil, fmt.Errorf("udp sender: %w", err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	s := &Stream{stop: cancel}
-	s.wg.Go(func() {
-		s.fail(receiveNumbers(rx, s))
-	})
+	s := newStream()
+	s.wg.Go(func() { s.fail(receiveNumbers(rx, s)) })
 	s.wg.Go(func() {
 		// The last datagrams are given time to arrive before the receiver closes.
 		defer func() { _ = rx.SetReadDeadline(time.Now().Add(200 * time.Millisecond)) }()
 		defer tx.Close()
-		s.fail(every(ctx, period, func(n uint64) error {
-			var b [8]byte
-			binary.BigEndian.PutUint64(b[:], n)
-			_, err := tx.Write(b[:])
-			s.sent.Add(1)
-			return err
-		}))
+		s.fail(send(s, tx))
 	})
 	return s, nil
 }
 
 func receiveNumbers(rx net.PacketConn, s *Stream) error {
 	defer rx.Close()
-	var b [16]byte
+	var b [datagramSize]byte
 	for next := uint64(0); ; {
 		n, _, err := rx.ReadFrom(b[:])
 		var timeout net.Error
@@ -92,7 +133,7 @@ func receiveNumbers(rx net.PacketConn, s *Stream) error {
 		if err != nil {
 			return err
 		}
-		if n != 8 {
+		if n != datagramSize {
 			continue
 		}
 		s.received.Add(1)
@@ -120,8 +161,7 @@ func TCP(from, to *Host, dst netip.AddrPort, period time.Duration) (*Stream, err
 		_ = l.Close()
 		return nil, fmt.Errorf("tcp sender: %w", err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	s := &Stream{stop: cancel}
+	s := newStream()
 	s.wg.Go(func() {
 		defer l.Close()
 		c, err := l.Accept()
@@ -135,7 +175,8 @@ func TCP(from, to *Host, dst netip.AddrPort, period time.Duration) (*Stream, err
 	})
 	s.wg.Go(func() {
 		defer tx.Close()
-		s.fail(every(ctx, period, func(n uint64) error {
+		s.fail(every(s.ctx, period, func(n uint64) error {
+			sent := time.Now()
 			var b [8]byte
 			binary.BigEndian.PutUint64(b[:], n)
 			_ = tx.SetDeadline(time.Now().Add(30 * time.Second))
@@ -147,6 +188,7 @@ func TCP(from, to *Host, dst netip.AddrPort, period time.Duration) (*Stream, err
 				return err
 			}
 			s.received.Add(1)
+			s.stall.Store(max(s.stall.Load(), int64(time.Since(sent))))
 			return nil
 		}))
 	})

@@ -8,6 +8,7 @@ package metrics
 import (
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,7 +24,7 @@ const namespace = "arp_cache_cleaner"
 // Info is what does not change while the agent runs.
 type Info struct {
 	Version, Revision, GoVersion string
-	Interval                     time.Duration
+	Interval, ScanPeriod         time.Duration
 	Acting                       bool
 	ActingReason                 string // why it acts, or why not
 }
@@ -38,16 +39,22 @@ type Metrics struct {
 	scanTime    prometheus.Histogram
 	failures    *prometheus.CounterVec
 	lastSuccess prometheus.Gauge
+	roundTrip   prometheus.Histogram
+
+	mu      sync.Mutex
+	devices map[string]struct{}
 }
 
 // New returns the metrics. last returns the report of the last scan, nil
-// before the first; it is called at every scrape.
-func New(info Info, last func() *report.Report) *Metrics {
+// before the first, and broadcast whether the agent can ask by broadcast; both
+// are called at every scrape.
+func New(info Info, last func() *report.Report, broadcast func() bool) *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewPedanticRegistry(),
+		devices:  make(map[string]struct{}),
 		renewals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: namespace, Name: "renewals_total",
-			Help: "Attempts to renew an entry, by device, method (delete: removed while idle; stale: set to NUD_STALE, so that the next packet makes the kernel verify it; probe: set to NUD_PROBE, so that the kernel verifies it at once) and result (ok; gone: vanished before it was reached; changed: called for another verdict when read again; failed: refused by the kernel).",
+			Help: "Attempts to renew an entry, by device, method (delete: removed while idle; broadcast: asked for by broadcast, every answer heard; stale: set to NUD_STALE and used, so that the kernel verifies it by unicast, or has TCP vouch for it; probe: set to NUD_PROBE, so that the kernel verifies it at once) and result (ok; unanswered: nobody answered three broadcasts, left to the kernel; gone: vanished before it was reached; changed: called for another verdict when read again; failed: refused by the kernel).",
 		}, []string{"device", "method", "result"}),
 		renewalAge: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: namespace, Name: "renewal_age_seconds",
@@ -80,6 +87,22 @@ func New(info Info, last func() *report.Report) *Metrics {
 			Help: "Unix time in seconds of the last scan that succeeded, 0 before the first.",
 		}),
 	}
+	m.roundTrip = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Namespace: namespace, Name: "solicitation_round_trip_seconds",
+		Help:                           "Time in seconds from a solicitation to each of its answers.",
+		Buckets:                        []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5},
+		NativeHistogramBucketFactor:    1.1,
+		NativeHistogramMaxBucketNumber: 100,
+	})
+	available := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: namespace, Name: "broadcast_available",
+		Help: "1 if entries on uplinks are verified by broadcast, 0 if CAP_NET_RAW is missing and only the kernel's unicast verifies them.",
+	}, func() float64 {
+		if broadcast() {
+			return 1
+		}
+		return 0
+	})
 	acting := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "acting",
 		Help:        "1 if the agent renews entries, 0 if it only observes. The reason is how --act came to that: always; vsphere: the machine's vendor is VMware; not_vsphere: it is not; never.",
@@ -93,6 +116,11 @@ func New(info Info, last func() *report.Report) *Metrics {
 		Help: "The bound in seconds (--interval) that no age of a learned entry is to exceed.",
 	})
 	interval.Set(info.Interval.Seconds())
+	period := prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace: namespace, Name: "scan_period_seconds",
+		Help: "Time in seconds between two scans (--scan-period).",
+	})
+	period.Set(info.ScanPeriod.Seconds())
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "build_info",
 		Help:        "Always 1; the labels say which build of the agent this is.",
@@ -103,7 +131,7 @@ func New(info Info, last func() *report.Report) *Metrics {
 		m.failures.WithLabelValues(reason)
 	}
 	m.registry.MustRegister(m.renewals, m.renewalAge, m.corrections, m.scans, m.scanTime, m.failures, m.lastSuccess,
-		acting, interval, build, &table{last: last, corrections: m.corrections})
+		m.roundTrip, available, acting, interval, period, build, &table{last: last, seen: m.seen})
 	return m
 }
 
@@ -134,19 +162,50 @@ func (m *Metrics) Scanned(at time.Time, took time.Duration, err error) {
 
 // Renewed counts an attempt to renew an entry of the given age.
 func (m *Metrics) Renewed(device, method, result string, age time.Duration) {
+	device = m.device(device)
 	m.renewals.WithLabelValues(device, method, result).Inc()
 	if result == "ok" {
 		m.renewalAge.Observe(age.Seconds())
 	}
 }
 
+// Answered counts an answer to a solicitation.
+func (m *Metrics) Answered(rtt time.Duration) { m.roundTrip.Observe(rtt.Seconds()) }
+
 // Corrected counts an entry whose link-layer address a renewal changed.
-func (m *Metrics) Corrected(device string) { m.corrections.WithLabelValues(device).Inc() }
+func (m *Metrics) Corrected(device string) { m.corrections.WithLabelValues(m.device(device)).Inc() }
+
+// maxDevices bounds the devices that counters name over the agent's life.
+const maxDevices = 64
+
+// device returns the label for a device: its name, or report.Other once there
+// have been too many.
+func (m *Metrics) device(name string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, ok := m.devices[name]; !ok {
+		if len(m.devices) >= maxDevices {
+			return report.Other
+		}
+		m.devices[name] = struct{}{}
+	}
+	return name
+}
+
+// seen starts the counters that alerts are built on at 0, so that the first
+// event on a device shows as an increase.
+func (m *Metrics) seen(device string) {
+	device = m.device(device)
+	m.corrections.WithLabelValues(device)
+	m.renewals.WithLabelValues(device, "delete", "failed")
+	m.renewals.WithLabelValues(device, "broadcast", "failed")
+	m.renewals.WithLabelValues(device, "broadcast", "unanswered")
+}
 
 // table collects what the last report says of the neighbour table.
 type table struct {
-	last        func() *report.Report
-	corrections *prometheus.CounterVec
+	last func() *report.Report
+	seen func(device string)
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -163,6 +222,14 @@ var (
 	entryDesc = desc("entry_age_seconds",
 		"Age in seconds of single entries by clock, as in oldest_entry_age_seconds: of the next hops of routes (32 at most, default gateways first), and of as many others as --metrics-per-entry allows.",
 		"device", "address", "clock")
+	contestedDesc = desc("contested_entries",
+		"Entries for which more than one link-layer address answered when they were last asked for by broadcast. The entry keeps the one it had as long as that answers.",
+		"device")
+	nextHopsDesc = desc("next_hops",
+		"Entries of route next hops at the last scan, by device and NUD state; unlike their ages, those that are incomplete as well.",
+		"device", "state")
+	overdueDesc = desc("overdue_entries",
+		"Learned entries with one of the kernel's three ages above the interval at the last scan: 0, but for the first seconds and for an agent that is not acting.")
 	keptDesc = desc("kept_entries",
 		"Entries that the agent leaves alone at the last scan, by the reason why.",
 		"reason")
@@ -170,7 +237,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (t *table) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{entriesDesc, oldestDesc, entryDesc, keptDesc} {
+	for _, d := range []*prometheus.Desc{entriesDesc, oldestDesc, entryDesc, contestedDesc, nextHopsDesc, overdueDesc, keptDesc} {
 		ch <- d
 	}
 }
@@ -193,7 +260,13 @@ func (t *table) Collect(ch chan<- prometheus.Metric) {
 	}
 	for i := range r.Devices {
 		d := &r.Devices[i]
-		t.corrections.WithLabelValues(d.Name) // from 0 on, so that the first one shows as an increase
+		t.seen(d.Name)
+		gauge(contestedDesc, float64(d.Contested), d.Name)
+		for k, n := range d.NextHops {
+			if n > 0 {
+				gauge(nextHopsDesc, float64(n), d.Name, report.StateName(k))
+			}
+		}
 		for j, family := range report.FamilyNames {
 			f := &d.Families[j]
 			for k, n := range f.States {
@@ -206,6 +279,7 @@ func (t *table) Collect(ch chan<- prometheus.Metric) {
 			}
 		}
 	}
+	gauge(overdueDesc, float64(r.Overdue))
 	for i := range r.Entries {
 		e := &r.Entries[i]
 		ages(entryDesc, &e.Ages, e.Device, e.Addr.String())

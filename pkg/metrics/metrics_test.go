@@ -67,7 +67,7 @@ func scrape(t *testing.T, m *Metrics) string {
 func lived() *Metrics {
 	r := sample()
 	m := New(Info{Version: "v1.2.3", Revision: "abc", GoVersion: "go1.26", Interval: 300 * time.Second, Acting: true, ActingReason: "always"},
-		func() *report.Report { return r })
+		func() *report.Report { return r }, func() bool { return true })
 	m.Scanned(time.Unix(1700000000, 0), 3*time.Millisecond, nil)
 	m.Scanned(time.Unix(1700000005, 0), time.Millisecond, fmt.Errorf("dumping: %w", neigh.ErrInterrupted))
 	m.Renewed("eth0", "delete", "ok", 283*time.Second)
@@ -128,7 +128,7 @@ func TestAgesGoOnAfterTheScan(t *testing.T) {
 }
 
 func TestBeforeTheFirstScan(t *testing.T) {
-	m := New(Info{ActingReason: "never"}, func() *report.Report { return nil })
+	m := New(Info{ActingReason: "never"}, func() *report.Report { return nil }, func() bool { return true })
 	got := scrape(t, m)
 	for _, want := range []string{
 		`arp_cache_cleaner_acting{reason="never"} 0`,
@@ -146,7 +146,7 @@ func TestBeforeTheFirstScan(t *testing.T) {
 }
 
 func TestFailuresAreNamed(t *testing.T) {
-	m := New(Info{}, func() *report.Report { return nil })
+	m := New(Info{}, func() *report.Report { return nil }, func() bool { return true })
 	for _, err := range []error{neigh.ErrPermission, neigh.ErrOverrun, neigh.ErrInterrupted, neigh.ErrTimeout, neigh.ErrMalformed, errors.New("what else")} {
 		m.Scanned(time.Now(), time.Millisecond, fmt.Errorf("wrapped: %w", err))
 	}

@@ -25,9 +25,6 @@ type Timing struct {
 	// Grace is how long before Interval an entry that the kernel is probing is
 	// given up, because its neighbour has not answered.
 	Grace time.Duration
-	// Settle is how long after its last renewal an entry in NUD_STALE counts as
-	// idle. Before that it may only have had no packet yet.
-	Settle time.Duration
 }
 
 // NewTiming returns the timing for an interval that is watched every
@@ -40,7 +37,6 @@ func NewTiming(interval, scanPeriod time.Duration) Timing {
 		Interval: interval,
 		Lead:     min(interval/2, kernelVerdict+3*scanPeriod),
 		Grace:    2 * scanPeriod,
-		Settle:   scanPeriod,
 	}
 }
 
@@ -76,18 +72,21 @@ func (t Timing) exempt(e *neigh.Entry) bool {
 	return t.Interval <= unconfirmedAge && e.Confirmed >= max(e.Used, e.Updated)+unconfirmedAge-time.Second
 }
 
+// Exceeded reports whether the kernel's age of e on any clock is above the
+// interval: what is never to be seen.
+func (t Timing) Exceeded(e *neigh.Entry) bool {
+	limit := t.Interval + time.Nanosecond
+	return t.reached(e, neigh.Used, limit) || t.reached(e, neigh.Confirmed, limit) || t.reached(e, neigh.Updated, limit)
+}
+
 // Due reports whether e is to be renewed now: any age of the kernel's, or the
 // age of the agent's own clock, has reached the threshold. An entry in
 // NUD_PROBE is being verified already and is due only when the bound itself is
-// near; one in NUD_STALE that was renewed a moment ago is given time for a
-// packet.
+// near.
 func (t Timing) Due(e *neigh.Entry, resolved time.Duration) bool {
 	limit := t.Threshold()
-	switch {
-	case e.State == neigh.Probe:
+	if e.State == neigh.Probe {
 		limit, resolved = t.Interval-t.Grace, 0
-	case e.State == neigh.Stale && resolved < t.Settle:
-		return false
 	}
 	return resolved >= limit || t.reached(e, neigh.Used, limit) ||
 		t.reached(e, neigh.Confirmed, limit) || t.reached(e, neigh.Updated, limit)

@@ -23,7 +23,7 @@ func TestNewTiming(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.interval.String(), func(t *testing.T) {
 			got := NewTiming(tt.interval, tt.scanPeriod)
-			if want := (Timing{tt.interval, tt.lead, tt.grace, tt.scanPeriod}); got != want {
+			if want := (Timing{tt.interval, tt.lead, tt.grace}); got != want {
 				t.Errorf("got %+v, want %+v", got, want)
 			}
 			if got.Threshold() != tt.threshold {
@@ -94,10 +94,6 @@ func TestDue(t *testing.T) {
 		{"probe, confirmed", long, neigh.Probe, ages{0, 290 * s, 0}, 0, true},
 		{"probe, updated", long, neigh.Probe, ages{0, 0, 290 * s}, 0, true},
 		{"probe, own clock", long, neigh.Probe, ages{0, 0, 0}, time.Hour, false},
-		// One that was renewed a moment ago may only have had no packet yet.
-		{"just renewed and stale", long, neigh.Stale, ages{time.Hour, time.Hour, time.Hour}, 4990 * ms, false},
-		{"no longer just renewed", long, neigh.Stale, ages{time.Hour, 0, 0}, 5 * s, true},
-		{"just renewed and in use", long, neigh.Reachable, ages{281500 * ms, 0, 0}, 0, true},
 		{"delay is no probe", long, neigh.Delay, ages{281500 * ms, 0, 0}, 0, true},
 
 		// A little more than a minute has no room for the head start: such an
@@ -159,6 +155,34 @@ func TestOverdue(t *testing.T) {
 				if got := tt.timing.Overdue(&tt.entry, c); got != want[c] {
 					t.Errorf("%v: got %v, want %v", c, got, want[c])
 				}
+			}
+		})
+	}
+}
+
+func TestExceeded(t *testing.T) {
+	const s, ms = time.Second, time.Millisecond
+	long, short := NewTiming(300*s, 5*s), NewTiming(60*s, s)
+	tests := []struct {
+		name   string
+		timing Timing
+		entry  neigh.Entry
+		want   bool
+	}{
+		{"due", long, neigh.Entry{Used: 299 * s, Confirmed: 299 * s, Updated: 299 * s}, false},
+		{"at the bound", long, neigh.Entry{Used: 300 * s, Confirmed: 300 * s, Updated: 300 * s}, false},
+		{"used", long, neigh.Entry{Used: 300*s + 10*ms}, true},
+		{"confirmed", long, neigh.Entry{Confirmed: 300*s + 10*ms}, true},
+		{"updated", long, neigh.Entry{Updated: 300*s + 10*ms}, true},
+		{"in probe", long, neigh.Entry{State: neigh.Probe, Used: 301 * s}, true},
+		{"never confirmed", short, neigh.Entry{Used: 50 * s, Confirmed: 110 * s, Updated: 50 * s}, false},
+		{"never confirmed, and used is over", short, neigh.Entry{Used: 61 * s, Confirmed: 121 * s}, true},
+		{"confirmed once", short, neigh.Entry{Used: 20 * s, Confirmed: 61 * s, Updated: 20 * s}, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := tt.timing.Exceeded(&tt.entry); got != tt.want {
+				t.Errorf("got %v, want %v", got, tt.want)
 			}
 		})
 	}

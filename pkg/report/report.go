@@ -17,6 +17,10 @@ import (
 // counted, so that thousands of pod devices make no series.
 const Other = "other"
 
+// maxDevices bounds the devices that are named. A machine that makes a bridge
+// for each of its jobs has uplinks without end.
+const maxDevices = 32
+
 // MaxNextHops bounds the next hops that are reported one by one. A node in a
 // BGP full mesh has one for every other node.
 const MaxNextHops = 32
@@ -26,6 +30,7 @@ type Report struct {
 	At      time.Time
 	Devices []Device
 	Kept    [policy.NumReasons]int // entries with the verdict Keep, by reason
+	Overdue int                    // learned entries with an age above the interval
 	Entries []Entry                // next hops, and as many others as were asked for
 }
 
@@ -33,6 +38,11 @@ type Report struct {
 type Device struct {
 	Name     string
 	Families [2]Family // ipv4, ipv6
+	// Contested counts the entries for which several holders answered when they
+	// were last asked for.
+	Contested int
+	// NextHops counts the next hops of routes by state, in the order of Family.States.
+	NextHops [len(neigh.States) + 1]int
 }
 
 // Family sums up the entries of one address family.
@@ -55,7 +65,7 @@ func StateName(i int) string {
 
 // Entry holds the ages of one entry at the time of the scan.
 type Entry struct {
-	Device string
+	Device string // its own name, uplink or not
 	Addr   netip.Addr
 	Ages   neigh.Ages
 
@@ -90,6 +100,9 @@ func (r *Builder) Add(e *neigh.Entry, link *neigh.Link, verdict policy.Verdict, 
 		f = &d.Families[1]
 	}
 	f.States[stateIndex(e.State)]++
+	if nextHop {
+		d.NextHops[stateIndex(e.State)]++
+	}
 	if verdict.Action == policy.Keep {
 		r.report.Kept[verdict.Reason]++
 	}
@@ -100,7 +113,7 @@ func (r *Builder) Add(e *neigh.Entry, link *neigh.Link, verdict policy.Verdict, 
 	for c, age := range ages {
 		f.Oldest[c] = max(f.Oldest[c], age)
 	}
-	entry := Entry{Device: d.Name, Addr: e.Addr, Ages: *ages, key: e.Key, isDefault: isDefault}
+	entry := Entry{Device: link.Name, Addr: e.Addr, Ages: *ages, key: e.Key, isDefault: isDefault}
 	switch {
 	case nextHop:
 		r.hops = append(r.hops, entry)
@@ -108,6 +121,14 @@ func (r *Builder) Add(e *neigh.Entry, link *neigh.Link, verdict policy.Verdict, 
 		r.keep(entry)
 	}
 }
+
+// AddContested counts an entry on link that several holders answer for.
+func (r *Builder) AddContested(link *neigh.Link) {
+	r.report.Devices[r.find(link)].Contested++
+}
+
+// AddOverdue counts a learned entry with an age above the interval.
+func (r *Builder) AddOverdue() { r.report.Overdue++ }
 
 // keep holds on to the perEntry entries with the lowest keys: a choice that
 // stays the same from scan to scan, so that series do not come and go.
@@ -129,6 +150,9 @@ func compareKeys(a, b Entry) int {
 func (r *Builder) find(link *neigh.Link) int {
 	name := DeviceName(link)
 	i := slices.IndexFunc(r.report.Devices, func(d Device) bool { return d.Name == name })
+	if i < 0 && name != Other && len(r.report.Devices) >= maxDevices {
+		return r.find(&neigh.Link{})
+	}
 	if i < 0 {
 		i = len(r.report.Devices)
 		r.report.Devices = append(r.report.Devices, Device{Name: name})

@@ -11,12 +11,17 @@ import (
 	"net/http"
 	"time"
 
+	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 )
 
 // shutdownTimeout is how long requests in flight may take to finish once the
 // server is told to stop. The whole agent is to be gone within a second.
 const shutdownTimeout = 500 * time.Millisecond
+
+// maxConnections bounds the connections to one address: the ports are open to
+// whoever reaches the node, and the memory of a DaemonSet is small.
+const maxConnections = 64
 
 // Server serves one handler on any number of addresses.
 type Server struct {
@@ -33,7 +38,7 @@ func Listen(ctx context.Context, addresses []string, h http.Handler, log *slog.L
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      30 * time.Second,
-		IdleTimeout:       2 * time.Minute,
+		IdleTimeout:       30 * time.Second,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}}
@@ -44,7 +49,7 @@ func Listen(ctx context.Context, addresses []string, h http.Handler, log *slog.L
 			s.close()
 			return nil, fmt.Errorf("listening on %s: %w", a, err)
 		}
-		s.listeners = append(s.listeners, l)
+		s.listeners = append(s.listeners, netutil.LimitListener(l, maxConnections))
 	}
 	return s, nil
 }

@@ -11,9 +11,11 @@ import (
 type clock struct {
 	resolved time.Duration // when it was last asked for afresh, on the store's time line
 	early    time.Duration // how much sooner than its age says it is due: the spread of the first interval
+	hold     time.Duration // until when it is not due at all: the spread of what is overdue at start
 	lladdr   uint64        // hash of the last link-layer address, 0 for none
 	scan     uint32        // the scan that last saw it
-	pending  bool          // renewed, and its answer not seen yet
+	asked    time.Duration // when its renewal began
+	pending  bool          // its renewal has begun, and the answer has not been seen yet
 	absent   bool          // not seen since a scan: it was deleted and may come back
 }
 
@@ -37,11 +39,17 @@ func (c *clocks) begin() {
 	c.seen = 0
 }
 
-// see updates the clock of e. It returns the age of the clock, the age that
-// decides whether e is due, and whether e has come back from a renewal with
-// another link-layer address. spread returns how early an entry first seen at
-// the given age is due.
-func (c *clocks) see(e *neigh.Entry, now time.Time, spread func(age time.Duration) time.Duration) (age, due time.Duration, corrected bool) {
+// sight is what see found.
+type sight struct {
+	age       time.Duration // of the agent's clock
+	due       time.Duration // the age that decides whether the entry is due
+	held      bool          // it is not due yet, whatever its ages
+	corrected bool          // it has come back from a renewal with another link-layer address
+}
+
+// see updates the clock of e. spread returns, for an entry first seen at the
+// given age, how early it is due, and how long it is held back.
+func (c *clocks) see(e *neigh.Entry, now time.Time, spread func(age time.Duration) (early, hold time.Duration)) (s sight) {
 	t := now.Sub(c.base)
 	k, known := c.m[e.Key]
 	if !known || k.absent {
@@ -49,15 +57,18 @@ func (c *clocks) see(e *neigh.Entry, now time.Time, spread func(age time.Duratio
 		// where the kernel's stands.
 		k.resolved, k.early, k.absent = t-e.Updated, 0, false
 		if !known {
-			k.early = spread(e.Updated)
+			k.early, k.hold = spread(e.Updated)
+			k.hold += t
 		}
 	}
 	if e.State.Valid() {
 		lladdr := c.hash(&e.LLAddr)
 		switch {
 		case k.pending && k.lladdr != 0 && lladdr != k.lladdr:
-			corrected, k.pending = true, false
-		case k.pending && e.Confirmed < t-k.resolved:
+			s.corrected, k.pending = true, false
+		case k.pending && k.resolved >= k.asked && e.Confirmed < t-k.asked:
+			// Not while the renewal is under way: an answer confirms the entry
+			// even where locktime keeps it from changing it (__neigh_update).
 			k.pending = false
 		}
 		k.lladdr = lladdr
@@ -67,13 +78,29 @@ func (c *clocks) see(e *neigh.Entry, now time.Time, spread func(age time.Duratio
 		c.seen++
 	}
 	c.m[e.Key] = k
-	return t - k.resolved, t - k.resolved + k.early, corrected
+	s.age, s.due, s.held = t-k.resolved, t-k.resolved+k.early, t < k.hold
+	return s
+}
+
+// has reports whether the entry is remembered.
+func (c *clocks) has(key neigh.Key) bool {
+	_, ok := c.m[key]
+	return ok
+}
+
+// ask notes that the renewal of an entry begins: a link-layer address that is
+// seen from now on, and differs, is its answer.
+func (c *clocks) ask(key neigh.Key, now time.Time) {
+	if k, ok := c.m[key]; ok {
+		k.asked, k.pending = now.Sub(c.base), true
+		c.m[key] = k
+	}
 }
 
 // renewed restarts the clock of an entry that was asked for afresh.
-func (c *clocks) renewed(key neigh.Key, now time.Time) {
+func (c *clocks) renewed(key neigh.Key, at time.Time) {
 	if k, ok := c.m[key]; ok {
-		k.resolved, k.early, k.pending = now.Sub(c.base), 0, true
+		k.resolved, k.early = at.Sub(c.base), 0
 		c.m[key] = k
 	}
 }
@@ -89,7 +116,7 @@ func (c *clocks) end(now time.Time, keep time.Duration) {
 	for key, k := range c.m {
 		switch {
 		case k.scan == c.scan:
-		case !k.pending || t-k.resolved > keep:
+		case !k.pending || t-k.asked > keep:
 			delete(c.m, key)
 		case !k.absent:
 			k.absent = true

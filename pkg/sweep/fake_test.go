@@ -49,17 +49,20 @@ type fakeTable struct {
 	ops                        []op // every change that was carried out
 	dumps, topologies, batches int
 
+	locktime time.Duration // for which an entry cannot be moved after it changed; 0 as in ND
+
 	topologyErr, getErr error
 	dumpErr             func(n int) error              // what the n-th dump ends with, having shown everything
 	batchErr            func(n int) error              // what the n-th batch of deletions ends with, having done nothing
 	refuse              func(neigh.Key) error          // what a change of one entry fails with
-	before              func(call string, k neigh.Key) // runs ahead of every Get, SetState, Use and Delete
+	sourceErr           func(neigh.Key) error          // what the lookup of a source address fails with
+	before              func(call string, k neigh.Key) // runs ahead of every Get, SetState, Use, Replace and Delete
 	dumped              func(visit func(*neigh.Entry)) // runs behind what a dump shows
 }
 
 // op is one change.
 type op struct {
-	do          string // delete, use, or the state that was set
+	do          string // delete, use, replace and the new address, the state that was set, or ask
 	key         neigh.Key
 	at          time.Duration // since the table was made
 	oldest      time.Duration // greatest age of the entry just before
@@ -205,6 +208,19 @@ func (f *fakeTable) Get(k neigh.Key) (neigh.Entry, error) {
 	return e.snapshot(), nil
 }
 
+// GetAll shows every entry twice, as the dump may that it takes on some kernels.
+func (f *fakeTable) GetAll(keys []neigh.Key, visit func(*neigh.Entry)) error {
+	for _, k := range append(keys, keys...) {
+		switch e, err := f.Get(k); {
+		case err == nil:
+			visit(&e)
+		case !errors.Is(err, neigh.ErrGone):
+			return err
+		}
+	}
+	return nil
+}
+
 func (f *fakeTable) Delete(keys []neigh.Key) (failed []neigh.Failure, err error) {
 	f.announce("delete", keys[0])
 	f.mu.Lock()
@@ -255,6 +271,50 @@ func (f *fakeTable) Use(k neigh.Key) error {
 		e.State, e.updated = neigh.Delay, e.used
 	}
 	return nil
+}
+
+func (f *fakeTable) Replace(k neigh.Key, lladdr neigh.LLAddr, flags neigh.Flags) error {
+	f.announce("replace", k)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e, err := f.change("replace "+lladdr.String(), k)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	e.LLAddr, e.State, e.Flags, e.updated, e.confirmed = lladdr, neigh.Reachable, flags, now, now
+	return nil
+}
+
+// source is where all questions are asked from.
+var source = netip.MustParseAddr("10.0.0.250")
+
+func (f *fakeTable) Source(k neigh.Key) (netip.Addr, error) {
+	if f.sourceErr != nil {
+		return source, f.sourceErr(k)
+	}
+	return source, nil
+}
+
+// answer is what arp_process and ndisc_recv_na do with an answer from lladdr:
+// it confirms the entry that names it, and moves one that names another only
+// when locktime is over.
+func (f *fakeTable) answer(k neigh.Key, lladdr neigh.LLAddr) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e, ok := f.entries[k]
+	if !ok {
+		return
+	}
+	now := time.Now()
+	e.advance(now)
+	if !e.State.Valid() || lladdr != e.LLAddr && now.Sub(e.updated) <= f.locktime {
+		return
+	}
+	if lladdr != e.LLAddr || e.State != neigh.Reachable {
+		e.LLAddr, e.State, e.updated = lladdr, neigh.Reachable, now
+	}
+	e.confirmed = now
 }
 
 func (f *fakeTable) Topology() (neigh.Topology, error) {
@@ -337,6 +397,23 @@ func of(log []op, k neigh.Key) (did []string) {
 	return did
 }
 
+// renewals returns the first change of each entry in each pass: a verification
+// makes several.
+func renewals(log []op) (first []op) {
+	type turn struct {
+		key  neigh.Key
+		dump int
+	}
+	seen := make(map[turn]bool)
+	for _, o := range log {
+		if at := (turn{o.key, o.dump}); !seen[at] {
+			seen[at] = true
+			first = append(first, o)
+		}
+	}
+	return first
+}
+
 func (f *fakeTable) size() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -377,7 +454,9 @@ func sweeper(table *fakeTable, change ...func(*Config)) *Sweeper {
 	for _, c := range change {
 		c(&cfg)
 	}
-	cfg.Verifier = &InPlace{Table: table, Scope: cfg.Scope, Timing: cfg.Timing}
+	if cfg.Verifier == nil {
+		cfg.Verifier = &InPlace{Table: table, Scope: cfg.Scope, Timing: cfg.Timing}
+	}
 	s := New(cfg)
 	s.random = rand.New(rand.NewPCG(1, 2)).Float64
 	return s

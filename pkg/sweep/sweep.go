@@ -3,12 +3,16 @@
 package sweep
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,12 +28,20 @@ const (
 	batchSize  = 200
 	batchPause = 10 * time.Millisecond
 
-	// passLimit bounds what is done on one dump, so that no decision is older
-	// than the 100 ms its pass takes. What is left over is dumped afresh.
+	// passLimit bounds what is done on one dump. What is left over is dumped
+	// afresh.
 	passLimit = 2000
+
+	// freshFor is how old the dump may be that a deletion is decided on. After
+	// that the entry is read again first: somebody may have pinned it.
+	freshFor = 20 * time.Millisecond
 
 	// dumpTries is how often a dump that was cut short is repeated at once.
 	dumpTries = 3
+
+	// startSpread is within what verifications that are overdue at start are
+	// spread.
+	startSpread = 3 * time.Second
 
 	// topologyAge bounds how old the view of devices and routes may be.
 	topologyAge = 30 * time.Second
@@ -39,16 +51,13 @@ const (
 type Table interface {
 	Dump(visit func(*neigh.Entry)) error
 	Get(k neigh.Key) (neigh.Entry, error)
+	GetAll(keys []neigh.Key, visit func(*neigh.Entry)) error
 	Delete(keys []neigh.Key) ([]neigh.Failure, error)
 	SetState(k neigh.Key, s neigh.State) error
 	Use(k neigh.Key) error
+	Replace(k neigh.Key, lladdr neigh.LLAddr, flags neigh.Flags) error
+	Source(k neigh.Key) (netip.Addr, error)
 	Topology() (neigh.Topology, error)
-}
-
-// Verifier has an entry verified in place: it is asked for afresh and stays
-// usable meanwhile.
-type Verifier interface {
-	Verify(e *neigh.Entry, link *neigh.Link, nextHop bool) (Method, error)
 }
 
 // Result is what came of a renewal.
@@ -56,14 +65,12 @@ type Result string
 
 // The results.
 const (
-	OK      Result = "ok"
-	Gone    Result = "gone"    // the entry or its device had vanished meanwhile
-	Changed Result = "changed" // read again, the entry called for another verdict
-	Failed  Result = "failed"  // the kernel refused
+	OK         Result = "ok"
+	Unanswered Result = "unanswered" // asked for by broadcast three times, and nobody answered
+	Gone       Result = "gone"       // the entry or its device had vanished meanwhile
+	Changed    Result = "changed"    // read again, the entry called for another verdict
+	Failed     Result = "failed"     // the kernel refused
 )
-
-// Results lists all results.
-var Results = [...]Result{OK, Gone, Changed, Failed}
 
 // Events are called as things happen, from the goroutine that sweeps. Nil ones
 // are skipped.
@@ -95,20 +102,35 @@ type Config struct {
 // Sweeper renews the learned entries of one table.
 type Sweeper struct {
 	cfg    Config
+	made   time.Time
 	clocks *clocks
 	first  bool // the first complete scan is still to come
 	random func() float64
 
 	topology   neigh.Topology
 	topologyAt time.Time // zero: read it again
+	dumped     time.Time // when the last dump began
 
 	report atomic.Pointer[report.Report]
 	status atomic.Pointer[status]
 	failed string // the error logged last
 
 	// What the last scan found due, and scratch space; reused from scan to scan.
-	verifies, deletes []task
+	verifies, deletes []Job
 	keys              []neigh.Key
+
+	holders map[neigh.Key]string // entries that several holders answer for, and who they are
+
+	mu       sync.Mutex
+	inFlight map[neigh.Key]struct{} // handed to the Verifier, and not reported yet
+	outcomes []outcome              // reported, and not settled yet
+}
+
+// outcome is a reported Outcome that waits for the sweep's own goroutine.
+type outcome struct {
+	Outcome
+	job Job
+	at  time.Time
 }
 
 // status is the outcome of the last scan.
@@ -117,26 +139,25 @@ type status struct {
 	err error
 }
 
-// task is one entry that is due.
-type task struct {
-	entry   neigh.Entry
-	link    neigh.Link
-	age     time.Duration
-	nextHop bool
-}
-
 // New returns a Sweeper. It starts nothing.
 func New(cfg Config) *Sweeper {
-	return &Sweeper{cfg: cfg, first: true, random: rand.Float64}
+	return &Sweeper{
+		cfg: cfg, made: time.Now(), first: true, random: rand.Float64,
+		holders: make(map[neigh.Key]string), inFlight: make(map[neigh.Key]struct{}),
+	}
 }
 
 var errNoScan = errors.New("the table has not been scanned yet")
 
-// Ready returns nil if the last scan succeeded, and why not otherwise.
-func (s *Sweeper) Ready() error {
+// Ready returns nil if the last scan succeeded and was not long ago, and why not
+// otherwise.
+func (s *Sweeper) Ready(now time.Time) error {
 	st := s.status.Load()
 	if st == nil {
 		return errNoScan
+	}
+	if since := now.Sub(st.at); since > max(3*s.cfg.ScanPeriod, 10*time.Second) {
+		return fmt.Errorf("the last scan ended %v ago", since.Round(time.Second))
 	}
 	return st.err
 }
@@ -144,12 +165,11 @@ func (s *Sweeper) Ready() error {
 // Live returns an error if no scan has ended for longer than a scan may take.
 // A scan that fails still counts: it is the loop that must turn.
 func (s *Sweeper) Live(now time.Time) error {
-	st := s.status.Load()
-	if st == nil {
-		return nil // the first scan is bounded by the timeouts of the socket
+	since := now.Sub(s.made)
+	if st := s.status.Load(); st != nil {
+		since = now.Sub(st.at)
 	}
-	limit := max(10*s.cfg.ScanPeriod, time.Minute)
-	if since := now.Sub(st.at); since > limit {
+	if limit := max(10*s.cfg.ScanPeriod, time.Minute); since > limit {
 		return fmt.Errorf("no scan has ended for %v, the limit is %v", since.Round(time.Second), limit)
 	}
 	return nil
@@ -161,6 +181,7 @@ func (s *Sweeper) Report() *report.Report { return s.report.Load() }
 // Run sweeps until ctx is done, and returns nil then. Failures are reported
 // and the next scan tries again.
 func (s *Sweeper) Run(ctx context.Context) error {
+	defer s.cfg.Verifier.Wait()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -182,18 +203,19 @@ func (s *Sweeper) Run(ctx context.Context) error {
 
 // Summary counts what Once did.
 type Summary struct {
-	Entries  int // entries in the table
-	Kept     int // left alone, or being verified by the kernel already
-	Deleted  int
-	Verified int
-	Gone     int // vanished, or changed, before they were reached
-	Failed   int
+	Entries    int // entries in the table
+	Kept       int // left alone, or being verified by the kernel already
+	Deleted    int
+	Verified   int
+	Unanswered int // asked for, and left to the kernel because nobody answered
+	Gone       int // vanished, or changed, before they were reached
+	Failed     int
 }
 
 // String returns the summary in one line.
 func (s Summary) String() string {
-	return fmt.Sprintf("entries %d, kept %d, deleted %d, verified in place %d, gone meanwhile %d, failed %d",
-		s.Entries, s.Kept, s.Deleted, s.Verified, s.Gone, s.Failed)
+	return fmt.Sprintf("entries %d, kept %d, deleted %d, verified in place %d, unanswered %d, gone meanwhile %d, failed %d",
+		s.Entries, s.Kept, s.Deleted, s.Verified, s.Unanswered, s.Gone, s.Failed)
 }
 
 // Once renews everything the policy allows, whatever its age. In a dry run it
@@ -222,10 +244,12 @@ func (s *Sweeper) Once(ctx context.Context) (Summary, error) {
 		sum.Verified, sum.Deleted = len(s.verifies), len(s.deletes)
 		return sum, nil
 	}
-	return sum, s.act(ctx, s.verifies, s.deletes, 0, func(m Method, r Result) {
+	tally := func(m Method, r Result) {
 		switch {
 		case r == Failed:
 			sum.Failed++
+		case r == Unanswered:
+			sum.Unanswered++
 		case r != OK:
 			sum.Gone++
 		case m == ByDelete:
@@ -233,12 +257,16 @@ func (s *Sweeper) Once(ctx context.Context) (Summary, error) {
 		default:
 			sum.Verified++
 		}
-	})
+	}
+	err = s.act(ctx, s.verifies, s.deletes, 0, tally)
+	s.cfg.Verifier.Wait()
+	return sum, cmp.Or(err, s.settleAll(tally))
 }
 
 // pass scans and acts, and says whether there is more to do at once.
 func (s *Sweeper) pass(ctx context.Context) (more bool) {
 	start := time.Now()
+	settled := s.settleAll(func(Method, Result) {})
 	err := s.scan(s.cfg.Timing.Due, true)
 	took := time.Since(start)
 	if err == nil && !s.cfg.DryRun {
@@ -247,6 +275,7 @@ func (s *Sweeper) pass(ctx context.Context) (more bool) {
 		more = len(verifies)+len(deletes) < len(s.verifies)+len(s.deletes)
 		err = s.act(ctx, verifies, deletes, batchPause, func(Method, Result) {})
 	}
+	err = cmp.Or(err, settled)
 	s.status.Store(&status{at: time.Now(), err: err})
 	if s.cfg.Events.Scanned != nil {
 		s.cfg.Events.Scanned(took, err)
@@ -298,13 +327,8 @@ func (s *Sweeper) look(isDue func(*neigh.Entry, time.Duration) bool, spread bool
 		}
 		s.topology, s.topologyAt = topology, now
 	}
-	early := func(time.Duration) time.Duration { return 0 }
-	if spread && s.first {
-		early = func(age time.Duration) time.Duration {
-			return time.Duration(s.random() * float64(max(0, s.cfg.Timing.Threshold()-age)))
-		}
-	}
 	s.clocks.begin()
+	s.dumped = now
 	r := report.NewBuilder(now, s.cfg.PerEntry)
 	err := s.cfg.Table.Dump(func(e *neigh.Entry) {
 		link := s.topology.Links[e.Index]
@@ -317,56 +341,74 @@ func (s *Sweeper) look(isDue func(*neigh.Entry, time.Duration) bool, spread bool
 			r.Add(e, &link, verdict, nil, nextHop, isDefault)
 			return
 		}
-		age, dueAge, corrected := s.clocks.see(e, now, early)
-		if corrected && s.cfg.Events.Corrected != nil {
+		seen := s.clocks.see(e, now, func(age time.Duration) (early, hold time.Duration) {
+			if !spread || !s.first {
+				return 0, 0
+			}
+			return s.spread(e, age, verdict.Action == policy.Verify && link.Uplink)
+		})
+		if seen.corrected && s.cfg.Events.Corrected != nil {
 			s.cfg.Events.Corrected(report.DeviceName(&link))
 		}
-		ages := neigh.Ages{neigh.Used: e.Used, neigh.Confirmed: e.Confirmed, neigh.Updated: e.Updated, neigh.Resolved: age}
+		if s.cfg.Timing.Exceeded(e) {
+			r.AddOverdue()
+		}
+		ages := neigh.Ages{neigh.Used: e.Used, neigh.Confirmed: e.Confirmed, neigh.Updated: e.Updated, neigh.Resolved: seen.age}
 		r.Add(e, &link, verdict, &ages, nextHop, isDefault)
-		if verdict.Action == policy.Keep || !isDue(e, dueAge) {
+		if verdict.Action == policy.Keep || seen.held || !isDue(e, seen.due) || s.busy(e.Key) {
 			return
 		}
-		t := task{entry: *e, link: link, age: max(e.Used, e.Updated, age), nextHop: nextHop}
+		j := Job{Entry: *e, Link: link, NextHop: nextHop, age: max(e.Used, e.Updated, seen.age)}
 		if verdict.Action == policy.Delete {
-			s.deletes = append(s.deletes, t)
+			s.deletes = append(s.deletes, j)
 		} else {
-			s.verifies = append(s.verifies, t)
+			s.verifies = append(s.verifies, j)
 		}
 	})
 	if err != nil {
 		return err
 	}
 	s.clocks.end(now, s.cfg.Timing.Interval)
+	for k := range s.holders {
+		if !s.clocks.has(k) {
+			delete(s.holders, k)
+			continue
+		}
+		link := s.topology.Links[k.Index]
+		r.AddContested(&link)
+	}
 	s.first = false
 	s.report.Store(r.Finish())
 	return nil
 }
 
-// act carries out what is due: verifications, which are few and urgent, then
-// deletions in batches with a pause after each. It stops between two steps when
-// ctx is done. It returns the first failure.
-func (s *Sweeper) act(ctx context.Context, verifies, deletes []task, pause time.Duration, tally func(Method, Result)) error {
-	var first error
-	done := func(t *task, m Method, err error) {
-		r := s.settle(t, m, err)
-		tally(m, r)
-		if r == Failed && first == nil {
-			first = err
-		}
+// spread puts off an entry that the first scan sees, so that nodes that start
+// together do not ask together. One that is not due yet is due at a random time
+// before it would be; one that would be asked for at once, a little later.
+func (s *Sweeper) spread(e *neigh.Entry, age time.Duration, asks bool) (early, hold time.Duration) {
+	random := func(d time.Duration) time.Duration { return time.Duration(s.random() * float64(max(0, d))) }
+	if !s.cfg.Timing.Due(e, age) {
+		return random(s.cfg.Timing.Threshold() - age), 0
 	}
-	for i := range verifies {
-		if ctx.Err() != nil {
-			return first
-		}
-		t := &verifies[i]
-		m, err := s.cfg.Verifier.Verify(&t.entry, &t.link, t.nextHop)
-		done(t, m, err)
+	if asks {
+		return 0, random(min(startSpread, s.cfg.Timing.Interval/4))
 	}
+	return 0, 0
+}
+
+// act carries out what is due: it starts the verifications, and deletes in
+// batches with a pause after each. It stops between two steps when ctx is done.
+// It returns the first failure known by then.
+func (s *Sweeper) act(ctx context.Context, verifies, deletes []Job, pause time.Duration, tally func(Method, Result)) error {
+	if len(verifies) > 0 {
+		s.verify(ctx, slices.Clone(verifies))
+	}
+	first := s.settleAll(tally)
 	for batch := range slices.Chunk(deletes, batchSize) {
 		if ctx.Err() != nil {
 			return first
 		}
-		if err := s.delete(batch, done); err != nil {
+		if err := s.delete(batch, tally, &first); err != nil {
 			return err
 		}
 		if !sleep(ctx, pause) {
@@ -376,45 +418,167 @@ func (s *Sweeper) act(ctx context.Context, verifies, deletes []task, pause time.
 	return first
 }
 
+// verify hands jobs, which it keeps, to the Verifier.
+func (s *Sweeper) verify(ctx context.Context, jobs []Job) {
+	now := time.Now()
+	for i := range jobs {
+		s.clocks.ask(jobs[i].Entry.Key, now)
+	}
+	s.mu.Lock()
+	for i := range jobs {
+		s.inFlight[jobs[i].Entry.Key] = struct{}{}
+	}
+	s.mu.Unlock()
+	s.cfg.Verifier.Verify(ctx, jobs, func(j *Job, o Outcome) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.outcomes = append(s.outcomes, outcome{o, *j, time.Now()})
+	})
+}
+
+// busy reports whether the entry is being verified.
+func (s *Sweeper) busy(k neigh.Key) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.inFlight[k]
+	return ok
+}
+
+// settleAll records the outcomes reported so far, and returns the first
+// failure among them.
+func (s *Sweeper) settleAll(tally func(Method, Result)) (first error) {
+	s.mu.Lock()
+	outcomes := s.outcomes
+	s.outcomes = nil
+	for i := range outcomes {
+		delete(s.inFlight, outcomes[i].job.Entry.Key)
+	}
+	s.mu.Unlock()
+	for i := range outcomes {
+		o := &outcomes[i]
+		r := s.settle(&o.job, o.Method, o.Err, o.at)
+		tally(o.Method, r)
+		if r == Failed && first == nil {
+			first = o.Err
+		}
+		s.noteHolders(&o.job, o.Holders)
+	}
+	return first
+}
+
+// noteHolders logs when several holders answer for an entry, once for each set
+// of them: a host with two interfaces on the segment does so for ever.
+func (s *Sweeper) noteHolders(j *Job, holders []neigh.LLAddr) {
+	if len(holders) == 0 {
+		return // not asked, or not answered: nothing new
+	}
+	known, was := s.holders[j.Entry.Key]
+	if len(holders) == 1 {
+		if was {
+			delete(s.holders, j.Entry.Key)
+			s.cfg.Log.Info("one holder answers again", "address", j.Entry.Addr, "device", j.Link.Name, "lladdr", holders[0])
+		}
+		return
+	}
+	names := make([]string, len(holders))
+	for i, h := range holders {
+		names[i] = h.String()
+	}
+	slices.Sort(names)
+	if now := strings.Join(names, " "); now != known {
+		s.holders[j.Entry.Key] = now
+		s.cfg.Log.Warn("several holders answer", "address", j.Entry.Addr, "device", j.Link.Name, "lladdrs", names)
+	}
+}
+
 // delete removes one batch. An error means that what became of it is unknown;
 // the next scan shows.
-func (s *Sweeper) delete(batch []task, done func(*task, Method, error)) error {
+func (s *Sweeper) delete(batch []Job, tally func(Method, Result), first *error) error {
+	if time.Since(s.dumped) > freshFor {
+		var err error
+		if batch, err = s.stillIdle(batch, tally); err != nil {
+			return err
+		}
+	}
 	s.keys = s.keys[:0]
 	for i := range batch {
-		s.keys = append(s.keys, batch[i].entry.Key)
+		s.keys = append(s.keys, batch[i].Entry.Key)
 	}
 	failed, err := s.cfg.Table.Delete(s.keys)
 	if err != nil {
 		return err
 	}
+	now := time.Now()
 	for i := range batch {
 		var err error
-		if len(failed) > 0 && failed[0].Key == batch[i].entry.Key { // in the order of the batch
+		if len(failed) > 0 && failed[0].Key == batch[i].Entry.Key { // in the order of the batch
 			err, failed = failed[0].Err, failed[1:]
 		}
-		done(&batch[i], ByDelete, err)
+		r := s.settle(&batch[i], ByDelete, err, now)
+		tally(ByDelete, r)
+		if r == Failed && *first == nil {
+			*first = err
+		}
 	}
 	return nil
 }
 
+// stillIdle reads a batch again and returns the jobs that are still to be
+// deleted.
+func (s *Sweeper) stillIdle(batch []Job, tally func(Method, Result)) ([]Job, error) {
+	jobs := make(map[neigh.Key]*Job, len(batch))
+	s.keys = s.keys[:0]
+	for i := range batch {
+		jobs[batch[i].Entry.Key] = &batch[i]
+		s.keys = append(s.keys, batch[i].Entry.Key)
+	}
+	idle := make([]Job, 0, len(batch))
+	err := s.cfg.Table.GetAll(s.keys, func(e *neigh.Entry) {
+		j := jobs[e.Key]
+		if j == nil {
+			return
+		}
+		delete(jobs, e.Key)
+		if s.cfg.Scope.Decide(e, &j.Link, j.NextHop).Action == policy.Delete {
+			idle = append(idle, *j)
+		} else {
+			tally(ByDelete, s.settle(j, ByDelete, errChanged, time.Now()))
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, j := range jobs {
+		tally(ByDelete, s.settle(j, ByDelete, neigh.ErrGone, time.Now()))
+	}
+	return idle, nil
+}
+
 // settle records what came of one renewal.
-func (s *Sweeper) settle(t *task, m Method, err error) Result {
+func (s *Sweeper) settle(j *Job, m Method, err error, at time.Time) Result {
 	r := Failed
 	switch {
 	case err == nil:
 		r = OK
-		s.clocks.renewed(t.entry.Key, time.Now())
+	case errors.Is(err, errUnanswered):
+		r = Unanswered
 	case errors.Is(err, neigh.ErrGone):
 		r = Gone
 	case errors.Is(err, errChanged), errors.Is(err, neigh.ErrNoAddress):
 		r = Changed
 	}
+	if m == ByDelete && r == OK {
+		s.clocks.ask(j.Entry.Key, at)
+	}
+	if r == OK || r == Unanswered { // either way it was asked for afresh
+		s.clocks.renewed(j.Entry.Key, at)
+	}
 	if s.cfg.Events.Renewed != nil {
-		s.cfg.Events.Renewed(report.DeviceName(&t.link), m, r, t.age)
+		s.cfg.Events.Renewed(report.DeviceName(&j.Link), m, r, j.age)
 	}
 	if s.cfg.Log.Enabled(context.Background(), slog.LevelDebug) {
-		s.cfg.Log.Debug("renewal", "address", t.entry.Addr, "device", t.link.Name, "lladdr", t.entry.LLAddr,
-			"state", t.entry.State, "age", t.age, "method", m, "result", r, "err", err)
+		s.cfg.Log.Debug("renewal", "address", j.Entry.Addr, "device", j.Link.Name, "lladdr", j.Entry.LLAddr,
+			"state", j.Entry.State, "age", j.age, "method", m, "result", r, "err", err)
 	}
 	return r
 }

@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -69,20 +71,20 @@ func TestEntryInUseIsVerifiedInTime(t *testing.T) {
 		log := table.log()
 		for k, e := range table.entries {
 			var at []time.Duration
-			for _, o := range log {
+			for _, o := range renewals(log) {
 				if o.key != k {
 					continue
 				}
 				at = append(at, o.at)
-				if o.do != "stale" {
-					t.Errorf("%s of %s, which is in use", o.do, k.Addr)
-				}
 				if gap := o.at - at[max(len(at)-2, 0)]; len(at) > 1 && (gap < threshold || gap > interval) {
 					t.Errorf("%s was left alone for %v, want %v to %v", k.Addr, gap, threshold, interval)
 				}
 			}
 			if len(at) < 10 {
 				t.Errorf("%s was verified %d times in 10 intervals", k.Addr, len(at))
+			}
+			if did := of(log, k); !slices.Equal(did, slices.Repeat([]string{"stale", "use"}, len(at))) {
+				t.Errorf("%s, which is in use: %q, want rounds of stale and use", k.Addr, did)
 			}
 			if e.State != neigh.Reachable && e.State != neigh.Delay {
 				t.Errorf("%s is %s in the end", k.Addr, e.State)
@@ -277,20 +279,16 @@ func TestFirstIntervalIsSpread(t *testing.T) {
 func TestLargeSweepIsPaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 5000
-		table := newFake(talking("10.0.0.1", eth0, interval))
+		table := newFake()
 		for i := range n {
 			table.add(aged(fmt.Sprintf("10.1.%d.%d", i/250, i%250), eth0, neigh.Stale, interval))
 		}
 		start(t, sweeper(table))
 		time.Sleep(period - time.Millisecond) // just before the second scan
-		if table.size() != 1 {
-			t.Errorf("%d of %d idle entries are left after %v", table.size()-1, n, period)
+		if table.size() != 0 {
+			t.Errorf("%d of %d idle entries are left after %v", table.size(), n, period)
 		}
-		log := table.log()
-		if log[0].do != "stale" {
-			t.Errorf("first came the %s of %s, want verification, which is urgent", log[0].do, log[0].key.Addr)
-		}
-		deletes := log[1:]
+		deletes := table.log()
 		perBatch, perDump, begun := make(map[int]int), make(map[int]int), make(map[int]time.Duration)
 		for _, o := range deletes {
 			perBatch[o.batch]++
@@ -320,9 +318,11 @@ func TestLargeSweepIsPaced(t *testing.T) {
 	})
 }
 
-// A sweep that takes several passes must not take an entry that it has just set
-// to NUD_STALE for an idle one: its connection has had no time to send.
-func TestEntryInUseIsGivenTimeForAPacket(t *testing.T) {
+// A sweep that takes several passes must not take an entry that it has just
+// verified for an idle one: its connection has had no time to send. When nobody
+// uses the entry, the kernel lets it go NUD_STALE by itself, and it is deleted
+// an interval later.
+func TestEntryJustVerifiedIsNotDeleted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table := newFake()
 		for i := range 3000 {
@@ -331,17 +331,59 @@ func TestEntryInUseIsGivenTimeForAPacket(t *testing.T) {
 		quiet := aged("10.0.0.1", eth0, neigh.Reachable, interval)
 		quiet.confirmed = time.Now()
 		table.add(quiet)
-		start(t, sweeper(table))
+		s := sweeper(table)
+		s.random = func() float64 { return 0 } // nothing is held back at start
+		start(t, s)
+		expect := func(when string, state neigh.State, did ...string) {
+			t.Helper()
+			if got := of(table.log(), quiet.Key); !slices.Equal(got, did) {
+				t.Errorf("%s: %q, want %q", when, got, did)
+			}
+			if e, err := table.Get(quiet.Key); e.State != state || (err != nil) != (state == neigh.None) {
+				t.Errorf("%s: the entry is %s, %v; want %s", when, e.State, err, state)
+			}
+		}
 		time.Sleep(period - time.Millisecond)
-		if got := of(table.log(), quiet.Key); !slices.Equal(got, []string{"stale"}) {
-			t.Errorf("within a scan period: %v, want stale alone", got)
+		if dumps, _ := table.counts(); dumps < 2 || table.size() != 1 {
+			t.Errorf("%d entries left after %d passes, want the one in use after several", table.size(), dumps)
 		}
-		if table.size() != 1 {
-			t.Errorf("%d entries left, want the one in use", table.size())
-		}
+		expect("within a scan period", neigh.Delay, "stale", "use")
 		time.Sleep(2 * period)
-		if got := of(table.log(), quiet.Key); !slices.Equal(got, []string{"stale", "delete"}) {
-			t.Errorf("without a packet for two scans: %v, want it deleted as idle", got)
+		expect("without a packet for two scans", neigh.Reachable, "stale", "use")
+		time.Sleep(time.Minute)
+		expect("without a packet for a minute", neigh.Stale, "stale", "use")
+		time.Sleep(threshold - time.Minute - 3*period)
+		expect("just before it is due again", neigh.Stale, "stale", "use")
+		time.Sleep(2 * period)
+		expect("an interval later", neigh.None, "stale", "use", "delete")
+	})
+}
+
+// What is overdue when the agent starts is verified within a few seconds, but
+// not at once: all nodes may have started together.
+func TestOverdueAtStartIsSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 600
+		table := newFake()
+		for i := range n {
+			table.add(talking(fmt.Sprintf("10.1.%d.%d", i/250, i%250), eth0, time.Hour))
+		}
+		s := sweeper(table, func(c *Config) { c.ScanPeriod = 100 * time.Millisecond })
+		start(t, s)
+		time.Sleep(startSpread + time.Second)
+		perSecond := make(map[time.Duration]int)
+		seen := make(map[neigh.Key]bool)
+		for _, o := range renewals(table.log()) {
+			perSecond[o.at.Truncate(time.Second)]++
+			seen[o.key] = true
+		}
+		for second := range startSpread / time.Second {
+			if got := perSecond[second*time.Second]; got < n/6 || got > n/2 {
+				t.Errorf("%d of %d verifications in second %d, want about a third", got, n, second)
+			}
+		}
+		if got := len(renewals(table.log())); got != n || len(seen) != n {
+			t.Errorf("%d verifications of %d entries %v after start, want one of each of %d", got, len(seen), startSpread+time.Second, n)
 		}
 	})
 }
@@ -354,9 +396,11 @@ func TestManyVerificationsAreSplit(t *testing.T) {
 		for i := range n {
 			table.add(talking(fmt.Sprintf("10.1.%d.%d", i/250, i%250), eth0, interval))
 		}
-		startSettled(t, sweeper(table))
+		s := sweeper(table)
+		s.random = func() float64 { return 0 } // nothing is held back at start
+		startSettled(t, s)
 		perDump, at := make(map[int]int), make(map[int]time.Duration)
-		for _, o := range table.log() {
+		for _, o := range renewals(table.log()) {
 			perDump[o.dump]++
 			at[o.dump] = o.at
 		}
@@ -401,7 +445,7 @@ func TestInterruptedDumpIsRepeatedAtOnce(t *testing.T) {
 				if dumps, _ := table.counts(); dumps != tt.dumps {
 					t.Errorf("%d dumps, want %d", dumps, tt.dumps)
 				}
-				if err := s.Ready(); !errors.Is(err, tt.want) || (err == nil) != (tt.want == nil) {
+				if err := s.Ready(time.Now()); !errors.Is(err, tt.want) || (err == nil) != (tt.want == nil) {
 					t.Errorf("Ready() = %v, want %v", err, tt.want)
 				}
 				// Nothing is done on half a table, and nothing twice.
@@ -412,7 +456,7 @@ func TestInterruptedDumpIsRepeatedAtOnce(t *testing.T) {
 					t.Errorf("report %+v", s.Report())
 				}
 				time.Sleep(period)
-				if err := s.Ready(); err != nil {
+				if err := s.Ready(time.Now()); err != nil {
 					t.Errorf("after the next scan: %v", err)
 				}
 				if did := of(table.log(), e.Key); !slices.Equal(did, []string{"delete"}) {
@@ -440,7 +484,7 @@ func TestFailureAndRecovery(t *testing.T) {
 			c.Log = slog.New(slog.NewTextHandler(&text, nil))
 			c.Events.Scanned = func(_ time.Duration, err error) { scans = append(scans, err) }
 		})
-		if err := s.Ready(); !errors.Is(err, errNoScan) {
+		if err := s.Ready(time.Now()); !errors.Is(err, errNoScan) {
 			t.Errorf("Ready() before the first scan: %v, want %v", err, errNoScan)
 		}
 		if err := s.Live(time.Now()); err != nil {
@@ -452,7 +496,7 @@ func TestFailureAndRecovery(t *testing.T) {
 		stop := startSettled(t, s)
 		for range 60 {
 			time.Sleep(period)
-			if err := s.Ready(); !errors.Is(err, broken) {
+			if err := s.Ready(time.Now()); !errors.Is(err, broken) {
 				t.Fatalf("Ready() while the table cannot be read: %v", err)
 			}
 			// A restart of the agent would mend nothing.
@@ -464,7 +508,7 @@ func TestFailureAndRecovery(t *testing.T) {
 		fail = false
 		table.mu.Unlock()
 		time.Sleep(period)
-		if err := s.Ready(); err != nil {
+		if err := s.Ready(time.Now()); err != nil {
 			t.Errorf("Ready() when the table can be read again: %v", err)
 		}
 		if s.Report() == nil {
@@ -481,21 +525,30 @@ func TestFailureAndRecovery(t *testing.T) {
 	})
 }
 
-func TestLiveWhenTheLoopStands(t *testing.T) {
+// A loop that stands is not ready after three scans, and to be restarted after
+// ten, whatever the last scan came to.
+func TestLoopThatStands(t *testing.T) {
+	broken := errors.New("broken")
 	for _, tt := range []struct {
-		period, limit time.Duration
-		first         error // what the scan before came to
+		name        string
+		period      time.Duration
+		hangs       int   // the dump that does not end
+		first       error // what the dump before came to
+		ready, live time.Duration
 	}{
-		{time.Second, time.Minute, nil},
-		{5 * time.Second, time.Minute, errors.New("broken")},
-		{15 * time.Second, 150 * time.Second, nil},
+		{"short period", time.Second, 2, nil, 10 * time.Second, time.Minute},
+		{"default period", 5 * time.Second, 2, nil, 15 * time.Second, time.Minute},
+		{"long period", 15 * time.Second, 2, nil, 45 * time.Second, 150 * time.Second},
+		{"after a scan that failed", 5 * time.Second, 2, broken, 0, time.Minute},
+		{"from the start", 5 * time.Second, 1, nil, 0, time.Minute},
+		{"from the start, long period", 15 * time.Second, 1, nil, 0, 150 * time.Second},
 	} {
-		t.Run(tt.period.String(), func(t *testing.T) {
+		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				table := newFake()
 				hang := make(chan struct{})
 				table.dumpErr = func(n int) error {
-					if n == 2 {
+					if n == tt.hangs {
 						<-hang
 					}
 					return tt.first
@@ -503,13 +556,24 @@ func TestLiveWhenTheLoopStands(t *testing.T) {
 				s := sweeper(table, func(c *Config) { c.ScanPeriod = tt.period })
 				start(t, s)
 				defer close(hang)
-				time.Sleep(tt.limit)
-				if err := s.Live(time.Now()); err != nil {
-					t.Errorf("Live() after %v: %v", tt.limit, err)
+				begun := time.Now()
+				at := func(after time.Duration) time.Time {
+					time.Sleep(time.Until(begun.Add(after)))
+					return time.Now()
 				}
-				time.Sleep(time.Second)
-				if err := s.Live(time.Now()); err == nil {
-					t.Errorf("Live() finds nothing wrong %v after the last scan", tt.limit+time.Second)
+				if tt.ready > 0 {
+					if err := s.Ready(at(tt.ready)); err != nil {
+						t.Errorf("Ready() after %v: %v", tt.ready, err)
+					}
+				}
+				if err := s.Ready(at(tt.ready + time.Second)); err == nil {
+					t.Errorf("Ready() finds nothing wrong after %v", tt.ready+time.Second)
+				}
+				if err := s.Live(at(tt.live)); err != nil {
+					t.Errorf("Live() after %v: %v", tt.live, err)
+				}
+				if err := s.Live(at(tt.live + time.Second)); err == nil {
+					t.Errorf("Live() finds nothing wrong after %v", tt.live+time.Second)
 				}
 			})
 		})
@@ -523,8 +587,8 @@ func TestRunEndsWithItsContext(t *testing.T) {
 		nth     int
 		changes int // that are carried out in all
 	}{
-		{"between two batches", "delete", 2, 3 + 2*batchSize},
-		{"between two verifications", "stale", 2, 2},
+		{"between two batches", "delete", 2, 3*2 + 2*batchSize},
+		{"between two verifications", "stale", 2, 2 * 2},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -532,7 +596,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				table := newFake()
 				for i := range 3 {
-					table.add(talking(fmt.Sprintf("10.0.0.%d", i), eth0, interval))
+					table.add(talking(fmt.Sprintf("10.0.0.%d", i), cali0, interval))
 				}
 				for i := range 1000 {
 					table.add(aged(fmt.Sprintf("10.1.%d.%d", i/250, i%250), eth0, neigh.Stale, interval))
@@ -610,7 +674,7 @@ func TestRefusedChangeIsNotReady(t *testing.T) {
 					}
 				})
 				stop := startSettled(t, s)
-				if err := s.Ready(); !errors.Is(err, neigh.ErrPermission) {
+				if err := s.Ready(time.Now()); !errors.Is(err, neigh.ErrPermission) {
 					t.Errorf("Ready() = %v, want %v", err, neigh.ErrPermission)
 				}
 				if len(table.log()) != 0 {
@@ -620,7 +684,7 @@ func TestRefusedChangeIsNotReady(t *testing.T) {
 				refuse = false
 				table.mu.Unlock()
 				time.Sleep(period)
-				if err := s.Ready(); err != nil {
+				if err := s.Ready(time.Now()); err != nil {
 					t.Errorf("Ready() when it is permitted: %v", err)
 				}
 				stop()
@@ -657,7 +721,7 @@ func TestLostBatchIsFoundAgain(t *testing.T) {
 			}
 		})
 		stop := startSettled(t, s)
-		if err := s.Ready(); !errors.Is(err, neigh.ErrOverrun) || table.size() != n-batchSize {
+		if err := s.Ready(time.Now()); !errors.Is(err, neigh.ErrOverrun) || table.size() != n-batchSize {
 			t.Errorf("Ready() = %v with %d entries left, want %v with %d", err, table.size(), neigh.ErrOverrun, n-batchSize)
 		}
 		// There is more to do at once, but not while it fails.
@@ -666,7 +730,7 @@ func TestLostBatchIsFoundAgain(t *testing.T) {
 		}
 		time.Sleep(period)
 		stop()
-		if err := s.Ready(); err != nil || table.size() != 0 || ok != n {
+		if err := s.Ready(time.Now()); err != nil || table.size() != 0 || ok != n {
 			t.Errorf("Ready() = %v with %d entries left, %d counted as renewed; want all", err, table.size(), ok)
 		}
 	})
@@ -712,7 +776,7 @@ func TestEachEntryHasItsOwnResult(t *testing.T) {
 		if !slices.Equal(got, want) {
 			t.Errorf("got  %v\nwant %v", got, want)
 		}
-		if err := s.Ready(); !errors.Is(err, refused) {
+		if err := s.Ready(time.Now()); !errors.Is(err, refused) {
 			t.Errorf("Ready() = %v, want %v", err, refused)
 		}
 	})
@@ -764,7 +828,7 @@ func TestDryRunWritesNothing(t *testing.T) {
 		if calls != 0 || len(table.log()) != 0 {
 			t.Errorf("%d calls beside dumps, changes: %+v", calls, table.log())
 		}
-		if err := s.Ready(); err != nil || s.Report() == nil {
+		if err := s.Ready(time.Now()); err != nil || s.Report() == nil {
 			t.Errorf("Ready() = %v, report %v", err, s.Report())
 		}
 	})
@@ -828,8 +892,8 @@ func TestOnce(t *testing.T) {
 			})
 		})
 	}
-	const text = "entries 6, kept 5, deleted 4, verified in place 3, gone meanwhile 2, failed 1"
-	if got := (Summary{6, 5, 4, 3, 2, 1}).String(); got != text {
+	const text = "entries 7, kept 6, deleted 5, verified in place 4, unanswered 3, gone meanwhile 2, failed 1"
+	if got := (Summary{7, 6, 5, 4, 3, 2, 1}).String(); got != text {
 		t.Errorf("String() = %q, want %q", got, text)
 	}
 }
@@ -933,7 +997,7 @@ func TestVerifyReadsAgain(t *testing.T) {
 		want   Result
 		did    []string
 	}{
-		{"unchanged", func(*fakeTable, neigh.Key) {}, OK, []string{"stale"}},
+		{"unchanged", func(*fakeTable, neigh.Key) {}, OK, []string{"stale", "use"}},
 		{"pinned", func(f *fakeTable, k neigh.Key) {
 			f.update(k, func(e *fakeEntry) { e.State = neigh.Permanent })
 		}, Changed, nil},
@@ -949,7 +1013,7 @@ func TestVerifyReadsAgain(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				e := talking("10.0.0.2", eth0, interval)
+				e := talking("10.0.0.2", cali0, interval)
 				table := newFake(e)
 				table.before = func(call string, k neigh.Key) {
 					if call == "get" {
@@ -964,12 +1028,175 @@ func TestVerifyReadsAgain(t *testing.T) {
 				if !slices.Equal(got, []Result{tt.want}) || !slices.Equal(of(table.log(), e.Key), tt.did) {
 					t.Errorf("result %q, changes %q; want %q, %q", got, of(table.log(), e.Key), tt.want, tt.did)
 				}
-				if err := s.Ready(); (err != nil) != (tt.want == Failed) {
+				if err := s.Ready(time.Now()); (err != nil) != (tt.want == Failed) {
 					t.Errorf("Ready() = %v after result %q", err, tt.want)
 				}
 			})
 		})
 	}
+}
+
+// In a large sweep the dump grows old while earlier batches are deleted. What
+// has been pinned or has come into use by then is not deleted.
+func TestOldDecisionIsReadAgainBeforeDeletion(t *testing.T) {
+	const n = 8 * batchSize
+	pinned, used, gone, last := idleKey(n-1), idleKey(n-2), idleKey(n-3), idleKey(n-4)
+	unreadable := errors.New("unreadable")
+	tests := []struct {
+		name   string
+		change func(*fakeTable) // between the first batch and the others
+		want   map[Result]int
+		kept   []neigh.Key
+		err    error
+	}{
+		{"nothing changed", func(*fakeTable) {}, map[Result]int{OK: n}, nil, nil},
+		{"pinned, in use, gone", func(f *fakeTable) {
+			f.update(pinned, func(e *fakeEntry) { e.State = neigh.Permanent })
+			f.update(used, func(e *fakeEntry) { e.State, e.used, e.updated = neigh.Delay, time.Now(), time.Now() })
+			f.remove(gone)
+		}, map[Result]int{OK: n - 3, Changed: 2, Gone: 1}, []neigh.Key{pinned, used}, nil},
+		{"claimed by a control plane", func(f *fakeTable) {
+			f.update(last, func(e *fakeEntry) { e.Flags = neigh.FlagExtLearned })
+		}, map[Result]int{OK: n - 1, Changed: 1}, []neigh.Key{last}, nil},
+		// The first three batches are younger than freshFor.
+		{"unreadable", func(f *fakeTable) { f.getErr = unreadable }, map[Result]int{OK: 3 * batchSize}, nil, unreadable},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				table := newFake()
+				for i := range n {
+					table.add(&fakeEntry{Entry: neigh.Entry{Key: idleKey(i), LLAddr: mac(1), State: neigh.Stale}})
+				}
+				change, fresh := sync.OnceFunc(func() { tt.change(table) }), true
+				table.before = func(call string, _ neigh.Key) {
+					switch {
+					case call == "get":
+						fresh = fresh && time.Since(table.made) <= freshFor
+					case table.size() < n:
+						change()
+					}
+				}
+				got := make(map[Result]int)
+				s := sweeper(table, func(c *Config) {
+					c.Events.Renewed = func(_ string, m Method, r Result, _ time.Duration) {
+						if got[r]++; m != ByDelete {
+							t.Errorf("renewed by %s", m)
+						}
+					}
+				})
+				s.pass(t.Context())
+				if !maps.Equal(got, tt.want) {
+					t.Errorf("results %v, want %v", got, tt.want)
+				}
+				if err := s.Ready(time.Now()); !errors.Is(err, tt.err) || (err == nil) != (tt.err == nil) {
+					t.Errorf("Ready() = %v, want %v", err, tt.err)
+				}
+				if fresh {
+					t.Error("nothing was read again, or what was fresh")
+				}
+				for _, k := range tt.kept {
+					if _, err := table.Get(k); err != nil || len(of(table.log(), k)) > 0 {
+						t.Errorf("%s: %q, %v; want it left alone", k.Addr, of(table.log(), k), err)
+					}
+				}
+				if left := n - tt.want[OK] - tt.want[Gone]; table.size() != left {
+					t.Errorf("%d entries left, want %d", table.size(), left)
+				}
+			})
+		})
+	}
+}
+
+// idleKey returns keys in the order of a dump.
+func idleKey(i int) neigh.Key {
+	return neigh.Key{Addr: netip.AddrFrom4([4]byte{10, 1, byte(i / 250), byte(i % 250)}), Index: eth0}
+}
+
+// heldVerifier verifies nothing, and says that it did when it is released.
+type heldVerifier struct {
+	mu      sync.Mutex
+	jobs    []neigh.Key
+	release chan struct{}
+	wg      sync.WaitGroup
+}
+
+func (v *heldVerifier) Verify(ctx context.Context, jobs []Job, report func(*Job, Outcome)) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for i := range jobs {
+		v.jobs = append(v.jobs, jobs[i].Entry.Key)
+	}
+	v.wg.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-v.release:
+		}
+		for i := range jobs {
+			report(&jobs[i], Outcome{Method: ByBroadcast})
+		}
+	})
+}
+
+func (v *heldVerifier) Wait() { v.wg.Wait() }
+
+func (v *heldVerifier) handed() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.jobs)
+}
+
+// A verification may take longer than a scan period. Its entry is not due again
+// until its outcome is known, and the loop goes on meanwhile.
+func TestEntryInFlightIsNotDueAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := newFake(talking("10.0.0.1", eth0, interval), talking("10.0.0.2", cali0, interval))
+		v := &heldVerifier{release: make(chan struct{})}
+		var renewed atomic.Int32
+		s := sweeper(table, func(c *Config) {
+			c.Verifier = v
+			c.Events.Renewed = func(_ string, m Method, r Result, _ time.Duration) {
+				if m == ByBroadcast && r == OK {
+					renewed.Add(1)
+				}
+			}
+		})
+		s.random = func() float64 { return 0 }
+		stop := startSettled(t, s)
+		late := aged("10.0.0.3", eth0, neigh.Stale, interval)
+		table.add(late)
+		time.Sleep(10 * period)
+		if dumps, _ := table.counts(); v.handed() != 2 || dumps != 11 || renewed.Load() != 0 {
+			t.Errorf("%d jobs and %d outcomes after %d scans, want 2 and none after 11", v.handed(), renewed.Load(), dumps)
+		}
+		if did := of(table.log(), late.Key); !slices.Equal(did, []string{"delete"}) {
+			t.Errorf("an idle entry meanwhile: %q", did)
+		}
+		close(v.release)
+		time.Sleep(period)
+		// The kernel's ages are as they were: they are due once more.
+		if renewed.Load() != 2 || v.handed() != 4 {
+			t.Errorf("%d renewals and %d jobs once they are released, want 2 and 4", renewed.Load(), v.handed())
+		}
+		stop()
+	})
+}
+
+// Whoever asked for one sweep, or ends the loop, gets it whole.
+func TestVerificationsAreWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := &heldVerifier{release: make(chan struct{})}
+		s := sweeper(newFake(talking("10.0.0.1", eth0, interval)), func(c *Config) { c.Verifier = v })
+		time.AfterFunc(time.Second, func() { close(v.release) })
+		begun := time.Now()
+		got, err := s.Once(t.Context())
+		if want := (Summary{Entries: 1, Verified: 1}); got != want || err != nil {
+			t.Errorf("got %+v, %v; want %+v", got, err, want)
+		}
+		if took := time.Since(begun); took != time.Second {
+			t.Errorf("Once took %v, want %v", took, time.Second)
+		}
+	})
 }
 
 func TestInPlaceMethods(t *testing.T) {
@@ -983,16 +1210,16 @@ func TestInPlaceMethods(t *testing.T) {
 		did     []string
 		method  Method
 	}{
-		{"in use", neigh.Reachable, ages{old, young, old}, false, []string{"stale"}, ByStale},
-		{"in use, being verified", neigh.Delay, ages{young, young, young}, false, []string{"stale"}, ByStale},
+		{"in use", neigh.Reachable, ages{old, young, old}, false, []string{"stale", "use"}, ByStale},
+		{"in use, being verified", neigh.Delay, ages{young, young, young}, false, []string{"stale", "use"}, ByStale},
 		// Packets flow, but nothing has vouched for the entry: it cannot wait.
-		{"in use, unconfirmed", neigh.Delay, ages{young, old, young}, false, []string{"probe"}, ByProbe},
-		{"unconfirmed, and nobody uses it", neigh.Delay, ages{old, old, young}, false, []string{"stale"}, ByStale},
+		{"in use, unconfirmed", neigh.Delay, ages{young, old, young}, false, []string{"stale", "use", "probe"}, ByProbe},
+		{"unconfirmed, and nobody uses it", neigh.Delay, ages{old, old, young}, false, []string{"stale", "use", "probe"}, ByProbe},
+		{"just below the threshold", neigh.Delay, ages{young, threshold - time.Second, young}, false, []string{"stale", "use"}, ByStale},
 		{"next hop", neigh.Reachable, ages{old, young, old}, true, []string{"stale", "use"}, ByStale},
-		{"next hop, being verified", neigh.Delay, ages{young, young, young}, true, []string{"stale", "use"}, ByStale},
+		{"next hop, unconfirmed", neigh.Delay, ages{young, old, young}, true, []string{"stale", "use", "probe"}, ByProbe},
 		{"stale next hop", neigh.Stale, ages{old, young, old}, true, []string{"use"}, ByStale},
 		{"stale next hop, unconfirmed", neigh.Stale, ages{old, old, old}, true, []string{"use", "probe"}, ByProbe},
-		{"next hop, unconfirmed", neigh.Delay, ages{young, old, young}, true, []string{"stale", "use", "probe"}, ByProbe},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -1002,10 +1229,13 @@ func TestInPlaceMethods(t *testing.T) {
 				e.talks = tt.state == neigh.Reachable
 				table := newFake(e)
 				v := &InPlace{Table: table, Scope: &policy.Scope{}, Timing: policy.NewTiming(interval, period)}
-				seen, link := e.Entry, table.topology.Links[eth0]
-				method, err := v.Verify(&seen, &link, tt.nextHop)
-				if err != nil || method != tt.method {
-					t.Errorf("got %q, %v; want %q", method, err, tt.method)
+				verify := func() (got Outcome) {
+					jobs := []Job{{Entry: e.Entry, Link: table.topology.Links[eth0], NextHop: tt.nextHop}}
+					v.Verify(t.Context(), jobs, func(_ *Job, o Outcome) { got = o })
+					return got
+				}
+				if got := verify(); got.Err != nil || got.Method != tt.method {
+					t.Errorf("got %+v, want %q", got, tt.method)
 				}
 				if did := of(table.log(), e.Key); !slices.Equal(did, tt.did) {
 					t.Errorf("did %q, want %q", did, tt.did)
@@ -1023,8 +1253,8 @@ func TestInPlaceMethods(t *testing.T) {
 						return nil
 					}
 					v.Table = table
-					if _, err := v.Verify(&seen, &link, tt.nextHop); !errors.Is(err, refused) {
-						t.Errorf("step %d refused: got %v", i+1, err)
+					if got := verify(); !errors.Is(got.Err, refused) {
+						t.Errorf("step %d refused: got %v", i+1, got.Err)
 					}
 				}
 			})
@@ -1071,12 +1301,12 @@ func TestTopologyFailure(t *testing.T) {
 		table.topologyErr = broken
 		s := sweeper(table)
 		s.pass(t.Context())
-		if err := s.Ready(); !errors.Is(err, broken) || len(table.log()) != 0 || s.Report() != nil {
+		if err := s.Ready(time.Now()); !errors.Is(err, broken) || len(table.log()) != 0 || s.Report() != nil {
 			t.Errorf("Ready() = %v, changes %+v, report %+v", err, table.log(), s.Report())
 		}
 		table.topologyErr = nil
 		s.pass(t.Context()) // at once: a failed reading does not count as one
-		if err := s.Ready(); err != nil || table.size() != 0 {
+		if err := s.Ready(time.Now()); err != nil || table.size() != 0 {
 			t.Errorf("Ready() = %v with %d entries left", err, table.size())
 		}
 	})
@@ -1117,7 +1347,7 @@ func TestReport(t *testing.T) {
 			aged("10.0.1.5", eth0, neigh.Incomplete, 999*s),
 			aged("2001:db8::1", eth0, neigh.Stale, 30*s),
 			aged("fe80::1", eth1, neigh.NoARP, 999*s),
-			aged("10.4.0.1", cali0, neigh.Stale, 50*s),
+			aged("10.4.0.1", cali0, neigh.Stale, interval+s), // overdue, the only one
 			aged("10.4.0.2", cali1, neigh.Stale, 40*s),
 			aged("0.0.0.0", lo, neigh.NoARP, 999*s),
 		)
@@ -1145,6 +1375,9 @@ func TestReport(t *testing.T) {
 			}
 		}
 
+		if got.Overdue != 1 {
+			t.Errorf("%d entries overdue, want 1", got.Overdue)
+		}
 		state := func(s neigh.State) int { return slices.Index(neigh.States[:], s) }
 		all := func(age time.Duration) neigh.Ages { return neigh.Ages{age, age, age, age} }
 		var v4, v6, noarp, other report.Family
@@ -1158,9 +1391,11 @@ func TestReport(t *testing.T) {
 		v6.States[state(neigh.Stale)], v6.Learned, v6.Oldest = 1, 1, all(30*s)
 		noarp.States[state(neigh.NoARP)] = 1
 		other.States[state(neigh.Stale)], other.States[state(neigh.NoARP)] = 2, 1
-		other.Learned, other.Oldest = 2, all(50*s)
+		other.Learned, other.Oldest = 2, all(interval+s)
+		var hops [len(neigh.States) + 1]int
+		hops[state(neigh.Stale)] = 40 + 1
 		want := map[string]report.Device{
-			"eth0":  {Name: "eth0", Families: [2]report.Family{v4, v6}},
+			"eth0":  {Name: "eth0", Families: [2]report.Family{v4, v6}, NextHops: hops},
 			"eth1":  {Name: "eth1", Families: [2]report.Family{{}, noarp}},
 			"other": {Name: "other", Families: [2]report.Family{other, {}}},
 		}
@@ -1173,21 +1408,13 @@ func TestReport(t *testing.T) {
 			}
 		}
 
-		// Default gateways, other next hops, 32 of them in all, then those with
-		// the lowest keys.
-		addrs := []string{hop(20), hop(39)}
-		for i := range 31 {
-			if i != 20 {
-				addrs = append(addrs, hop(i))
-			}
+		// Their order is the report's business.
+		if want := report.MaxNextHops + 3; len(got.Entries) != want {
+			t.Fatalf("%d entries one by one, want %d", len(got.Entries), want)
 		}
-		addrs = append(addrs, "10.0.1.1", "10.0.1.2", "2001:db8::1")
-		if len(got.Entries) != len(addrs) {
-			t.Fatalf("%d entries one by one, want %d", len(got.Entries), len(addrs))
-		}
-		for i, e := range got.Entries {
-			if e.Addr.String() != addrs[i] || e.Device != "eth0" {
-				t.Errorf("entry %d is %s on %s, want %s on eth0", i, e.Addr, e.Device, addrs[i])
+		for i, want := range map[int]string{0: hop(20), 1: hop(39), 2: hop(0), 32: "10.0.1.1"} {
+			if got := got.Entries[i].Addr.String(); got != want {
+				t.Errorf("entry %d is %s, want %s", i, got, want)
 			}
 		}
 		if e := got.Entries[0]; e.Ages != all(10*s) {

@@ -1,28 +1,61 @@
 package sweep
 
 import (
+	"context"
 	"errors"
+	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
 )
+
+// Job is an entry that is to be verified, as the scan saw it.
+type Job struct {
+	Entry   neigh.Entry
+	Link    neigh.Link
+	NextHop bool
+
+	age time.Duration // the greatest of its used, updated and resolved ages
+}
+
+// Outcome is what came of a verification.
+type Outcome struct {
+	Method Method
+	Err    error
+	// Holders are the distinct link-layer addresses that answered for the
+	// entry. Nil where the kernel asks, and its answer is not waited for.
+	Holders []neigh.LLAddr
+}
+
+// Verifier has entries verified in place: they are asked for afresh and stay
+// usable meanwhile.
+type Verifier interface {
+	// Verify starts to verify the jobs. It hands each outcome to report, once,
+	// from any goroutine, and may return before all are reported. It ends early
+	// when ctx is done.
+	Verify(ctx context.Context, jobs []Job, report func(*Job, Outcome))
+	// Wait returns when everything that was started has been reported.
+	Wait()
+}
 
 // Method is how an entry was renewed.
 type Method string
 
 // The methods.
 const (
-	ByDelete Method = "delete" // removed while idle
-	ByStale  Method = "stale"  // set to NUD_STALE: the next packet makes the kernel verify it
-	ByProbe  Method = "probe"  // set to NUD_PROBE: the kernel verifies it by unicast at once
+	ByDelete    Method = "delete"    // removed while idle
+	ByBroadcast Method = "broadcast" // asked for by broadcast, every answer heard
+	ByStale     Method = "stale"     // set to NUD_STALE and used, as a packet would: the kernel verifies it
+	ByProbe     Method = "probe"     // set to NUD_PROBE: the kernel verifies it by unicast at once
 )
 
-// Methods lists all methods.
-var Methods = [...]Method{ByDelete, ByStale, ByProbe}
-
-// errChanged says that an entry, read again before it was touched, called for
-// another verdict.
-var errChanged = errors.New("entry changed since the scan")
+var (
+	// errChanged says that an entry, read again before it was touched, called
+	// for another verdict.
+	errChanged = errors.New("entry changed since the scan")
+	// errUnanswered says that nobody answered. The entry is left to the kernel.
+	errUnanswered = errors.New("nobody answered")
+)
 
 // InPlace verifies entries with nothing but CAP_NET_ADMIN, by turning the
 // kernel's own state machine (RFC 4861 section 7.3.3, neigh_timer_handler in
@@ -34,43 +67,61 @@ type InPlace struct {
 	Timing policy.Timing
 }
 
-// Verify has the kernel ask for seen again. It returns errChanged where the
-// entry is no longer what the scan saw.
-func (v *InPlace) Verify(seen *neigh.Entry, link *neigh.Link, nextHop bool) (Method, error) {
-	e, err := v.Table.Get(seen.Key)
+// Verify implements Verifier. All outcomes are reported when it returns.
+func (v *InPlace) Verify(ctx context.Context, jobs []Job, report func(*Job, Outcome)) {
+	for i := range jobs {
+		if err := ctx.Err(); err != nil {
+			report(&jobs[i], Outcome{Method: ByStale, Err: errChanged})
+			continue
+		}
+		m, err := v.verify(&jobs[i])
+		report(&jobs[i], Outcome{Method: m, Err: err})
+	}
+}
+
+// Wait implements Verifier.
+func (v *InPlace) Wait() {}
+
+func (v *InPlace) verify(j *Job) (Method, error) {
+	e, err := reread(v.Table, v.Scope, j)
 	if err != nil {
 		return ByStale, err
 	}
-	if v.Scope.Decide(&e, link, nextHop).Action != policy.Verify {
-		return ByStale, errChanged
-	}
-	unconfirmed := v.Timing.Overdue(&e, neigh.Confirmed)
-	switch {
-	case nextHop:
-		return v.nextHop(&e, unconfirmed)
-	case unconfirmed && !v.Timing.Overdue(&e, neigh.Used):
-		// Packets flow, but nothing that came back has vouched for the entry
-		// within the interval: it is shorter than the kernel's own cycle of
-		// base_reachable_time and delay_first_probe_time, and by way of
-		// NUD_STALE the answer would be 5 s late.
-		return ByProbe, v.Table.SetState(e.Key, neigh.Probe)
-	}
-	return ByStale, v.Table.SetState(e.Key, neigh.Stale)
-}
-
-// nextHop verifies an entry that must be right even while no packet flows. It
-// does what the next packet would do.
-func (v *InPlace) nextHop(e *neigh.Entry, unconfirmed bool) (Method, error) {
-	if e.State != neigh.Stale {
-		if err := v.Table.SetState(e.Key, neigh.Stale); err != nil {
-			return ByStale, err
-		}
-	}
-	if err := v.Table.Use(e.Key); err != nil {
+	if err := shield(v.Table, &e); err != nil || !v.Timing.Overdue(&e, neigh.Confirmed) {
 		return ByStale, err
 	}
-	if unconfirmed {
-		return ByProbe, v.Table.SetState(e.Key, neigh.Probe)
+	// Nothing has vouched for the entry within the interval, which is shorter
+	// than the kernel's own cycle of base_reachable_time and
+	// delay_first_probe_time, or nobody uses it. By way of NUD_DELAY the answer
+	// would be 5 s late.
+	return ByProbe, v.Table.SetState(e.Key, neigh.Probe)
+}
+
+// reread reads the entry of a job again, just before it is touched: the kernel
+// knows no compare-and-set. It returns errChanged where the entry is no longer
+// one to be verified.
+func reread(t Table, scope *policy.Scope, j *Job) (neigh.Entry, error) {
+	e, err := t.Get(j.Entry.Key)
+	if err == nil && scope.Decide(&e, &j.Link, j.NextHop).Action != policy.Verify {
+		err = errChanged
 	}
-	return ByStale, nil
+	return e, err
+}
+
+// shield sets e to NUD_STALE, and then uses it as a packet would: it goes to
+// NUD_DELAY, from where the kernel verifies it by unicast unless something
+// vouches for it within delay_first_probe_time (5 s; TCP does). Its used and
+// updated ages restart. If no packet flows, the kernel lets it go NUD_STALE by
+// itself after base_reachable_time, and it is idle.
+//
+// The change of state also restarts the kernel's locktime (1 s by default, ARP
+// only), during which no ordinary answer moves the entry to another link-layer
+// address (arp_process in net/ipv4/arp.c).
+func shield(t Table, e *neigh.Entry) error {
+	if e.State != neigh.Stale {
+		if err := t.SetState(e.Key, neigh.Stale); err != nil {
+			return err
+		}
+	}
+	return t.Use(e.Key)
 }

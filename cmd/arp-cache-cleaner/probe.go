@@ -1,0 +1,199 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/kernel"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/sweep"
+)
+
+// probeWindow is how long answers to one request are collected.
+const probeWindow = 500 * time.Millisecond
+
+// holderCount is the outcome of a probe that did not find exactly one holder.
+type holderCount int
+
+func (n holderCount) Error() string { return fmt.Sprintf("%d holders answered", int(n)) }
+
+func (n holderCount) exitCode() int {
+	if n == 0 {
+		return 3
+	}
+	return 4
+}
+
+// holder is one link-layer address that answers. The field names are the JSON
+// output's.
+type holder struct {
+	LLAddr  string  `json:"lladdr"`
+	Answers int     `json:"answers"`
+	Min     float64 `json:"rtt_min_seconds"`
+	Max     float64 `json:"rtt_max_seconds"`
+	Current bool    `json:"current"` // this node's entry names it
+
+	lladdr neigh.LLAddr
+}
+
+// result is what probe prints.
+type result struct {
+	Address string   `json:"address"`
+	Device  string   `json:"device"`
+	Source  string   `json:"source"`
+	Asked   int      `json:"asked"`
+	Holders []holder `json:"holders"`
+}
+
+// probe asks who holds an address.
+func probe(ctx context.Context, o *options, stdout, _ io.Writer) error {
+	table, err := kernel.Open()
+	if err != nil {
+		return err
+	}
+	defer table.Close()
+	link, source, err := wayTo(table, o)
+	if err != nil {
+		return err
+	}
+	asker := &solicitor{}
+	defer asker.Close()
+	key := neigh.Key{Addr: o.Address, Index: link.Index}
+	r := result{Address: o.Address.String(), Device: link.Name, Source: source.String(), Holders: []holder{}}
+	for i := range o.Count {
+		if i > 0 && !wait(ctx, o.ProbeInterval-probeWindow) {
+			break
+		}
+		if err := ask(ctx, table, asker, &link, key, source, &r); err != nil {
+			return err
+		}
+		r.Asked++
+	}
+	if o.Output == "json" {
+		enc := json.NewEncoder(stdout)
+		enc.SetIndent("", "  ")
+		err = enc.Encode(r)
+	} else {
+		err = printHolders(stdout, &r)
+	}
+	if err == nil && len(r.Holders) != 1 {
+		err = holderCount(len(r.Holders))
+	}
+	return err
+}
+
+// wayTo returns the device and the source address to ask from.
+func wayTo(table *kernel.Table, o *options) (link neigh.Link, source netip.Addr, err error) {
+	topology, err := table.Topology()
+	if err != nil {
+		return link, source, err
+	}
+	index := 0
+	if o.Interface != "" {
+		for _, l := range topology.Links {
+			if l.Name == o.Interface {
+				index = l.Index
+			}
+		}
+		if index == 0 {
+			return link, source, fmt.Errorf("--interface: there is no device %s", o.Interface)
+		}
+	}
+	route, err := table.Route(o.Address, index)
+	switch {
+	case err != nil:
+		return link, source, err
+	case route.Local:
+		return link, source, fmt.Errorf("%s is this node's own address", o.Address)
+	case route.Gateway.IsValid():
+		return link, source, fmt.Errorf("%s is not on link: it is reached by way of %s", o.Address, route.Gateway)
+	}
+	return topology.Links[route.Index], route.Source, nil
+}
+
+// ask sends one request and adds the answers to r. An entry of this node's is
+// shielded for as long as answers come, and put back where one moved it.
+func ask(ctx context.Context, table *kernel.Table, asker *solicitor, link *neigh.Link, key neigh.Key, source netip.Addr, r *result) error {
+	before, err := table.Get(key)
+	everything := policy.Scope{}
+	learned := err == nil && !everything.Decide(&before, link, true).Reason.Foreign() && before.State.Valid()
+	if err != nil && !errors.Is(err, neigh.ErrGone) {
+		return err
+	}
+	if learned {
+		err := table.SetState(key, neigh.Stale)
+		if err == nil {
+			err = table.Use(key)
+		}
+		if errors.Is(err, neigh.ErrPermission) {
+			return fmt.Errorf("this node has an entry for %s, which an answer could move: %w", key.Addr, err)
+		}
+	}
+	questions := []sweep.Question{{Addr: key.Addr, Source: source}}
+	err = asker.Ask(ctx, key.Index, questions, probeWindow, func(a sweep.Reply) { r.add(a, &before, learned) })
+	if errors.Is(err, neigh.ErrPermission) {
+		return fmt.Errorf("CAP_NET_RAW is missing: %w", err)
+	}
+	if !learned {
+		return err
+	}
+	after, getErr := table.Get(key)
+	if getErr == nil && after.LLAddr != before.LLAddr && !everything.Decide(&after, link, true).Reason.Foreign() {
+		getErr = table.Replace(key, before.LLAddr, after.Flags)
+	}
+	if errors.Is(getErr, neigh.ErrGone) {
+		getErr = nil
+	}
+	return cmp.Or(err, getErr)
+}
+
+// add takes in one answer.
+func (r *result) add(a sweep.Reply, entry *neigh.Entry, learned bool) {
+	i := slices.IndexFunc(r.Holders, func(h holder) bool { return h.lladdr == a.LLAddr })
+	if i < 0 {
+		i = len(r.Holders)
+		r.Holders = append(r.Holders, holder{lladdr: a.LLAddr, LLAddr: a.LLAddr.String(), Min: a.RTT.Seconds()})
+	}
+	h := &r.Holders[i]
+	h.Answers++
+	h.Min, h.Max = min(h.Min, a.RTT.Seconds()), max(h.Max, a.RTT.Seconds())
+	h.Current = learned && a.LLAddr == entry.LLAddr
+}
+
+func printHolders(w io.Writer, r *result) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(tw, "LLADDR\tANSWERS\tRTT MIN\tRTT MAX\tENTRY")
+	for _, h := range r.Holders {
+		entry := ""
+		if h.Current {
+			entry = "this node's"
+		}
+		_, _ = fmt.Fprintf(tw, "%s\t%d/%d\t%.3f ms\t%.3f ms\t%s\n", h.LLAddr, h.Answers, r.Asked, 1000*h.Min, 1000*h.Max, entry)
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "%d holders of %s answered on %s, asked from %s\n", len(r.Holders), r.Address, r.Device, r.Source)
+	return err
+}
+
+// wait waits for d. It reports false if ctx ended first.
+func wait(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/lab"
+)
+
+func TestProbe(t *testing.T) {
+	l := lab.Start(t)
+	sw := l.Switch()
+	n, peer, other := l.Host("node"), l.Host("peer"), l.Host("other")
+	n.Plug(sw, "eth0", nodeMAC, "10.0.0.1/24", "2001:db8::1/64")
+	n.Sysctl("net/ipv4/neigh/eth0/locktime", "0") // any answer may move an entry
+	n.IP("route add default via 10.0.0.254")
+	peer.Plug(sw, "eth0", peerMAC, "10.0.0.2/24", "10.0.0.3/24", "2001:db8::2/64")
+	other.Plug(sw, "eth0", otherMAC, "10.0.0.3/24")
+	n.Touch("10.0.0.2")
+	n.IP("neigh add 10.0.0.3 lladdr " + peerMAC + " dev eth0 nud reachable")
+	for _, tt := range []struct {
+		name    string
+		args    []string
+		without []uintptr
+		code    int
+		holders []string
+		stderr  string
+	}{
+		{name: "one", args: []string{"10.0.0.2", "--count=2"}, holders: []string{peerMAC}},
+		{name: "one, without an entry", args: []string{"2001:db8::2", "--count=1", "--interface=eth0"}, holders: []string{peerMAC}},
+		{name: "none", args: []string{"10.0.0.9", "--count=1"}, code: 3},
+		{name: "several", args: []string{"10.0.0.3", "--count=2"}, code: 4, holders: []string{peerMAC, otherMAC}},
+		{name: "own address", args: []string{"10.0.0.1"}, code: 1, stderr: "10.0.0.1 is this node's own address"},
+		{name: "behind a gateway", args: []string{"192.0.2.1"}, code: 1, stderr: "192.0.2.1 is not on link: it is reached by way of 10.0.0.254"},
+		{name: "no such device", args: []string{"10.0.0.2", "--interface=eth7"}, code: 1, stderr: "--interface: there is no device eth7"},
+		{name: "without CAP_NET_RAW", args: []string{"10.0.0.2"}, without: []uintptr{unix.CAP_NET_RAW}, code: 1, stderr: "CAP_NET_RAW is missing"},
+		{name: "without CAP_NET_ADMIN, and an entry", args: []string{"10.0.0.2"}, without: []uintptr{unix.CAP_NET_ADMIN}, code: 1, stderr: "this node has an entry for 10.0.0.2, which an answer could move"},
+		{name: "without CAP_NET_ADMIN", args: []string{"2001:db8::7", "--count=1"}, without: []uintptr{unix.CAP_NET_ADMIN}, code: 3},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := prepare(t, n, append([]string{"probe", "-o", "json"}, tt.args...)...)
+			p.launch(tt.without)
+			if code := p.wait(); code != tt.code || !strings.Contains(p.stderr.String(), tt.stderr) || (tt.stderr == "") != (p.stderr.String() == "") {
+				t.Fatalf("exit code %d, %q; want %d, %q", code, p.stderr.String(), tt.code, tt.stderr)
+			}
+			if tt.stderr != "" {
+				return
+			}
+			var r result
+			if err := json.Unmarshal(p.stdout.Bytes(), &r); err != nil {
+				t.Fatal(err)
+			}
+			got := map[string]bool{}
+			for _, h := range r.Holders {
+				got[h.LLAddr] = true
+				if h.Answers != r.Asked || h.Min <= 0 || h.Max < h.Min {
+					t.Errorf("asked %d times: %+v", r.Asked, h)
+				}
+			}
+			for _, want := range tt.holders {
+				if !got[want] {
+					t.Errorf("%s did not answer: %s", want, p.stdout.String())
+				}
+			}
+			if len(got) != len(tt.holders) {
+				t.Errorf("%d holders, want %d: %s", len(got), len(tt.holders), p.stdout.String())
+			}
+		})
+	}
+	if left := n.IP("neigh"); strings.Contains(left, otherMAC) || !strings.Contains(left, "10.0.0.3 dev eth0 lladdr "+peerMAC) || strings.Contains(left, "2001:db8::2 ") {
+		t.Errorf("probing changed the table:\n%s", left)
+	}
+}

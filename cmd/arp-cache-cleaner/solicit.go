@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/solicit"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/sweep"
+)
+
+// solicitor lets the sweep ask through packet sockets. A solicit.Conn serves
+// one Ask at a time, and rounds overlap, so it keeps those that are not in use
+// for the next one.
+type solicitor struct {
+	mu     sync.Mutex
+	idle   map[int]*solicit.Conn // one for each device
+	closed bool
+}
+
+// Ask implements sweep.Solicitor.
+func (s *solicitor) Ask(ctx context.Context, device int, questions []sweep.Question, window time.Duration, reply func(sweep.Reply)) error {
+	c, err := s.take(device)
+	if err != nil {
+		return err
+	}
+	targets := make([]solicit.Target, len(questions))
+	for i, q := range questions {
+		targets[i] = solicit.Target{Addr: q.Addr, Source: q.Source}
+	}
+	err = c.Ask(ctx, targets, window, func(a solicit.Answer) {
+		if lladdr, ok := neigh.LLAddrFrom(a.LLAddr); ok && a.Solicited {
+			reply(sweep.Reply{Addr: a.Addr, LLAddr: lladdr, RTT: a.RTT})
+		}
+	})
+	if err != nil {
+		_ = c.Close() // the device may be another one of the same index by now
+		return err
+	}
+	s.give(device, c)
+	return nil
+}
+
+// take returns a Conn that is not in use.
+func (s *solicitor) take(device int) (*solicit.Conn, error) {
+	s.mu.Lock()
+	c, ok := s.idle[device]
+	delete(s.idle, device)
+	s.mu.Unlock()
+	if ok {
+		return c, nil
+	}
+	c, err := solicit.Dial(device)
+	if errors.Is(err, solicit.ErrPermission) {
+		return nil, fmt.Errorf("%w: %w", neigh.ErrPermission, err)
+	}
+	return c, err
+}
+
+// give keeps a Conn for the next Ask, or closes it where one is kept already.
+func (s *solicitor) give(device int, c *solicit.Conn) {
+	s.mu.Lock()
+	if s.idle == nil {
+		s.idle = make(map[int]*solicit.Conn)
+	}
+	if _, ok := s.idle[device]; !ok && !s.closed {
+		s.idle[device], c = c, nil
+	}
+	s.mu.Unlock()
+	if c != nil {
+		_ = c.Close()
+	}
+}
+
+// Close closes what is kept.
+func (s *solicitor) Close() {
+	s.mu.Lock()
+	idle := s.idle
+	s.idle, s.closed = nil, true
+	s.mu.Unlock()
+	for _, c := range idle {
+		_ = c.Close()
+	}
+}

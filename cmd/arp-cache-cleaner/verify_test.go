@@ -1,0 +1,275 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/lab"
+)
+
+const (
+	nodeMAC  = "02:00:00:00:00:01"
+	peerMAC  = "02:00:00:00:00:02"
+	otherMAC = "02:00:00:00:00:99"
+)
+
+// metric returns the value of a sample of the agent, 0 where there is none.
+func (p *process) metric(sample string) float64 {
+	_, body := p.get("http://127.0.0.1:10330/metrics")
+	lines := bufio.NewScanner(strings.NewReader(body))
+	for lines.Scan() {
+		if value, ok := strings.CutPrefix(lines.Text(), "arp_cache_cleaner_"+sample+" "); ok {
+			v, err := strconv.ParseFloat(value, 64)
+			if err != nil {
+				p.t.Fatal(err)
+			}
+			return v
+		}
+	}
+	return 0
+}
+
+// monitor collects what `ip monitor neigh` says on the host until stopped.
+func monitor(t *testing.T, h *lab.Host) (stop func() string) {
+	t.Helper()
+	var out lockedBuffer
+	cmd := exec.Command("ip", "-oneline", "monitor", "neigh")
+	cmd.Stdout = &out
+	if err := h.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	return func() string {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Wait()
+		return out.String()
+	}
+}
+
+// tcp starts a TCP stream from the node to addr on the peer.
+func tcp(t *testing.T, from, to *lab.Host, addr string, period time.Duration) *lab.Stream {
+	t.Helper()
+	s, err := lab.TCP(from, to, netip.MustParseAddrPort(addr), period)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// A second host answers for the peer's address. The entry stays with the peer
+// through a hundred renewals, and the TCP connection through it lives.
+func TestSecondHolderMovesNothing(t *testing.T) {
+	for _, tt := range []struct {
+		name, addr, dst string
+		locktime        string // in USER_HZ, ARP only
+		still           bool   // the entry must not move at all
+		period          time.Duration
+	}{
+		{"ipv4", "10.0.0.2/24", "10.0.0.2:7000", "100", true, time.Millisecond},
+		// Where the kernel has no locktime the second answer moves the entry, for
+		// as long as it takes to put it back. What is sent in that time reaches
+		// the wrong host, and a TCP segment is answered by a reset.
+		{"ipv4, locktime 0", "10.0.0.2/24", "10.0.0.2:7000", "0", false, 100 * time.Millisecond},
+		{"ipv6", "2001:db8::2/64", "[2001:db8::2]:7000", "100", false, 100 * time.Millisecond},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			l := lab.Start(t)
+			sw := l.Switch()
+			node, peer, other := l.Host("node"), l.Host("peer"), l.Host("other")
+			node.Plug(sw, "eth0", nodeMAC, "10.0.0.1/24", "2001:db8::1/64")
+			node.Sysctl("net/ipv4/neigh/eth0/locktime", tt.locktime)
+			peer.Plug(sw, "eth0", peerMAC, tt.addr)
+			s := tcp(t, node, peer, tt.dst, tt.period)
+			other.Plug(sw, "eth0", otherMAC, tt.addr)
+			watch := monitor(t, node)
+			p := start(t, node, "--interval=1s")
+			const rounds = 100
+			deadline := time.Now().Add(4 * time.Minute)
+			for range time.Tick(time.Second) {
+				if p.metric(`renewals_total{device="eth0",method="broadcast",result="ok"}`) >= rounds || time.Now().After(deadline) {
+					break
+				}
+			}
+			if got := p.metric(`renewals_total{device="eth0",method="broadcast",result="ok"}`); got < rounds {
+				t.Errorf("%v renewals, want %d", got, rounds)
+			}
+			addr := strings.Split(tt.addr, "/")[0]
+			shown := node.IP("neigh show " + addr)
+			if !strings.Contains(shown, peerMAC) {
+				t.Errorf("the entry is now %s", shown)
+			}
+			if moved := strings.Count(watch(), otherMAC); tt.still && moved > 0 {
+				t.Errorf("the entry moved to the second holder %d times", moved)
+			} else {
+				t.Logf("moved and put back %d times", moved)
+			}
+			if err := s.Stop(); err != nil {
+				t.Errorf("TCP: %v", err)
+			}
+			t.Logf("longest TCP round trip %v", s.Stall())
+			if got := p.metric(`corrections_total{device="eth0"}`); got != 0 {
+				t.Errorf("%v corrections, want none", got)
+			}
+			if got := p.metric(`contested_entries{device="eth0"}`); got != 1 {
+				t.Errorf("%v contested entries, want 1", got)
+			}
+			if log := p.stderr.String(); strings.Count(log, "several holders answer") != 1 {
+				t.Errorf("want it said once that several holders answer:\n%s", log)
+			}
+		})
+	}
+}
+
+// One host with two interfaces on the segment answers with both. That is no
+// reason not to renew its entry, and is reported once.
+func TestHostWithTwoInterfaces(t *testing.T) {
+	l := lab.Start(t)
+	sw := l.Switch()
+	node, peer := l.Host("node"), l.Host("peer")
+	node.Plug(sw, "eth0", nodeMAC, "10.0.0.1/24")
+	peer.Plug(sw, "eth0", peerMAC, "10.0.0.2/24")
+	peer.Plug(sw, "eth1", otherMAC, "10.0.0.3/24")
+	s := tcp(t, node, peer, "10.0.0.2:7000", time.Millisecond)
+	p := start(t, node, "--interval=1s")
+	eventually(t, "five renewals", func() bool {
+		return p.metric(`renewals_total{device="eth0",method="broadcast",result="ok"}`) >= 5
+	})
+	if err := s.Stop(); err != nil {
+		t.Errorf("TCP: %v", err)
+	}
+	if log := p.stderr.String(); strings.Count(log, "several holders answer") != 1 {
+		t.Errorf("want it said once that several holders answer:\n%s", log)
+	}
+}
+
+// A router that answers for hosts behind it looks at who asks: the source must
+// be the kernel's own.
+func TestProxyARP(t *testing.T) {
+	l := lab.Start(t)
+	sw, behind := l.Switch(), l.Switch()
+	node, router := l.Host("node"), l.Host("router")
+	node.Plug(sw, "eth0", nodeMAC, "10.0.0.1/16")
+	router.Plug(sw, "eth0", peerMAC, "10.0.0.254/24")
+	router.Plug(behind, "eth1", "", "10.0.9.254/24")
+	router.Sysctl("net/ipv4/ip_forward", "1")
+	router.Sysctl("net/ipv4/conf/eth0/proxy_arp", "1")
+	router.Sysctl("net/ipv4/neigh/eth0/proxy_delay", "0")
+	node.IP("route add 10.5.0.0/16 via 10.0.9.7") // a next hop that the router answers for
+	node.Touch("10.0.9.7")
+	eventually(t, "the router answers", func() bool { return strings.Contains(node.IP("neigh"), "10.0.9.7 dev eth0 lladdr "+peerMAC) })
+	p := start(t, node, "--interval=1s")
+	eventually(t, "five renewals", func() bool {
+		return p.metric(`renewals_total{device="eth0",method="broadcast",result="ok"}`) >= 5
+	})
+}
+
+// The peer has a new MAC, and announced it to nobody: the next renewal finds
+// out, writes it, and counts a correction.
+func TestNewMACIsFound(t *testing.T) {
+	for _, tt := range []struct{ name, addr, dst string }{
+		{"ipv4", "10.0.0.2/24", "10.0.0.2"},
+		{"ipv6", "2001:db8::2/64", "2001:db8::2"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l := lab.Start(t)
+			sw := l.Switch()
+			node, old, replacement := l.Host("node"), l.Host("old"), l.Host("new")
+			node.Plug(sw, "eth0", nodeMAC, "10.0.0.1/24", "2001:db8::1/64")
+			old.Plug(sw, "eth0", peerMAC, tt.addr)
+			family := ""
+			if strings.Contains(tt.addr, ":") {
+				family = "-6 "
+			}
+			node.IP(family + "route add default via " + tt.dst) // a next hop: renewed without traffic
+			node.Touch(tt.dst)
+			eventually(t, "the entry exists", func() bool { return strings.Contains(node.IP("neigh show "+tt.dst), peerMAC) })
+			p := start(t, node, "--interval=3s")
+			p.ready()
+			old.IP("link set eth0 down")
+			replacement.Plug(sw, "eth0", otherMAC, tt.addr)
+			eventually(t, "the entry names the new MAC", func() bool { return strings.Contains(node.IP("neigh show "+tt.dst), otherMAC) })
+			eventually(t, "a correction is counted", func() bool { return p.metric(`corrections_total{device="eth0"}`) == 1 })
+		})
+	}
+}
+
+// Of the ARP frames in one direction, one in ten is lost. The host is up, so no
+// entry in use may end FAILED, and no packet of the traffic may be lost.
+func TestARPLoss(t *testing.T) {
+	l := lab.Start(t)
+	sw := l.Switch()
+	node, peer := l.Host("node"), l.Host("peer")
+	node.Plug(sw, "eth0", nodeMAC, "10.0.0.1/24")
+	port := peer.Plug(sw, "eth0", peerMAC, "10.0.0.2/24")
+	peer.IP("neigh replace 10.0.0.1 lladdr " + nodeMAC + " dev eth0 nud permanent")
+	random := rand.New(rand.NewPCG(1, 2))
+	// Seen from the node, a lost request and a lost answer are the same.
+	peer.RespondARP(port, "eth0", peerMAC, []string{"10.0.0.2"}, func(lab.Request) (time.Duration, bool) {
+		return 100 * time.Microsecond, random.IntN(10) > 0
+	})
+	s, err := lab.Flood(node, peer, netip.MustParseAddrPort("10.0.0.2:7000"), 5000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	watch := monitor(t, node)
+	p := start(t, node, "--interval=1s")
+	const rounds = 30
+	deadline := time.Now().Add(time.Minute)
+	for range time.Tick(time.Second) {
+		if p.metric(`renewals_total{device="eth0",method="broadcast",result="ok"}`) >= rounds || time.Now().After(deadline) {
+			break
+		}
+	}
+	if got := p.metric(`renewals_total{device="eth0",method="broadcast",result="ok"}`); got < rounds {
+		t.Errorf("%v renewals, want %d", got, rounds)
+	}
+	if err := s.Stop(); err != nil {
+		t.Error(err)
+	}
+	if sent, received, _ := s.Counts(); received != sent {
+		t.Errorf("sent %d, received %d", sent, received)
+	}
+	if seen := watch(); strings.Contains(seen, "FAILED") {
+		t.Errorf("an entry in use failed:\n%s", seen)
+	}
+}
+
+// The table of `make bench-loss`, for the agent alone, as a test.
+func TestRenewalLosesNothing(t *testing.T) {
+	for _, c := range lab.LossCases {
+		t.Run(c.Name, func(t *testing.T) {
+			l := lab.Start(t)
+			var renewed float64
+			before, readable := lab.Discards()
+			res, err := lab.Loss(l, c, 4*time.Second, func(node *lab.Host, _ string) (func() error, error) {
+				p := start(t, node, "--interval=1s")
+				return func() error {
+					renewed = p.metric(`renewals_total{device="eth0",method="broadcast",result="ok"}`)
+					if code, _ := p.stop(); code != 0 {
+						return errors.New(p.stderr.String())
+					}
+					return nil
+				}, nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Log(fmt.Sprintf("%+v", res), "renewed", renewed)
+			if res.Lost != 0 || renewed < 3 {
+				t.Errorf("%d of %d packets lost in %v renewals, want none in at least 3", res.Lost, res.Sent, renewed)
+			}
+			if after, ok := lab.Discards(); ok && readable && after != before {
+				t.Errorf("the kernel discarded %d unresolved packets", after-before)
+			}
+		})
+	}
+}

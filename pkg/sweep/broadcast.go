@@ -1,0 +1,269 @@
+package sweep
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
+)
+
+const (
+	// answerWindow is how long answers to one solicitation are collected: long
+	// enough for a slow second holder. Short intervals leave less.
+	answerWindow = 500 * time.Millisecond
+	// tries is how often an entry that nobody answers for is asked for.
+	tries = 3
+	// shieldAge is how long after the shield was raised a solicitation may
+	// leave: an answer to it must arrive within the kernel's locktime of 1 s.
+	shieldAge = 800 * time.Millisecond
+	// roundSize is how many entries are asked for at once, so that they leave
+	// within 100 ms of being shielded and make no storm.
+	roundSize = 64
+)
+
+// Question is an address to be asked for by broadcast, and the address to ask
+// from.
+type Question struct{ Addr, Source netip.Addr }
+
+// Reply is one answer to a Question.
+type Reply struct {
+	Addr   netip.Addr
+	LLAddr neigh.LLAddr
+	RTT    time.Duration
+}
+
+// Solicitor asks for addresses on a device, by broadcast ARP requests and
+// multicast Neighbor Solicitations.
+type Solicitor interface {
+	// Ask sends one solicitation for each question and hands every answer that
+	// arrives within window to reply, one at a time. The error
+	// wraps neigh.ErrPermission where CAP_NET_RAW is missing.
+	Ask(ctx context.Context, device int, questions []Question, window time.Duration, reply func(Reply)) error
+}
+
+// Broadcast verifies entries on uplinks by asking for them by broadcast and
+// hearing every answer, so that a holder is noticed that the entry does not
+// name. It never moves an entry while the holder that the entry names answers.
+//
+// Entries on other devices, and all of them where CAP_NET_RAW is missing, are
+// left to Fallback.
+type Broadcast struct {
+	Table     Table
+	Solicitor Solicitor
+	Scope     *policy.Scope
+	Timing    policy.Timing
+	Fallback  Verifier
+	Log       *slog.Logger
+	// Answered, if not nil, is called with the round-trip time of each answer.
+	Answered func(time.Duration)
+
+	wg       sync.WaitGroup
+	disabled atomic.Bool
+}
+
+// Available reports whether broadcasts can be sent, as far as is known.
+func (b *Broadcast) Available() bool { return !b.disabled.Load() }
+
+// Wait implements Verifier.
+func (b *Broadcast) Wait() {
+	b.wg.Wait()
+	b.Fallback.Wait()
+}
+
+// Verify implements Verifier: one goroutine for each uplink.
+func (b *Broadcast) Verify(ctx context.Context, jobs []Job, report func(*Job, Outcome)) {
+	byLink := make(map[int][]Job)
+	var others []Job
+	for i := range jobs {
+		if jobs[i].Link.Uplink && b.Available() {
+			byLink[jobs[i].Link.Index] = append(byLink[jobs[i].Link.Index], jobs[i])
+		} else {
+			others = append(others, jobs[i])
+		}
+	}
+	for _, jobs := range byLink {
+		b.wg.Go(func() {
+			for chunk := range slices.Chunk(jobs, roundSize) {
+				b.round(ctx, chunk, report)
+			}
+		})
+	}
+	b.Fallback.Verify(ctx, others, report)
+}
+
+// inquiry is one entry in a round.
+type inquiry struct {
+	job       *Job
+	incumbent neigh.Entry // as read just before it was shielded
+	source    netip.Addr
+	holders   []neigh.LLAddr // in the order of their answers
+}
+
+// round verifies a few entries of one device.
+func (b *Broadcast) round(ctx context.Context, jobs []Job, report func(*Job, Outcome)) {
+	open := make(map[netip.Addr]*inquiry, len(jobs))
+	for i := range jobs {
+		j := &jobs[i]
+		q := &inquiry{job: j}
+		if err := b.prepare(ctx, q); err != nil {
+			report(j, Outcome{Method: ByBroadcast, Err: err})
+			continue
+		}
+		open[j.Entry.Addr] = q
+	}
+	// All at once, just before they are asked for: even where locktime is 0, an
+	// answer in the same tick of the kernel's clock moves nothing.
+	for addr, q := range open {
+		if err := shield(b.Table, &q.incumbent); err != nil {
+			report(q.job, Outcome{Method: ByBroadcast, Err: err})
+			delete(open, addr)
+		}
+	}
+	if err := b.ask(ctx, jobs[0].Link.Index, open); err != nil {
+		b.fallBack(ctx, err, open, report)
+		return
+	}
+	for _, q := range open {
+		report(q.job, Outcome{Method: ByBroadcast, Err: b.settle(ctx, q), Holders: q.holders})
+	}
+}
+
+// prepare reads the entry afresh.
+func (b *Broadcast) prepare(ctx context.Context, q *inquiry) (err error) {
+	if ctx.Err() != nil {
+		return errChanged
+	}
+	if q.source, err = b.Table.Source(q.job.Entry.Key); err != nil {
+		return err
+	}
+	if q.incumbent, err = reread(b.Table, b.Scope, q.job); err != nil {
+		return err
+	}
+	return nil
+}
+
+// ask solicits until every inquiry has an answer, or has had its tries.
+func (b *Broadcast) ask(ctx context.Context, device int, open map[netip.Addr]*inquiry) error {
+	shielded := time.Now()
+	for try := 0; try < tries && ctx.Err() == nil; try++ {
+		var questions []Question
+		for addr, q := range open {
+			if len(q.holders) > 0 {
+				continue
+			}
+			if try > 0 && time.Since(shielded) > shieldAge {
+				b.shieldAgain(q)
+			}
+			questions = append(questions, Question{Addr: addr, Source: q.source})
+		}
+		if len(questions) == 0 {
+			return nil
+		}
+		if try > 0 && time.Since(shielded) > shieldAge {
+			shielded = time.Now()
+		}
+		window := min(answerWindow, b.Timing.Lead/(tries+1))
+		err := b.Solicitor.Ask(ctx, device, questions, window, func(r Reply) {
+			if q := open[r.Addr]; q != nil {
+				b.hear(q, r)
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shieldAgain raises the shield of an entry that is still as it was. Whatever
+// it finds, the entry is looked at once more when the round is settled.
+func (b *Broadcast) shieldAgain(q *inquiry) {
+	e, err := reread(b.Table, b.Scope, q.job)
+	if err == nil && e.LLAddr == q.incumbent.LLAddr {
+		_ = shield(b.Table, &e)
+	}
+}
+
+// hear takes in one answer. Where locktime is 0, and for Neighbor Discovery,
+// which has none, the answer of another holder has moved the entry: as soon as
+// both have answered, the incumbent is put back.
+func (b *Broadcast) hear(q *inquiry, r Reply) {
+	if b.Answered != nil {
+		b.Answered(r.RTT)
+	}
+	if !slices.Contains(q.holders, r.LLAddr) {
+		q.holders = append(q.holders, r.LLAddr)
+	}
+	if len(q.holders) > 1 && slices.Contains(q.holders, q.incumbent.LLAddr) {
+		_ = b.hold(q, q.incumbent.LLAddr)
+	}
+}
+
+// settle makes the entry name the holder that the answers call for.
+func (b *Broadcast) settle(ctx context.Context, q *inquiry) error {
+	switch {
+	case slices.Contains(q.holders, q.incumbent.LLAddr):
+		return b.hold(q, q.incumbent.LLAddr)
+	case len(q.holders) > 0:
+		return b.hold(q, q.holders[0])
+	case ctx.Err() != nil:
+		return errChanged // not asked to the end
+	}
+	return b.leave(q)
+}
+
+// leave leaves an entry that nobody answers for to the kernel, which verifies
+// it by unicast when it is used. Where nothing else has vouched for the entry
+// either, the kernel is made to do so now: shielding it again and again would
+// keep it from that for ever.
+func (b *Broadcast) leave(q *inquiry) error {
+	e, err := reread(b.Table, b.Scope, q.job)
+	if err != nil {
+		return err
+	}
+	if b.Timing.Overdue(&e, neigh.Confirmed) {
+		if err := b.Table.SetState(e.Key, neigh.Probe); err != nil {
+			return err
+		}
+	}
+	return errUnanswered
+}
+
+// hold writes lladdr into the entry, unless it is there already or the entry
+// has become somebody else's.
+func (b *Broadcast) hold(q *inquiry, lladdr neigh.LLAddr) error {
+	e, err := b.Table.Get(q.job.Entry.Key)
+	switch {
+	case err != nil:
+		return err
+	case e.LLAddr == lladdr && e.State.Valid():
+		return nil
+	case b.Scope.Decide(&e, &q.job.Link, q.job.NextHop).Reason.Foreign():
+		return errChanged
+	}
+	return b.Table.Replace(e.Key, lladdr, e.Flags)
+}
+
+// fallBack gives the entries of a round that could not be asked for to the
+// fallback. They have been shielded, which is most of what it does.
+func (b *Broadcast) fallBack(ctx context.Context, err error, open map[netip.Addr]*inquiry, report func(*Job, Outcome)) {
+	if errors.Is(err, neigh.ErrPermission) {
+		if !b.disabled.Swap(true) {
+			b.Log.Warn("CAP_NET_RAW is missing: entries are verified by the kernel's unicast alone, which believes an old holder that still answers")
+		}
+	} else {
+		b.Log.Debug("asking by broadcast failed, leaving it to the kernel", "err", err)
+	}
+	jobs := make([]Job, 0, len(open))
+	for _, q := range open {
+		jobs = append(jobs, *q.job)
+	}
+	b.Fallback.Verify(ctx, jobs, report)
+}
