@@ -7,7 +7,7 @@ ENGINE  ?= $(firstword $(foreach e,docker podman buildah,$(if $(shell command -v
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 TOOL    := go tool -modfile=hack/tools/go.mod
 
-.PHONY: build run test demo lint fuzz generate image clean
+.PHONY: build run test demo bench-loss lint fuzz generate image clean
 
 build: ## compile bin/arp-cache-cleaner
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/arp-cache-cleaner ./cmd/arp-cache-cleaner
@@ -23,6 +23,9 @@ test: ## all tests; live ones need root or user namespaces
 demo: build ## watch the agent work in namespaces for half a minute
 	go run ./hack/demo
 
+bench-loss: build ## packets lost while an entry is renewed: the agent beside the usual commands
+	go run ./hack/bench-loss
+
 lint: ## formatting, vet, linters, tidy modules
 	$(TOOL) golangci-lint run ./...
 	go mod tidy -diff
@@ -32,6 +35,8 @@ FUZZTIME ?= 30s
 fuzz: ## fuzz every decoder for FUZZTIME each
 	go test -run '^$$' -fuzz FuzzDecodeEntry -fuzztime $(FUZZTIME) ./pkg/kernel
 	go test -run '^$$' -fuzz FuzzNextMessage -fuzztime $(FUZZTIME) ./pkg/kernel
+	go test -run '^$$' -fuzz FuzzParseARP -fuzztime $(FUZZTIME) ./pkg/solicit
+	go test -run '^$$' -fuzz FuzzParseNA -fuzztime $(FUZZTIME) ./pkg/solicit
 
 generate: ## write the tables of README.md from the code
 	go generate ./...
