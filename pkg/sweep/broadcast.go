@@ -23,9 +23,13 @@ const (
 	// shieldAge is how long after the shield was raised a solicitation may
 	// leave: an answer to it must arrive within the kernel's locktime of 1 s.
 	shieldAge = 800 * time.Millisecond
-	// roundSize is how many entries are asked for at once, so that they leave
-	// within 100 ms of being shielded and make no storm.
+	// roundSize is how many entries are asked for at once, so that requests leave
+	// within 100 ms of the shield.
 	roundSize = 64
+	// roundPause is the time between the beginnings of two rounds on a device:
+	// at most 640 broadcasts a second, which is enough for passLimit entries
+	// within the lead, the silent ones included.
+	roundPause = 100 * time.Millisecond
 )
 
 // Question is an address to be asked for by broadcast, and the address to ask
@@ -66,6 +70,9 @@ type Broadcast struct {
 
 	wg       sync.WaitGroup
 	disabled atomic.Bool
+
+	mu   sync.Mutex
+	next map[int]time.Time // when the next round on a device may begin
 }
 
 // Available reports whether broadcasts can be sent, as far as is known.
@@ -77,7 +84,7 @@ func (b *Broadcast) Wait() {
 	b.Fallback.Wait()
 }
 
-// Verify implements Verifier: one goroutine for each uplink.
+// Verify implements Verifier: one goroutine for each round.
 func (b *Broadcast) Verify(ctx context.Context, jobs []Job, report func(*Job, Outcome)) {
 	byLink := make(map[int][]Job)
 	var others []Job
@@ -88,14 +95,35 @@ func (b *Broadcast) Verify(ctx context.Context, jobs []Job, report func(*Job, Ou
 			others = append(others, jobs[i])
 		}
 	}
-	for _, jobs := range byLink {
-		b.wg.Go(func() {
-			for chunk := range slices.Chunk(jobs, roundSize) {
-				b.round(ctx, chunk, report)
-			}
-		})
+	for device, jobs := range byLink {
+		for chunk := range slices.Chunk(jobs, roundSize) {
+			start := b.turn(device)
+			b.wg.Go(func() {
+				sleep(ctx, time.Until(start))
+				if b.Available() {
+					b.round(ctx, chunk, report)
+				} else {
+					b.Fallback.Verify(ctx, chunk, report)
+				}
+			})
+		}
 	}
 	b.Fallback.Verify(ctx, others, report)
+}
+
+// turn returns when the next round on the device may begin, and takes it.
+func (b *Broadcast) turn(device int) time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	start := time.Now()
+	if next := b.next[device]; next.After(start) {
+		start = next
+	}
+	if b.next == nil {
+		b.next = make(map[int]time.Time)
+	}
+	b.next[device] = start.Add(roundPause)
+	return start
 }
 
 // inquiry is one entry in a round.
@@ -109,10 +137,21 @@ type inquiry struct {
 // round verifies a few entries of one device.
 func (b *Broadcast) round(ctx context.Context, jobs []Job, report func(*Job, Outcome)) {
 	open := make(map[netip.Addr]*inquiry, len(jobs))
+	var others []Job // that cannot be asked for
 	for i := range jobs {
 		j := &jobs[i]
 		q := &inquiry{job: j}
-		if err := b.prepare(ctx, q); err != nil {
+		var err error
+		if ctx.Err() != nil {
+			err = errChanged
+		} else if q.incumbent, err = reread(b.Table, b.Scope, j); err == nil {
+			if q.source, err = b.Table.Source(j.Entry.Key); err != nil {
+				b.Log.Debug("no address to ask from, leaving it to the kernel", "address", j.Entry.Addr, "err", err)
+				others = append(others, *j)
+				continue
+			}
+		}
+		if err != nil {
 			report(j, Outcome{Method: ByBroadcast, Err: err})
 			continue
 		}
@@ -126,27 +165,18 @@ func (b *Broadcast) round(ctx context.Context, jobs []Job, report func(*Job, Out
 			delete(open, addr)
 		}
 	}
-	if err := b.ask(ctx, jobs[0].Link.Index, open); err != nil {
-		b.fallBack(ctx, err, open, report)
-		return
+	err := b.ask(ctx, jobs[0].Link.Index, open)
+	if err != nil {
+		b.warn(err)
 	}
 	for _, q := range open {
+		if err != nil && len(q.holders) == 0 {
+			others = append(others, *q.job) // not asked to the end
+			continue
+		}
 		report(q.job, Outcome{Method: ByBroadcast, Err: b.settle(ctx, q), Holders: q.holders})
 	}
-}
-
-// prepare reads the entry afresh.
-func (b *Broadcast) prepare(ctx context.Context, q *inquiry) (err error) {
-	if ctx.Err() != nil {
-		return errChanged
-	}
-	if q.source, err = b.Table.Source(q.job.Entry.Key); err != nil {
-		return err
-	}
-	if q.incumbent, err = reread(b.Table, b.Scope, q.job); err != nil {
-		return err
-	}
-	return nil
+	b.Fallback.Verify(ctx, others, report)
 }
 
 // ask solicits until every inquiry has an answer, or has had its tries.
@@ -243,27 +273,19 @@ func (b *Broadcast) hold(q *inquiry, lladdr neigh.LLAddr) error {
 	switch {
 	case err != nil:
 		return err
-	case e.LLAddr == lladdr && e.State.Valid():
-		return nil
 	case b.Scope.Decide(&e, &q.job.Link, q.job.NextHop).Reason.Foreign():
 		return errChanged
+	case e.LLAddr == lladdr && e.State.Valid():
+		return nil
 	}
 	return b.Table.Replace(e.Key, lladdr, e.Flags)
 }
 
-// fallBack gives the entries of a round that could not be asked for to the
-// fallback. They have been shielded, which is most of what it does.
-func (b *Broadcast) fallBack(ctx context.Context, err error, open map[netip.Addr]*inquiry, report func(*Job, Outcome)) {
-	if errors.Is(err, neigh.ErrPermission) {
-		if !b.disabled.Swap(true) {
-			b.Log.Warn("CAP_NET_RAW is missing: entries are verified by the kernel's unicast alone, which believes an old holder that still answers")
-		}
-	} else {
+// warn says why broadcasts failed, where CAP_NET_RAW is missing once and for all.
+func (b *Broadcast) warn(err error) {
+	if !errors.Is(err, neigh.ErrPermission) {
 		b.Log.Debug("asking by broadcast failed, leaving it to the kernel", "err", err)
+	} else if !b.disabled.Swap(true) {
+		b.Log.Warn("CAP_NET_RAW is missing: entries are verified by the kernel's unicast alone, which believes an old holder that still answers")
 	}
-	jobs := make([]Job, 0, len(open))
-	for _, q := range open {
-		jobs = append(jobs, *q.job)
-	}
-	b.Fallback.Verify(ctx, jobs, report)
 }

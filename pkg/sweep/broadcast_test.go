@@ -303,6 +303,14 @@ func TestBroadcast(t *testing.T) {
 			did: thrice, lladdr: 1, holders: []byte{2, 1}},
 		{name: "slow tries are shielded each", setup: slow, want: errUnanswered,
 			did: did(asked, "stale", "use", "ask", "stale", "use", "ask"), lladdr: 1},
+		// The shield holds what the entry named at first, and nothing else.
+		{name: "moved by itself before the third try", setup: func(b *bench, e *fakeEntry) {
+			b.solicitor.during = func(n int) {
+				if n == 2 {
+					b.table.update(e.Key, func(e *fakeEntry) { e.LLAddr, e.updated = mac(9), time.Now() })
+				}
+			}
+		}, want: errUnanswered, did: did(asked, "ask", "ask"), lladdr: 9},
 		{name: "pinned before the third try", setup: func(b *bench, e *fakeEntry) {
 			b.solicitor.during = func(n int) {
 				if n == 2 {
@@ -350,9 +358,6 @@ func TestBroadcast(t *testing.T) {
 			b.solicitor.during = func(int) { vanish(b, e) }
 		}, want: neigh.ErrGone, did: did(asked, "ask", "ask")},
 
-		{name: "no source address", setup: func(b *bench, _ *fakeEntry) {
-			b.table.sourceErr = func(neigh.Key) error { return neigh.ErrTimeout }
-		}, want: neigh.ErrTimeout, lladdr: 1},
 		{name: "probe is refused", entry: overdue, setup: func(b *bench, _ *fakeEntry) {
 			b.table.before = func(call string, _ neigh.Key) {
 				if call == "probe" {
@@ -608,6 +613,42 @@ func TestOnlyTheUnansweredAreAskedAgain(t *testing.T) {
 	})
 }
 
+// An entry that cannot be asked for, for want of an address to ask from, is not
+// to go unverified.
+func TestBroadcastWithoutSourceIsLeftToTheKernel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(inDelay("10.0.0.2", 0))
+		b.table.sourceErr = func(neigh.Key) error { return errors.New("prohibited") }
+		for k, o := range b.verify(t.Context(), t, b.jobs()) {
+			if o.Method != ByStale || o.Err != nil {
+				t.Errorf("%s: %+v, want it verified by the kernel", k.Addr, o)
+			}
+		}
+		if asks := b.solicitor.log(); len(asks) != 0 {
+			t.Errorf("asked %d times", len(asks))
+		}
+	})
+}
+
+// Whatever falls due together on one uplink is asked for within the lead, the
+// silent ones included, and never more than a round in a tenth of a second.
+func TestManyBroadcastsFitTheLead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench()
+		for i := range passLimit {
+			e := inDelay(fmt.Sprintf("10.0.%d.%d", i/250, i%250), interval)
+			b.table.add(e)
+			if i%8 > 0 {
+				b.solicitor.answers[e.Addr] = []answer{{lladdr: 1, delay: ms}}
+			}
+		}
+		b.verify(t.Context(), t, b.jobs())
+		if took, lead := time.Since(b.table.made), policy.NewTiming(interval, period).Lead; took > lead/2 {
+			t.Errorf("took %v, of a lead of %v", took, lead)
+		}
+	})
+}
+
 func TestBroadcastEndsWithItsContext(t *testing.T) {
 	for _, quiet := range []bool{false, true} {
 		t.Run(fmt.Sprint("quiet=", quiet), func(t *testing.T) {
@@ -624,7 +665,7 @@ func TestBroadcastEndsWithItsContext(t *testing.T) {
 						b.solicitor.answers[e.Addr] = []answer{{lladdr: 2, delay: ms}}
 					}
 				}
-				const after = answerWindow + 200*ms // in the second try of the first round
+				const after = answerWindow + 250*ms // in the second try of the first rounds
 				ctx, cancel := context.WithTimeout(t.Context(), after)
 				defer cancel()
 				got := b.verify(ctx, t, b.jobs())
@@ -638,8 +679,9 @@ func TestBroadcastEndsWithItsContext(t *testing.T) {
 						t.Errorf("%s: %+v", k.Addr, o)
 					}
 				}
-				if asks := b.solicitor.log(); len(asks) != 2 {
-					t.Errorf("%d tries, want 2", len(asks))
+				// Four rounds, a tenth of a second apart: three of them got to a second try.
+				if asks := b.solicitor.log(); len(asks) != 7 {
+					t.Errorf("%d tries, want 7", len(asks))
 				}
 			})
 		})

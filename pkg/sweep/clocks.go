@@ -44,6 +44,7 @@ type sight struct {
 	age       time.Duration // of the agent's clock
 	due       time.Duration // the age that decides whether the entry is due
 	held      bool          // it is not due yet, whatever its ages
+	again     bool          // this scan has seen it before: a dump may show an entry twice
 	corrected bool          // it has come back from a renewal with another link-layer address
 }
 
@@ -64,15 +65,19 @@ func (c *clocks) see(e *neigh.Entry, now time.Time, spread func(age time.Duratio
 	if e.State.Valid() {
 		lladdr := c.hash(&e.LLAddr)
 		switch {
+		case k.pending && k.resolved < k.asked:
+			// The renewal is under way. An answer may have confirmed the entry
+			// without changing it (__neigh_update does so under locktime), or
+			// have changed it until it is put back.
+			lladdr = k.lladdr
 		case k.pending && k.lladdr != 0 && lladdr != k.lladdr:
 			s.corrected, k.pending = true, false
-		case k.pending && k.resolved >= k.asked && e.Confirmed < t-k.asked:
-			// Not while the renewal is under way: an answer confirms the entry
-			// even where locktime keeps it from changing it (__neigh_update).
+		case k.pending && e.Confirmed < t-k.asked:
 			k.pending = false
 		}
 		k.lladdr = lladdr
 	}
+	s.again = known && k.scan == c.scan
 	if k.scan != c.scan {
 		k.scan = c.scan
 		c.seen++
@@ -93,6 +98,14 @@ func (c *clocks) has(key neigh.Key) bool {
 func (c *clocks) ask(key neigh.Key, now time.Time) {
 	if k, ok := c.m[key]; ok {
 		k.asked, k.pending = now.Sub(c.base), true
+		c.m[key] = k
+	}
+}
+
+// forgo notes that a renewal came to nothing.
+func (c *clocks) forgo(key neigh.Key) {
+	if k, ok := c.m[key]; ok {
+		k.pending = false
 		c.m[key] = k
 	}
 }

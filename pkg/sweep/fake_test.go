@@ -210,7 +210,7 @@ func (f *fakeTable) Get(k neigh.Key) (neigh.Entry, error) {
 
 // GetAll shows every entry twice, as the dump may that it takes on some kernels.
 func (f *fakeTable) GetAll(keys []neigh.Key, visit func(*neigh.Entry)) error {
-	for _, k := range append(keys, keys...) {
+	for _, k := range slices.Concat(keys, keys) {
 		switch e, err := f.Get(k); {
 		case err == nil:
 			visit(&e)

@@ -181,7 +181,10 @@ func (s *Sweeper) Report() *report.Report { return s.report.Load() }
 // Run sweeps until ctx is done, and returns nil then. Failures are reported
 // and the next scan tries again.
 func (s *Sweeper) Run(ctx context.Context) error {
-	defer s.cfg.Verifier.Wait()
+	defer func() {
+		s.cfg.Verifier.Wait()
+		_ = s.settleAll(func(Method, Result) {})
+	}()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -347,6 +350,9 @@ func (s *Sweeper) look(isDue func(*neigh.Entry, time.Duration) bool, spread bool
 			}
 			return s.spread(e, age, verdict.Action == policy.Verify && link.Uplink)
 		})
+		if seen.again {
+			return
+		}
 		if seen.corrected && s.cfg.Events.Corrected != nil {
 			s.cfg.Events.Corrected(report.DeviceName(&link))
 		}
@@ -539,7 +545,7 @@ func (s *Sweeper) stillIdle(batch []Job, tally func(Method, Result)) ([]Job, err
 			return
 		}
 		delete(jobs, e.Key)
-		if s.cfg.Scope.Decide(e, &j.Link, j.NextHop).Action == policy.Delete {
+		if s.cfg.Scope.Decide(e, &j.Link, j.NextHop) == s.cfg.Scope.Decide(&j.Entry, &j.Link, j.NextHop) {
 			idle = append(idle, *j)
 		} else {
 			tally(ByDelete, s.settle(j, ByDelete, errChanged, time.Now()))
@@ -572,6 +578,8 @@ func (s *Sweeper) settle(j *Job, m Method, err error, at time.Time) Result {
 	}
 	if r == OK || r == Unanswered { // either way it was asked for afresh
 		s.clocks.renewed(j.Entry.Key, at)
+	} else {
+		s.clocks.forgo(j.Entry.Key)
 	}
 	if s.cfg.Events.Renewed != nil {
 		s.cfg.Events.Renewed(report.DeviceName(&j.Link), m, r, j.age)

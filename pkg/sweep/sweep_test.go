@@ -1351,7 +1351,7 @@ func TestReport(t *testing.T) {
 			aged("10.4.0.2", cali1, neigh.Stale, 40*s),
 			aged("0.0.0.0", lo, neigh.NoARP, 999*s),
 		)
-		// A dump may show an entry twice. One by one it is reported once.
+		// A dump may show an entry twice. It is counted once.
 		table.dumped = func(visit func(*neigh.Entry)) {
 			for _, again := range []*fakeEntry{table.entries[neigh.Key{Addr: netip.MustParseAddr(hop(39)), Index: eth0}], failed} {
 				e := again.snapshot()
@@ -1381,19 +1381,19 @@ func TestReport(t *testing.T) {
 		state := func(s neigh.State) int { return slices.Index(neigh.States[:], s) }
 		all := func(age time.Duration) neigh.Ages { return neigh.Ages{age, age, age, age} }
 		var v4, v6, noarp, other report.Family
-		v4.States[state(neigh.Stale)] = 41 + 1 // shown twice
-		v4.States[state(neigh.Failed)] = 1 + 1
+		v4.States[state(neigh.Stale)] = 41
+		v4.States[state(neigh.Failed)] = 1
 		v4.States[state(neigh.Permanent)] = 1
 		v4.States[state(neigh.Incomplete)] = 1
 		v4.States[len(neigh.States)] = 2
-		v4.Learned = 44
+		v4.Learned = 42
 		v4.Oldest = neigh.Ages{neigh.Used: 110 * s, neigh.Confirmed: 130 * s, neigh.Updated: 120 * s, neigh.Resolved: 120 * s}
 		v6.States[state(neigh.Stale)], v6.Learned, v6.Oldest = 1, 1, all(30*s)
 		noarp.States[state(neigh.NoARP)] = 1
 		other.States[state(neigh.Stale)], other.States[state(neigh.NoARP)] = 2, 1
 		other.Learned, other.Oldest = 2, all(interval+s)
 		var hops [len(neigh.States) + 1]int
-		hops[state(neigh.Stale)] = 40 + 1
+		hops[state(neigh.Stale)] = 40
 		want := map[string]report.Device{
 			"eth0":  {Name: "eth0", Families: [2]report.Family{v4, v6}, NextHops: hops},
 			"eth1":  {Name: "eth1", Families: [2]report.Family{{}, noarp}},
