@@ -1,0 +1,72 @@
+package sweep
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+)
+
+// Summary counts what Once did.
+type Summary struct {
+	Entries    int // entries in the table
+	Kept       int // left alone, or being verified by the kernel already
+	Deleted    int
+	Verified   int
+	Unanswered int // asked for, and left to the kernel because nobody answered
+	Gone       int // vanished, or changed, before they were reached
+	Failed     int
+}
+
+// String returns the summary in one line.
+func (s Summary) String() string {
+	return fmt.Sprintf("entries %d, kept %d, deleted %d, verified in place %d, unanswered %d, gone meanwhile %d, failed %d",
+		s.Entries, s.Kept, s.Deleted, s.Verified, s.Unanswered, s.Gone, s.Failed)
+}
+
+// Once renews everything the policy allows, whatever its age. In a dry run it
+// counts what it would have done. The error says what failed first.
+func (s *Sweeper) Once(ctx context.Context) (Summary, error) {
+	// What is in NUD_PROBE is being renewed by the kernel already.
+	err := s.scan(func(e *neigh.Entry, _ time.Duration) bool { return e.State != neigh.Probe }, false)
+	var sum Summary
+	if r := s.report.Load(); r != nil {
+		for _, d := range r.Devices {
+			for _, f := range d.Families {
+				for _, n := range f.States {
+					sum.Entries += n
+				}
+			}
+		}
+		sum.Kept = sum.Entries - len(s.verifies) - len(s.deletes)
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return sum, err
+	}
+	if s.cfg.DryRun {
+		sum.Verified, sum.Deleted = len(s.verifies), len(s.deletes)
+		return sum, nil
+	}
+	tally := func(m Method, r Result) {
+		switch {
+		case r == Failed:
+			sum.Failed++
+		case r == Unanswered:
+			sum.Unanswered++
+		case r != OK:
+			sum.Gone++
+		case m == ByDelete:
+			sum.Deleted++
+		default:
+			sum.Verified++
+		}
+	}
+	err = s.act(ctx, s.verifies, s.deletes, 0, tally)
+	s.cfg.Verifier.Wait()
+	return sum, cmp.Or(err, s.settleAll(tally))
+}
