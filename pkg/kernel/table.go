@@ -9,9 +9,11 @@
 package kernel
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -23,6 +25,10 @@ import (
 // maxBatch is the most deletions in one system call. The default receive
 // buffer of a netlink socket holds 256 errors, and each may yield one.
 const maxBatch = 200
+
+// maxLookups is the most entries asked for in one system call. Each answer takes
+// a message of its own in the receive buffer.
+const maxLookups = 100
 
 // Table is the neighbour table of one network namespace: that of the thread
 // that opened it. It is safe for concurrent use, one request at a time.
@@ -145,6 +151,7 @@ func (t *Table) Get(k neigh.Key) (neigh.Entry, error) {
 
 // GetAll reads the entries again and calls visit for those that exist. On
 // kernels that cannot look up single entries it takes one dump for all of them.
+// The entry is reused: visit copies what it keeps, and does not call back.
 func (t *Table) GetAll(keys []neigh.Key, visit func(*neigh.Entry)) error {
 	if !t.single {
 		wanted := make(map[neigh.Key]struct{}, len(keys))
@@ -157,16 +164,50 @@ func (t *Table) GetAll(keys []neigh.Key, visit func(*neigh.Entry)) error {
 			}
 		})
 	}
-	for _, k := range keys {
-		e, err := t.Get(k)
-		switch {
-		case err == nil:
-			visit(&e)
-		case !errors.Is(err, neigh.ErrGone):
-			return err
+	for batch := range slices.Chunk(keys, maxLookups) {
+		if err := t.lookups(batch, visit); err != nil {
+			return fmt.Errorf("reading %d entries: %w", len(batch), err)
 		}
 	}
 	return nil
+}
+
+// lookups sends many requests for single entries at once. Each is answered by
+// the entry or by an error.
+func (t *Table) lookups(keys []neigh.Key, visit func(*neigh.Entry)) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	first := t.conn.reserve(len(keys))
+	t.out = t.out[:0]
+	for i, k := range keys {
+		t.out = appendRequest(t.out, &request{Key: k, typ: unix.RTM_GETNEIGH}, first+uint32(i)) //nolint:gosec // at most maxLookups
+	}
+	if err := t.conn.send(t.out); err != nil {
+		return err
+	}
+	var e neigh.Entry
+	var failed error
+	answered := 0
+	err := t.conn.receive(first, t.conn.seq, func(m message) (bool, error) {
+		switch m.typ {
+		case unix.NLMSG_ERROR:
+			if err := m.status(); err != nil && !errors.Is(err, neigh.ErrGone) {
+				failed = err
+			}
+		case unix.RTM_NEWNEIGH:
+			ok, err := decodeEntry(m.body, &e)
+			if err != nil {
+				failed = err
+			} else if ok {
+				visit(&e)
+			}
+		default:
+			return false, nil
+		}
+		answered++
+		return answered == len(keys), nil
+	})
+	return cmp.Or(err, failed)
 }
 
 func (t *Table) lookup(k neigh.Key, e *neigh.Entry) error {

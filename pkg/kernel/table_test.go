@@ -234,6 +234,34 @@ func TestSetStateKeepsEverythingElse(t *testing.T) {
 	}
 }
 
+func TestGetAll(t *testing.T) {
+	h, index := host(t)
+	const count = 2*maxLookups + 50 // more than one batch
+	var keys []neigh.Key
+	var batch strings.Builder
+	for i := range count {
+		addr := "10.0." + strconv.Itoa(i/250) + "." + strconv.Itoa(i%250+2)
+		keys = append(keys, key(addr, index))
+		if i%2 == 0 {
+			batch.WriteString("neigh add " + addr + " lladdr 02:00:00:00:01:02 dev eth0 nud stale\n")
+		}
+	}
+	h.Batch(batch.String())
+	table := open(t, h)
+	for _, single := range []bool{true, false} {
+		table.single = single
+		got := make(map[neigh.Key]bool)
+		if err := table.GetAll(keys, func(e *neigh.Entry) { got[e.Key] = true }); err != nil {
+			t.Fatal(err)
+		}
+		for i, k := range keys {
+			if got[k] != (i%2 == 0) {
+				t.Errorf("single lookup %v: %s visited: %v", single, k.Addr, got[k])
+			}
+		}
+	}
+}
+
 // Kernels before 5.0 have no single lookup: the dump must serve instead.
 func TestGetWithoutSingleLookup(t *testing.T) {
 	h, index := host(t)
