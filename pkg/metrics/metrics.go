@@ -32,6 +32,7 @@ type Info struct {
 // Metrics holds every metric of the agent on a registry of its own.
 type Metrics struct {
 	registry    *prometheus.Registry
+	last        func() *report.Report
 	renewals    *prometheus.CounterVec
 	renewalAge  prometheus.Histogram
 	corrections *prometheus.CounterVec
@@ -51,6 +52,7 @@ type Metrics struct {
 func New(info Info, last func() *report.Report, broadcast func() bool) *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewPedanticRegistry(),
+		last:     last,
 		devices:  make(map[string]struct{}),
 		renewals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: namespace, Name: "renewals_total",
@@ -131,7 +133,7 @@ func New(info Info, last func() *report.Report, broadcast func() bool) *Metrics 
 		m.failures.WithLabelValues(reason)
 	}
 	m.registry.MustRegister(m.renewals, m.renewalAge, m.corrections, m.scans, m.scanTime, m.failures, m.lastSuccess,
-		m.roundTrip, available, acting, interval, period, build, &table{last: last, seen: m.seen})
+		m.roundTrip, available, acting, interval, period, build, &table{last: last})
 	return m
 }
 
@@ -152,6 +154,11 @@ func (m *Metrics) Handler(log *slog.Logger) http.Handler {
 // Scanned counts a scan that took the given time and ended with err.
 func (m *Metrics) Scanned(at time.Time, took time.Duration, err error) {
 	m.scans.Inc()
+	if r := m.last(); r != nil {
+		for i := range r.Devices {
+			m.seen(r.Devices[i].Name)
+		}
+	}
 	m.scanTime.Observe(took.Seconds())
 	if err != nil {
 		m.failures.WithLabelValues(neigh.FailureReason(err)).Inc()
@@ -198,15 +205,14 @@ func (m *Metrics) seen(device string) {
 	device = m.device(device)
 	m.corrections.WithLabelValues(device)
 	m.renewals.WithLabelValues(device, "delete", "failed")
-	m.renewals.WithLabelValues(device, "broadcast", "failed")
-	m.renewals.WithLabelValues(device, "broadcast", "unanswered")
+	if device != report.Other { // nobody is asked there by broadcast
+		m.renewals.WithLabelValues(device, "broadcast", "failed")
+		m.renewals.WithLabelValues(device, "broadcast", "unanswered")
+	}
 }
 
 // table collects what the last report says of the neighbour table.
-type table struct {
-	last func() *report.Report
-	seen func(device string)
-}
+type table struct{ last func() *report.Report }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil)
@@ -260,7 +266,6 @@ func (t *table) Collect(ch chan<- prometheus.Metric) {
 	}
 	for i := range r.Devices {
 		d := &r.Devices[i]
-		t.seen(d.Name)
 		gauge(contestedDesc, float64(d.Contested), d.Name)
 		for k, n := range d.NextHops {
 			if n > 0 {
