@@ -180,7 +180,7 @@ func (t *Table) lookups(keys []neigh.Key, visit func(*neigh.Entry)) error {
 	first := t.conn.reserve(len(keys))
 	t.out = t.out[:0]
 	for i, k := range keys {
-		t.out = appendRequest(t.out, &request{Key: k, typ: unix.RTM_GETNEIGH}, first+uint32(i)) //nolint:gosec // at most maxLookups
+		t.out = appendRequest(t.out, &request{Key: k, typ: unix.RTM_GETNEIGH}, first+uint32(i))
 	}
 	if err := t.conn.send(t.out); err != nil {
 		return err
