@@ -52,6 +52,8 @@ type result struct {
 	Source  string   `json:"source"`
 	Asked   int      `json:"asked"`
 	Holders []holder `json:"holders"`
+
+	currentAnswered bool // the holder that this node's entry names, the last time
 }
 
 // probe asks who holds an address.
@@ -121,7 +123,9 @@ func wayTo(table *kernel.Table, o *options) (link neigh.Link, source netip.Addr,
 }
 
 // ask sends one request and adds the answers to r. An entry of this node's is
-// shielded for as long as answers come, and put back where one moved it.
+// shielded for as long as answers come, and put back where one of them moved it.
+// An entry whose holder did not answer the last time is left to the kernel: it
+// is about to find out, and would be kept from it.
 func ask(ctx context.Context, table *kernel.Table, asker *solicitor, link *neigh.Link, key neigh.Key, source netip.Addr, r *result) error {
 	before, err := table.Get(key)
 	everything := policy.Scope{}
@@ -129,7 +133,7 @@ func ask(ctx context.Context, table *kernel.Table, asker *solicitor, link *neigh
 	if err != nil && !errors.Is(err, neigh.ErrGone) {
 		return err
 	}
-	if learned {
+	if learned && (r.Asked == 0 || r.currentAnswered) {
 		err := table.SetState(key, neigh.Stale)
 		if err == nil {
 			err = table.Use(key)
@@ -139,15 +143,20 @@ func ask(ctx context.Context, table *kernel.Table, asker *solicitor, link *neigh
 		}
 	}
 	questions := []sweep.Question{{Addr: key.Addr, Source: source}}
-	err = asker.Ask(ctx, key.Index, questions, probeWindow, func(a sweep.Reply) { r.add(a, &before, learned) })
+	answered := make(map[neigh.LLAddr]bool)
+	err = asker.Ask(ctx, key.Index, questions, probeWindow, func(a sweep.Reply) {
+		answered[a.LLAddr] = true
+		r.add(a, &before, learned)
+	})
+	r.currentAnswered = answered[before.LLAddr]
 	if errors.Is(err, neigh.ErrPermission) {
 		return fmt.Errorf("CAP_NET_RAW is missing: %w", err)
 	}
-	if !learned {
+	if !learned || !r.currentAnswered {
 		return err
 	}
 	after, getErr := table.Get(key)
-	if getErr == nil && after.LLAddr != before.LLAddr && !everything.Decide(&after, link, true).Reason.Foreign() {
+	if getErr == nil && after.LLAddr != before.LLAddr && answered[after.LLAddr] && !everything.Decide(&after, link, true).Reason.Foreign() {
 		getErr = table.Replace(key, before.LLAddr, after.Flags)
 	}
 	if errors.Is(getErr, neigh.ErrGone) {

@@ -17,9 +17,18 @@ import (
 // for the next one.
 type solicitor struct {
 	mu     sync.Mutex
-	idle   map[int]*solicit.Conn // one for each device
+	idle   map[int]idleConn // one for each device
 	closed bool
 }
+
+// idleConn is a Conn that nobody uses.
+type idleConn struct {
+	*solicit.Conn
+	since time.Time
+}
+
+// maxIdle is how long a Conn is kept for the next Ask: devices come and go.
+const maxIdle = 10 * time.Minute
 
 // Ask implements sweep.Solicitor.
 func (s *solicitor) Ask(ctx context.Context, device int, questions []sweep.Question, window time.Duration, reply func(sweep.Reply)) error {
@@ -47,11 +56,21 @@ func (s *solicitor) Ask(ctx context.Context, device int, questions []sweep.Quest
 // take returns a Conn that is not in use.
 func (s *solicitor) take(device int) (*solicit.Conn, error) {
 	s.mu.Lock()
-	c, ok := s.idle[device]
+	idle, ok := s.idle[device]
 	delete(s.idle, device)
+	var old []idleConn
+	for d, c := range s.idle {
+		if time.Since(c.since) > maxIdle {
+			old = append(old, c)
+			delete(s.idle, d)
+		}
+	}
 	s.mu.Unlock()
+	for _, c := range old {
+		_ = c.Close()
+	}
 	if ok {
-		return c, nil
+		return idle.Conn, nil
 	}
 	c, err := solicit.Dial(device)
 	if errors.Is(err, solicit.ErrPermission) {
@@ -64,10 +83,10 @@ func (s *solicitor) take(device int) (*solicit.Conn, error) {
 func (s *solicitor) give(device int, c *solicit.Conn) {
 	s.mu.Lock()
 	if s.idle == nil {
-		s.idle = make(map[int]*solicit.Conn)
+		s.idle = make(map[int]idleConn)
 	}
 	if _, ok := s.idle[device]; !ok && !s.closed {
-		s.idle[device], c = c, nil
+		s.idle[device], c = idleConn{c, time.Now()}, nil
 	}
 	s.mu.Unlock()
 	if c != nil {

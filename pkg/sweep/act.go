@@ -94,16 +94,28 @@ func (s *Sweeper) settleAll(tally func(Method, Result)) (first error) {
 	return first
 }
 
+// contest is an entry that several holders answer for.
+type contest struct {
+	holders string
+	quiet   int // rounds since, in which only one answered
+}
+
+// quietRounds is how many rounds with one holder end a contest. An answer may be
+// lost.
+const quietRounds = 3
+
 // noteHolders logs when several holders answer for an entry, once for each set
 // of them: a host with two interfaces on the segment does so for ever.
 func (s *Sweeper) noteHolders(j *Job, holders []neigh.LLAddr) {
 	if len(holders) == 0 {
 		return // not asked, or not answered: nothing new
 	}
-	known, was := s.holders[j.Entry.Key]
+	known, was := s.contests[j.Entry.Key]
 	if len(holders) == 1 {
-		if was {
-			delete(s.holders, j.Entry.Key)
+		if known.quiet++; was && known.quiet < quietRounds {
+			s.contests[j.Entry.Key] = known
+		} else if was {
+			delete(s.contests, j.Entry.Key)
 			s.cfg.Log.Info("one holder answers again", "address", j.Entry.Addr, "device", j.Link.Name, "lladdr", holders[0])
 		}
 		return
@@ -113,8 +125,9 @@ func (s *Sweeper) noteHolders(j *Job, holders []neigh.LLAddr) {
 		names[i] = h.String()
 	}
 	slices.Sort(names)
-	if now := strings.Join(names, " "); now != known {
-		s.holders[j.Entry.Key] = now
+	now := strings.Join(names, " ")
+	s.contests[j.Entry.Key] = contest{holders: now}
+	if now != known.holders {
 		s.cfg.Log.Warn("several holders answer", "address", j.Entry.Addr, "device", j.Link.Name, "lladdrs", names)
 	}
 }

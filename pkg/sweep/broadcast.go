@@ -122,6 +122,11 @@ func (b *Broadcast) turn(device int) time.Time {
 	if b.next == nil {
 		b.next = make(map[int]time.Time)
 	}
+	for d, next := range b.next { // devices come and go
+		if time.Since(next) > time.Minute {
+			delete(b.next, d)
+		}
+	}
 	b.next[device] = start.Add(roundPause)
 	return start
 }
@@ -132,6 +137,12 @@ type inquiry struct {
 	incumbent neigh.Entry // as read just before it was shielded
 	source    netip.Addr
 	holders   []neigh.LLAddr // in the order of their answers
+	asked     bool           // as often as it takes: what was not heard is silent
+}
+
+// incumbentHeard reports whether the holder that the entry names has answered.
+func (q *inquiry) incumbentHeard() bool {
+	return slices.Contains(q.holders, q.incumbent.LLAddr)
 }
 
 // round verifies a few entries of one device.
@@ -140,52 +151,54 @@ func (b *Broadcast) round(ctx context.Context, jobs []Job, report func(*Job, Out
 	var others []Job // that cannot be asked for
 	for i := range jobs {
 		j := &jobs[i]
-		q := &inquiry{job: j}
+		source, err := b.Table.Source(j.Entry.Key)
+		switch {
+		case ctx.Err() != nil:
+			report(j, Outcome{Method: ByBroadcast, Err: errChanged})
+		case err != nil:
+			b.Log.Debug("no address to ask from, leaving it to the kernel", "address", j.Entry.Addr, "err", err)
+			others = append(others, *j)
+		default:
+			open[j.Entry.Addr] = &inquiry{job: j, source: source}
+		}
+	}
+	for addr, q := range open {
 		var err error
-		if ctx.Err() != nil {
-			err = errChanged
-		} else if q.incumbent, err = reread(b.Table, b.Scope, j); err == nil {
-			if q.source, err = b.Table.Source(j.Entry.Key); err != nil {
-				b.Log.Debug("no address to ask from, leaving it to the kernel", "address", j.Entry.Addr, "err", err)
-				others = append(others, *j)
-				continue
-			}
+		if q.incumbent, err = reread(b.Table, b.Scope, q.job); err == nil {
+			err = shield(b.Table, &q.incumbent)
 		}
 		if err != nil {
-			report(j, Outcome{Method: ByBroadcast, Err: err})
-			continue
-		}
-		open[j.Entry.Addr] = q
-	}
-	// All at once, just before they are asked for: even where locktime is 0, an
-	// answer in the same tick of the kernel's clock moves nothing.
-	for addr, q := range open {
-		if err := shield(b.Table, &q.incumbent); err != nil {
 			report(q.job, Outcome{Method: ByBroadcast, Err: err})
 			delete(open, addr)
 		}
 	}
 	err := b.ask(ctx, jobs[0].Link.Index, open)
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		b.warn(err)
 	}
 	for _, q := range open {
-		if err != nil && len(q.holders) == 0 {
-			others = append(others, *q.job) // not asked to the end
-			continue
+		switch {
+		case q.asked || q.incumbentHeard():
+			report(q.job, Outcome{Method: ByBroadcast, Err: b.settle(q), Holders: q.holders})
+		case ctx.Err() != nil:
+			// Half heard is not heard: the incumbent may have been about to answer.
+			report(q.job, Outcome{Method: ByBroadcast, Err: errChanged})
+		default:
+			others = append(others, *q.job)
 		}
-		report(q.job, Outcome{Method: ByBroadcast, Err: b.settle(ctx, q), Holders: q.holders})
 	}
 	b.Fallback.Verify(ctx, others, report)
 }
 
-// ask solicits until every inquiry has an answer, or has had its tries.
+// ask solicits until the incumbents have answered, or have had their tries. One
+// answer of theirs may be lost: another holder is believed only once the
+// incumbent has missed them all.
 func (b *Broadcast) ask(ctx context.Context, device int, open map[netip.Addr]*inquiry) error {
 	shielded := time.Now()
-	for try := 0; try < tries && ctx.Err() == nil; try++ {
+	for try := range tries {
 		var questions []Question
 		for addr, q := range open {
-			if len(q.holders) > 0 {
+			if q.incumbentHeard() {
 				continue
 			}
 			if try > 0 && time.Since(shielded) > shieldAge {
@@ -194,7 +207,7 @@ func (b *Broadcast) ask(ctx context.Context, device int, open map[netip.Addr]*in
 			questions = append(questions, Question{Addr: addr, Source: q.source})
 		}
 		if len(questions) == 0 {
-			return nil
+			break
 		}
 		if try > 0 && time.Since(shielded) > shieldAge {
 			shielded = time.Now()
@@ -205,9 +218,15 @@ func (b *Broadcast) ask(ctx context.Context, device int, open map[netip.Addr]*in
 				b.hear(q, r)
 			}
 		})
+		if err == nil {
+			err = ctx.Err()
+		}
 		if err != nil {
 			return err
 		}
+	}
+	for _, q := range open {
+		q.asked = true
 	}
 	return nil
 }
@@ -231,20 +250,18 @@ func (b *Broadcast) hear(q *inquiry, r Reply) {
 	if !slices.Contains(q.holders, r.LLAddr) {
 		q.holders = append(q.holders, r.LLAddr)
 	}
-	if len(q.holders) > 1 && slices.Contains(q.holders, q.incumbent.LLAddr) {
+	if len(q.holders) > 1 && q.incumbentHeard() {
 		_ = b.hold(q, q.incumbent.LLAddr)
 	}
 }
 
 // settle makes the entry name the holder that the answers call for.
-func (b *Broadcast) settle(ctx context.Context, q *inquiry) error {
+func (b *Broadcast) settle(q *inquiry) error {
 	switch {
-	case slices.Contains(q.holders, q.incumbent.LLAddr):
+	case q.incumbentHeard():
 		return b.hold(q, q.incumbent.LLAddr)
 	case len(q.holders) > 0:
 		return b.hold(q, q.holders[0])
-	case ctx.Err() != nil:
-		return errChanged // not asked to the end
 	}
 	return b.leave(q)
 }
@@ -266,8 +283,11 @@ func (b *Broadcast) leave(q *inquiry) error {
 	return errUnanswered
 }
 
-// hold writes lladdr into the entry, unless it is there already or the entry
-// has become somebody else's.
+// hold writes lladdr into the entry, unless it is there already, or the entry
+// has become somebody else's. It undoes what an answer to this round did, and
+// nothing else: an address that neither was there nor answered has been
+// announced meanwhile, by gratuitous ARP or by an administrator, and is newer
+// than what the round knows.
 func (b *Broadcast) hold(q *inquiry, lladdr neigh.LLAddr) error {
 	e, err := b.Table.Get(q.job.Entry.Key)
 	switch {
@@ -277,6 +297,8 @@ func (b *Broadcast) hold(q *inquiry, lladdr neigh.LLAddr) error {
 		return errChanged
 	case e.LLAddr == lladdr && e.State.Valid():
 		return nil
+	case e.State.Valid() && e.LLAddr != q.incumbent.LLAddr && !slices.Contains(q.holders, e.LLAddr):
+		return errChanged
 	}
 	return b.Table.Replace(e.Key, lladdr, e.Flags)
 }

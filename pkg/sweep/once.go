@@ -68,5 +68,5 @@ func (s *Sweeper) Once(ctx context.Context) (Summary, error) {
 	}
 	err = s.act(ctx, s.verifies, s.deletes, 0, tally)
 	s.cfg.Verifier.Wait()
-	return sum, cmp.Or(err, s.settleAll(tally))
+	return sum, cmp.Or(err, s.settleAll(tally), ctx.Err())
 }

@@ -105,7 +105,7 @@ type Sweeper struct {
 	verifies, deletes []Job
 	keys              []neigh.Key
 
-	holders map[neigh.Key]string // entries that several holders answer for, and who they are
+	contests map[neigh.Key]contest
 
 	mu       sync.Mutex
 	inFlight map[neigh.Key]struct{} // handed to the Verifier, and not reported yet
@@ -129,7 +129,7 @@ type status struct {
 func New(cfg Config) *Sweeper {
 	return &Sweeper{
 		cfg: cfg, made: time.Now(), first: true, random: rand.Float64,
-		holders: make(map[neigh.Key]string), inFlight: make(map[neigh.Key]struct{}),
+		contests: make(map[neigh.Key]contest), inFlight: make(map[neigh.Key]struct{}),
 	}
 }
 
@@ -299,9 +299,9 @@ func (s *Sweeper) look(isDue func(*neigh.Entry, time.Duration) bool, spread bool
 		return err
 	}
 	s.clocks.end(now, s.cfg.Timing.Interval)
-	for k := range s.holders {
+	for k := range s.contests {
 		if !s.clocks.has(k) {
-			delete(s.holders, k)
+			delete(s.contests, k)
 			continue
 		}
 		link := s.topology.Links[k.Index]
