@@ -54,11 +54,16 @@ func list(_ context.Context, o *options, stdout, _ io.Writer) error {
 	}
 	rows := verdicts(entries, &topology, &o.Scope)
 	if o.Output == "json" {
-		enc := json.NewEncoder(stdout)
-		enc.SetIndent("", "  ")
-		return enc.Encode(rows)
+		return printJSON(stdout, rows)
 	}
 	return printRows(stdout, rows)
+}
+
+// printJSON prints v for programs, and for people who look.
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
 }
 
 // verdicts decides about every entry, and sorts by device and address.

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -81,9 +80,7 @@ func probe(ctx context.Context, o *options, stdout, _ io.Writer) error {
 		r.Asked++
 	}
 	if o.Output == "json" {
-		enc := json.NewEncoder(stdout)
-		enc.SetIndent("", "  ")
-		err = enc.Encode(r)
+		err = printJSON(stdout, r)
 	} else {
 		err = printHolders(stdout, &r)
 	}

@@ -58,13 +58,9 @@ func New(info Info, last func() *report.Report, broadcast func() bool) *Metrics 
 			Namespace: namespace, Name: "renewals_total",
 			Help: "Attempts to renew an entry, by device, method (delete: removed while idle; broadcast: asked for by broadcast, every answer heard; stale: set to NUD_STALE and used, so that the kernel verifies it by unicast, or has TCP vouch for it; probe: set to NUD_PROBE, so that the kernel verifies it at once) and result (ok; unanswered: nobody answered three broadcasts, left to the kernel; gone: vanished before it was reached; changed: called for another verdict when read again; failed: refused by the kernel).",
 		}, []string{"device", "method", "result"}),
-		renewalAge: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Namespace: namespace, Name: "renewal_age_seconds",
-			Help:                           "Age in seconds at which entries were renewed: the greatest of the used, updated and resolved clocks.",
-			Buckets:                        []float64{1, 10, 60, 120, 180, 240, 270, 285, 300, 315, 360, 600, 3600},
-			NativeHistogramBucketFactor:    1.1,
-			NativeHistogramMaxBucketNumber: 100,
-		}),
+		renewalAge: histogram("renewal_age_seconds",
+			[]float64{1, 10, 60, 120, 180, 240, 270, 285, 300, 315, 360, 600, 3600},
+			"Age in seconds at which entries were renewed: the greatest of the used, updated and resolved clocks."),
 		corrections: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: namespace, Name: "corrections_total",
 			Help: "Entries that came back from a renewal with another link-layer address than before: neighbours that had moved without this node noticing.",
@@ -73,13 +69,9 @@ func New(info Info, last func() *report.Report, broadcast func() bool) *Metrics 
 			Namespace: namespace, Name: "scans_total",
 			Help: "Scans of the neighbour table, failed ones included.",
 		}),
-		scanTime: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Namespace: namespace, Name: "scan_duration_seconds",
-			Help:                           "Time in seconds a scan took: reading the table and deciding, without the renewals.",
-			Buckets:                        []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5},
-			NativeHistogramBucketFactor:    1.1,
-			NativeHistogramMaxBucketNumber: 100,
-		}),
+		scanTime: histogram("scan_duration_seconds",
+			[]float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5},
+			"Time in seconds a scan took: reading the table and deciding, without the renewals."),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: namespace, Name: "scan_failures_total",
 			Help: "Scans that failed, or whose renewals did, by reason (permission: CAP_NET_ADMIN is missing; overrun: the kernel dropped messages; interrupted: the table kept changing under the dump; timeout: the kernel did not answer; malformed: a message did not parse; other).",
@@ -88,14 +80,10 @@ func New(info Info, last func() *report.Report, broadcast func() bool) *Metrics 
 			Namespace: namespace, Name: "last_success_timestamp_seconds",
 			Help: "Unix time in seconds of the last scan that succeeded, 0 before the first.",
 		}),
+		roundTrip: histogram("solicitation_round_trip_seconds",
+			[]float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5},
+			"Time in seconds from a solicitation to each of its answers."),
 	}
-	m.roundTrip = prometheus.NewHistogram(prometheus.HistogramOpts{
-		Namespace: namespace, Name: "solicitation_round_trip_seconds",
-		Help:                           "Time in seconds from a solicitation to each of its answers.",
-		Buckets:                        []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5},
-		NativeHistogramBucketFactor:    1.1,
-		NativeHistogramMaxBucketNumber: 100,
-	})
 	available := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "broadcast_available",
 		Help: "1 if entries on uplinks are verified by broadcast, 0 if CAP_NET_RAW is missing and only the kernel's unicast verifies them.",
@@ -135,6 +123,16 @@ func New(info Info, last func() *report.Report, broadcast func() bool) *Metrics 
 	m.registry.MustRegister(m.renewals, m.renewalAge, m.corrections, m.scans, m.scanTime, m.failures, m.lastSuccess,
 		m.roundTrip, available, acting, interval, period, build, &table{last: last})
 	return m
+}
+
+// histogram has the given classic buckets, and native ones for servers that
+// take them.
+func histogram(name string, buckets []float64, help string) prometheus.Histogram {
+	return prometheus.NewHistogram(prometheus.HistogramOpts{
+		Namespace: namespace, Name: name, Help: help, Buckets: buckets,
+		NativeHistogramBucketFactor:    1.1,
+		NativeHistogramMaxBucketNumber: 100,
+	})
 }
 
 // Gatherer returns the registry, for tests and documentation.
