@@ -14,7 +14,7 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/kernel"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
-	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/sweep"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
 )
 
 // probeWindow is how long answers to one request are collected.
@@ -131,17 +131,14 @@ func ask(ctx context.Context, table *kernel.Table, asker *solicitor, link *neigh
 		return err
 	}
 	if learned && (r.Asked == 0 || r.currentAnswered) {
-		err := table.SetState(key, neigh.Stale)
-		if err == nil {
-			err = table.Use(key)
-		}
+		err := shield.Raise(table, &before)
 		if errors.Is(err, neigh.ErrPermission) {
 			return fmt.Errorf("this node has an entry for %s, which an answer could move: %w", key.Addr, err)
 		}
 	}
-	questions := []sweep.Question{{Addr: key.Addr, Source: source}}
+	questions := []shield.Question{{Addr: key.Addr, Source: source}}
 	answered := make(map[neigh.LLAddr]bool)
-	err = asker.Ask(ctx, key.Index, questions, probeWindow, func(a sweep.Reply) {
+	err = asker.Ask(ctx, key.Index, questions, probeWindow, func(a shield.Reply) {
 		answered[a.LLAddr] = true
 		r.add(a, &before, learned)
 	})
@@ -163,7 +160,7 @@ func ask(ctx context.Context, table *kernel.Table, asker *solicitor, link *neigh
 }
 
 // add takes in one answer.
-func (r *result) add(a sweep.Reply, entry *neigh.Entry, learned bool) {
+func (r *result) add(a shield.Reply, entry *neigh.Entry, learned bool) {
 	i := slices.IndexFunc(r.Holders, func(h holder) bool { return h.lladdr == a.LLAddr })
 	if i < 0 {
 		i = len(r.Holders)

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/solicit"
-	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/sweep"
 )
 
 // solicitor lets the sweep ask through packet sockets. A solicit.Conn serves
@@ -31,7 +31,7 @@ type idleConn struct {
 const maxIdle = 10 * time.Minute
 
 // Ask implements sweep.Solicitor.
-func (s *solicitor) Ask(ctx context.Context, device int, questions []sweep.Question, window time.Duration, reply func(sweep.Reply)) error {
+func (s *solicitor) Ask(ctx context.Context, device int, questions []shield.Question, window time.Duration, reply func(shield.Reply)) error {
 	c, err := s.take(device)
 	if err != nil {
 		return err
@@ -42,7 +42,7 @@ func (s *solicitor) Ask(ctx context.Context, device int, questions []sweep.Quest
 	}
 	err = c.Ask(ctx, targets, window, func(a solicit.Answer) {
 		if lladdr, ok := neigh.LLAddrFrom(a.LLAddr); ok && a.Solicited {
-			reply(sweep.Reply{Addr: a.Addr, LLAddr: lladdr, RTT: a.RTT})
+			reply(shield.Reply{Addr: a.Addr, LLAddr: lladdr, RTT: a.RTT})
 		}
 	})
 	if err != nil {

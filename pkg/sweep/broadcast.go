@@ -12,17 +12,10 @@ import (
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
 )
 
 const (
-	// answerWindow is how long answers to one solicitation are collected: long
-	// enough for a slow second holder. Short intervals leave less.
-	answerWindow = 500 * time.Millisecond
-	// tries is how often an entry that nobody answers for is asked for.
-	tries = 3
-	// shieldAge is how long after the shield was raised a solicitation may
-	// leave: an answer to it must arrive within the kernel's locktime of 1 s.
-	shieldAge = 800 * time.Millisecond
 	// roundSize is how many entries are asked for at once, so that requests leave
 	// within 100 ms of the shield.
 	roundSize = 64
@@ -32,26 +25,6 @@ const (
 	roundPause = 100 * time.Millisecond
 )
 
-// Question is an address to be asked for by broadcast, and the address to ask
-// from.
-type Question struct{ Addr, Source netip.Addr }
-
-// Reply is one answer to a Question.
-type Reply struct {
-	Addr   netip.Addr
-	LLAddr neigh.LLAddr
-	RTT    time.Duration
-}
-
-// Solicitor asks for addresses on a device, by broadcast ARP requests and
-// multicast Neighbor Solicitations.
-type Solicitor interface {
-	// Ask sends one solicitation for each question and hands every answer that
-	// arrives within window to reply, one at a time. The error
-	// wraps neigh.ErrPermission where CAP_NET_RAW is missing.
-	Ask(ctx context.Context, device int, questions []Question, window time.Duration, reply func(Reply)) error
-}
-
 // Broadcast verifies entries on uplinks by asking for them by broadcast and
 // hearing every answer, so that a holder is noticed that the entry does not
 // name. It never moves an entry while the holder that the entry names answers.
@@ -60,7 +33,7 @@ type Solicitor interface {
 // left to Fallback.
 type Broadcast struct {
 	Table     Table
-	Solicitor Solicitor
+	Solicitor shield.Solicitor
 	Scope     *policy.Scope
 	Timing    policy.Timing
 	Fallback  Verifier
@@ -131,23 +104,19 @@ func (b *Broadcast) turn(device int) time.Time {
 	return start
 }
 
-// inquiry is one entry in a round.
+// inquiry is one job in a round.
 type inquiry struct {
-	job       *Job
-	incumbent neigh.Entry // as read just before it was shielded
-	source    netip.Addr
-	holders   []neigh.LLAddr // in the order of their answers
-	asked     bool           // as often as it takes: what was not heard is silent
-}
-
-// incumbentHeard reports whether the holder that the entry names has answered.
-func (q *inquiry) incumbentHeard() bool {
-	return slices.Contains(q.holders, q.incumbent.LLAddr)
+	shield.Inquiry
+	job *Job
 }
 
 // round verifies a few entries of one device.
 func (b *Broadcast) round(ctx context.Context, jobs []Job, report func(*Job, Outcome)) {
-	open := make(map[netip.Addr]*inquiry, len(jobs))
+	asker := &shield.Asker{
+		Table: b.Table, Solicitor: b.Solicitor, Scope: b.Scope, Answered: b.Answered,
+		Window: min(shield.Window, b.Timing.Lead/(shield.Tries+1)), // short intervals leave less
+	}
+	inquiries := make([]inquiry, 0, len(jobs))
 	var others []Job // that cannot be asked for
 	for i := range jobs {
 		j := &jobs[i]
@@ -159,27 +128,29 @@ func (b *Broadcast) round(ctx context.Context, jobs []Job, report func(*Job, Out
 			b.Log.Debug("no address to ask from, leaving it to the kernel", "address", j.Entry.Addr, "err", err)
 			others = append(others, *j)
 		default:
-			open[j.Entry.Addr] = &inquiry{job: j, source: source}
+			q := shield.Inquiry{Key: j.Entry.Key, Link: &j.Link, NextHop: j.NextHop, Source: source}
+			inquiries = append(inquiries, inquiry{q, j})
 		}
 	}
-	for addr, q := range open {
-		var err error
-		if q.incumbent, err = reread(b.Table, b.Scope, q.job); err == nil {
-			err = shield(b.Table, &q.incumbent)
-		}
-		if err != nil {
+	open := make(map[netip.Addr]*shield.Inquiry, len(inquiries))
+	for i := range inquiries {
+		q := &inquiries[i]
+		if err := asker.Raise(&q.Inquiry); err != nil {
 			report(q.job, Outcome{Method: ByBroadcast, Err: err})
-			delete(open, addr)
+			continue
 		}
+		open[q.Key.Addr] = &q.Inquiry
 	}
-	err := b.ask(ctx, jobs[0].Link.Index, open)
+	err := asker.Ask(ctx, jobs[0].Link.Index, open)
 	if err != nil && ctx.Err() == nil {
 		b.warn(err)
 	}
-	for _, q := range open {
+	for i := range inquiries {
+		q := &inquiries[i]
 		switch {
-		case q.asked || q.incumbentHeard():
-			report(q.job, Outcome{Method: ByBroadcast, Err: b.settle(q), Holders: q.holders})
+		case open[q.Key.Addr] == nil: // reported above
+		case q.Complete || q.IncumbentHeard():
+			report(q.job, Outcome{Method: ByBroadcast, Err: b.settle(asker, q), Holders: q.Holders})
 		case ctx.Err() != nil:
 			// Half heard is not heard: the incumbent may have been about to answer.
 			report(q.job, Outcome{Method: ByBroadcast, Err: errChanged})
@@ -190,78 +161,13 @@ func (b *Broadcast) round(ctx context.Context, jobs []Job, report func(*Job, Out
 	b.Fallback.Verify(ctx, others, report)
 }
 
-// ask solicits until the incumbents have answered, or have had their tries. One
-// answer of theirs may be lost: another holder is believed only once the
-// incumbent has missed them all.
-func (b *Broadcast) ask(ctx context.Context, device int, open map[netip.Addr]*inquiry) error {
-	shielded := time.Now()
-	for try := range tries {
-		var questions []Question
-		for addr, q := range open {
-			if q.incumbentHeard() {
-				continue
-			}
-			if try > 0 && time.Since(shielded) > shieldAge {
-				b.shieldAgain(q)
-			}
-			questions = append(questions, Question{Addr: addr, Source: q.source})
-		}
-		if len(questions) == 0 {
-			break
-		}
-		if try > 0 && time.Since(shielded) > shieldAge {
-			shielded = time.Now()
-		}
-		window := min(answerWindow, b.Timing.Lead/(tries+1))
-		err := b.Solicitor.Ask(ctx, device, questions, window, func(r Reply) {
-			if q := open[r.Addr]; q != nil {
-				b.hear(q, r)
-			}
-		})
-		if err == nil {
-			err = ctx.Err()
-		}
-		if err != nil {
-			return err
-		}
-	}
-	for _, q := range open {
-		q.asked = true
-	}
-	return nil
-}
-
-// shieldAgain raises the shield of an entry that is still as it was. Whatever
-// it finds, the entry is looked at once more when the round is settled.
-func (b *Broadcast) shieldAgain(q *inquiry) {
-	e, err := reread(b.Table, b.Scope, q.job)
-	if err == nil && e.LLAddr == q.incumbent.LLAddr {
-		_ = shield(b.Table, &e)
-	}
-}
-
-// hear takes in one answer. Where locktime is 0, and for Neighbor Discovery,
-// which has none, the answer of another holder has moved the entry: as soon as
-// both have answered, the incumbent is put back.
-func (b *Broadcast) hear(q *inquiry, r Reply) {
-	if b.Answered != nil {
-		b.Answered(r.RTT)
-	}
-	if !slices.Contains(q.holders, r.LLAddr) {
-		q.holders = append(q.holders, r.LLAddr)
-	}
-	if len(q.holders) > 1 && q.incumbentHeard() {
-		_ = b.hold(q, q.incumbent.LLAddr)
-	}
-}
-
 // settle makes the entry name the holder that the answers call for.
-func (b *Broadcast) settle(q *inquiry) error {
+func (b *Broadcast) settle(asker *shield.Asker, q *inquiry) error {
 	switch {
-	case q.incumbentHeard():
-		return b.hold(q, q.incumbent.LLAddr)
-	case len(q.holders) > 0:
-		return b.hold(q, q.holders[0])
+	case q.IncumbentHeard():
+		return asker.Hold(&q.Inquiry, q.Incumbent.LLAddr)
+	case len(q.Holders) > 0:
+		return asker.Hold(&q.Inquiry, q.Holders[0])
 	}
 	return b.leave(q)
 }
@@ -271,7 +177,7 @@ func (b *Broadcast) settle(q *inquiry) error {
 // either, the kernel is made to do so now: shielding it again and again would
 // keep it from that for ever.
 func (b *Broadcast) leave(q *inquiry) error {
-	e, err := reread(b.Table, b.Scope, q.job)
+	e, err := shield.Reread(b.Table, b.Scope, q.Key, q.Link, q.NextHop)
 	if err != nil {
 		return err
 	}
@@ -281,26 +187,6 @@ func (b *Broadcast) leave(q *inquiry) error {
 		}
 	}
 	return errUnanswered
-}
-
-// hold writes lladdr into the entry, unless it is there already, or the entry
-// has become somebody else's. It undoes what an answer to this round did, and
-// nothing else: an address that neither was there nor answered has been
-// announced meanwhile, by gratuitous ARP or by an administrator, and is newer
-// than what the round knows.
-func (b *Broadcast) hold(q *inquiry, lladdr neigh.LLAddr) error {
-	e, err := b.Table.Get(q.job.Entry.Key)
-	switch {
-	case err != nil:
-		return err
-	case b.Scope.Decide(&e, &q.job.Link, q.job.NextHop).Reason.Foreign():
-		return errChanged
-	case e.LLAddr == lladdr && e.State.Valid():
-		return nil
-	case e.State.Valid() && e.LLAddr != q.incumbent.LLAddr && !slices.Contains(q.holders, e.LLAddr):
-		return errChanged
-	}
-	return b.Table.Replace(e.Key, lladdr, e.Flags)
 }
 
 // warn says why broadcasts failed, where CAP_NET_RAW is missing once and for all.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
 )
 
 const ms = time.Millisecond
@@ -31,7 +32,7 @@ type answer struct {
 // ask is one call of the Solicitor.
 type ask struct {
 	device    int
-	questions []Question
+	questions []shield.Question
 	window    time.Duration
 	at        time.Time
 }
@@ -40,7 +41,7 @@ type ask struct {
 type fakeSolicitor struct {
 	table   *fakeTable
 	answers map[netip.Addr][]answer
-	stray   *Reply            // heard with every solicitation, and asked for by nobody
+	stray   *shield.Reply     // heard with every solicitation, and asked for by nobody
 	err     func(n int) error // what the n-th Ask ends with, having heard nothing
 	during  func(n int)       // runs as soon as the n-th is sent
 	slow    time.Duration     // what an Ask takes beyond its window
@@ -51,7 +52,7 @@ type fakeSolicitor struct {
 	tries map[netip.Addr]int
 }
 
-func (s *fakeSolicitor) Ask(ctx context.Context, device int, questions []Question, window time.Duration, reply func(Reply)) error {
+func (s *fakeSolicitor) Ask(ctx context.Context, device int, questions []shield.Question, window time.Duration, reply func(shield.Reply)) error {
 	s.mu.Lock()
 	s.asks = append(s.asks, ask{device, questions, window, time.Now()})
 	n := len(s.asks)
@@ -59,7 +60,7 @@ func (s *fakeSolicitor) Ask(ctx context.Context, device int, questions []Questio
 		s.tries = make(map[netip.Addr]int)
 	}
 	type due struct {
-		Reply
+		shield.Reply
 		forward bool // it is for an entry of ours
 	}
 	var dues []due
@@ -67,7 +68,7 @@ func (s *fakeSolicitor) Ask(ctx context.Context, device int, questions []Questio
 		s.table.note("ask", neigh.Key{Addr: q.Addr, Index: device})
 		for _, a := range s.answers[q.Addr] {
 			if s.tries[q.Addr] >= a.from {
-				dues = append(dues, due{Reply{Addr: q.Addr, LLAddr: mac(a.lladdr), RTT: a.delay}, true})
+				dues = append(dues, due{shield.Reply{Addr: q.Addr, LLAddr: mac(a.lladdr), RTT: a.delay}, true})
 			}
 		}
 		s.tries[q.Addr]++
@@ -327,7 +328,7 @@ func TestBroadcast(t *testing.T) {
 		}, want: errChanged, did: did(asked, "ask", "ask"), lladdr: 1},
 
 		{name: "answers for other addresses", setup: func(b *bench, _ *fakeEntry) {
-			b.solicitor.stray = &Reply{Addr: netip.MustParseAddr("10.0.0.3"), LLAddr: mac(3), RTT: ms}
+			b.solicitor.stray = &shield.Reply{Addr: netip.MustParseAddr("10.0.0.3"), LLAddr: mac(3), RTT: ms}
 		}, want: errUnanswered, did: thrice, lladdr: 1},
 
 		// Somebody else's by now.
@@ -399,7 +400,7 @@ func TestBroadcast(t *testing.T) {
 				}
 				for _, o := range b.table.log() {
 					// Both have answered: packets must not wait for the end of the round.
-					if len(tt.holders) > 1 && o.do == "replace "+mac(1).String() && o.at >= answerWindow {
+					if len(tt.holders) > 1 && o.do == "replace "+mac(1).String() && o.at >= shield.Window {
 						t.Errorf("put back after %v, want it at once", o.at)
 					}
 				}
@@ -420,8 +421,8 @@ func TestBroadcast(t *testing.T) {
 					}
 				}
 				for _, a := range b.solicitor.log() {
-					if want := []Question{{addr, source}}; !slices.Equal(a.questions, want) || a.device != eth0 || a.window != answerWindow {
-						t.Errorf("asked %+v, want %v on eth0 for %v", a, want, answerWindow)
+					if want := []shield.Question{{Addr: addr, Source: source}}; !slices.Equal(a.questions, want) || a.device != eth0 || a.window != shield.Window {
+						t.Errorf("asked %+v, want %v on eth0 for %v", a, want, shield.Window)
 					}
 				}
 				if len(b.fallback.jobs) != 0 {
@@ -478,12 +479,12 @@ func TestOtherDevicesGoToTheFallback(t *testing.T) {
 				t.Errorf("asked %+v", a)
 			}
 		}
-		if want := map[int]int{eth0: tries, eth1: tries}; !maps.Equal(devices, want) || len(b.fallback.jobs) != 2 {
+		if want := map[int]int{eth0: shield.Tries, eth1: shield.Tries}; !maps.Equal(devices, want) || len(b.fallback.jobs) != 2 {
 			t.Errorf("asked on %v, %d to the fallback; want %v and 2", devices, len(b.fallback.jobs), want)
 		}
 		// Uplinks do not wait for each other.
-		if took := time.Since(b.table.made); took != tries*answerWindow {
-			t.Errorf("took %v, want %v", took, tries*answerWindow)
+		if took := time.Since(b.table.made); took != shield.Tries*shield.Window {
+			t.Errorf("took %v, want %v", took, shield.Tries*shield.Window)
 		}
 	})
 }
@@ -500,8 +501,8 @@ func TestBroadcastFallsBack(t *testing.T) {
 	}{
 		{"not permitted", fmt.Errorf("opening a socket: %w", neigh.ErrPermission), 1, false, 0, 1},
 		{"not permitted any more", fmt.Errorf("sending: %w", neigh.ErrPermission), 2, false, 0, 1},
-		{"broken", broken, 1, true, tries, 0},
-		{"broken at the last try", broken, 3, true, tries, 0},
+		{"broken", broken, 1, true, shield.Tries, 0},
+		{"broken at the last try", broken, 3, true, shield.Tries, 0},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -672,7 +673,7 @@ func TestBroadcastEndsWithItsContext(t *testing.T) {
 						b.solicitor.answers[e.Addr] = []answer{{lladdr: 2, delay: ms}}
 					}
 				}
-				const after = answerWindow + 250*ms // in the second try of the first rounds
+				const after = shield.Window + 250*ms // in the second try of the first rounds
 				ctx, cancel := context.WithTimeout(t.Context(), after)
 				defer cancel()
 				got := b.verify(ctx, t, b.jobs())
@@ -863,8 +864,8 @@ func TestBroadcastResults(t *testing.T) {
 		// again at once.
 		s.pass(t.Context())
 		b.Wait()
-		if corrected != 1 || len(b.solicitor.log()) != tries {
-			t.Errorf("%d corrections and %d tries after the next scan, want 1 and %d", corrected, len(b.solicitor.log()), tries)
+		if corrected != 1 || len(b.solicitor.log()) != shield.Tries {
+			t.Errorf("%d corrections and %d tries after the next scan, want 1 and %d", corrected, len(b.solicitor.log()), shield.Tries)
 		}
 	})
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
 )
 
 // Job is an entry that is to be verified, as the scan saw it.
@@ -50,9 +51,7 @@ const (
 )
 
 var (
-	// errChanged says that an entry, read again before it was touched, called
-	// for another verdict.
-	errChanged = errors.New("entry changed since the scan")
+	errChanged = shield.ErrChanged
 	// errUnanswered says that nobody answered. The entry is left to the kernel.
 	errUnanswered = errors.New("nobody answered")
 )
@@ -83,11 +82,11 @@ func (v *InPlace) Verify(ctx context.Context, jobs []Job, report func(*Job, Outc
 func (v *InPlace) Wait() {}
 
 func (v *InPlace) verify(j *Job) (Method, error) {
-	e, err := reread(v.Table, v.Scope, j)
+	e, err := shield.Reread(v.Table, v.Scope, j.Entry.Key, &j.Link, j.NextHop)
 	if err != nil {
 		return ByStale, err
 	}
-	if err := shield(v.Table, &e); err != nil || !v.Timing.Overdue(&e, neigh.Confirmed) {
+	if err := shield.Raise(v.Table, &e); err != nil || !v.Timing.Overdue(&e, neigh.Confirmed) {
 		return ByStale, err
 	}
 	// Nothing has vouched for the entry within the interval, which is shorter
@@ -95,33 +94,4 @@ func (v *InPlace) verify(j *Job) (Method, error) {
 	// delay_first_probe_time, or nobody uses it. By way of NUD_DELAY the answer
 	// would be 5 s late.
 	return ByProbe, v.Table.SetState(e.Key, neigh.Probe)
-}
-
-// reread reads the entry of a job again, just before it is touched: the kernel
-// knows no compare-and-set. It returns errChanged where the entry is no longer
-// one to be verified.
-func reread(t Table, scope *policy.Scope, j *Job) (neigh.Entry, error) {
-	e, err := t.Get(j.Entry.Key)
-	if err == nil && scope.Decide(&e, &j.Link, j.NextHop).Action != policy.Verify {
-		err = errChanged
-	}
-	return e, err
-}
-
-// shield sets e to NUD_STALE, and then uses it as a packet would: it goes to
-// NUD_DELAY, from where the kernel verifies it by unicast unless something
-// vouches for it within delay_first_probe_time (5 s; TCP does). Its used and
-// updated ages restart. If no packet flows, the kernel lets it go NUD_STALE by
-// itself after base_reachable_time, and it is idle.
-//
-// The change of state also restarts the kernel's locktime (1 s by default, ARP
-// only), during which no ordinary answer moves the entry to another link-layer
-// address (arp_process in net/ipv4/arp.c).
-func shield(t Table, e *neigh.Entry) error {
-	if e.State != neigh.Stale {
-		if err := t.SetState(e.Key, neigh.Stale); err != nil {
-			return err
-		}
-	}
-	return t.Use(e.Key)
 }

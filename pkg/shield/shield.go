@@ -1,0 +1,223 @@
+// Package shield asks for neighbour entries by broadcast, hears every answer,
+// and keeps the answers from moving the entries.
+//
+// An ordinary answer moves an entry to the host that answers, whoever that is.
+// While an entry carries traffic that must not happen just because somebody
+// asked. So an entry is shielded first (Raise), which on IPv4 keeps the kernel
+// from moving it for a second; and where that is not enough, because locktime
+// is 0 or the protocol is Neighbor Discovery, which has none, the entry is put
+// back as soon as its own holder has answered too.
+package shield
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
+)
+
+const (
+	// Tries is how often an entry that its holder does not answer for is asked
+	// for. One answer may be lost, and another host is believed only once the
+	// holder has missed them all.
+	Tries = 3
+	// Window is how long answers to one solicitation are collected: long enough
+	// for a slow second holder.
+	Window = 500 * time.Millisecond
+	// lasts is how long after the shield was raised a solicitation may leave:
+	// an answer to it must arrive within the kernel's locktime of 1 s.
+	lasts = 800 * time.Millisecond
+)
+
+// ErrChanged says that an entry, read again before it was touched, called for
+// another verdict.
+var ErrChanged = errors.New("entry changed meanwhile")
+
+// Table is the kernel's neighbour table.
+type Table interface {
+	Get(k neigh.Key) (neigh.Entry, error)
+	SetState(k neigh.Key, s neigh.State) error
+	Use(k neigh.Key) error
+	Replace(k neigh.Key, lladdr neigh.LLAddr, flags neigh.Flags) error
+}
+
+// Question is an address to be asked for, and the address to ask from.
+type Question struct {
+	Addr, Source netip.Addr
+	// LLAddr is the one host that is asked. The zero value asks everybody.
+	LLAddr neigh.LLAddr
+}
+
+// Reply is one answer to a Question.
+type Reply struct {
+	Addr   netip.Addr
+	LLAddr neigh.LLAddr
+	RTT    time.Duration
+}
+
+// Solicitor asks for addresses on a device, by ARP requests and Neighbor
+// Solicitations.
+type Solicitor interface {
+	// Ask sends one solicitation for each question and hands every answer that
+	// arrives within window to reply, one at a time. The error wraps
+	// neigh.ErrPermission where CAP_NET_RAW is missing, and is that of ctx if it
+	// was done first; reply may be what ends it.
+	Ask(ctx context.Context, device int, questions []Question, window time.Duration, reply func(Reply)) error
+}
+
+// Inquiry is one entry in a round of questions.
+type Inquiry struct {
+	Key     neigh.Key
+	Link    *neigh.Link
+	NextHop bool       // as policy.Scope.Decide takes it
+	Source  netip.Addr // to ask from
+
+	Incumbent neigh.Entry    // as it was read just before it was shielded
+	Holders   []neigh.LLAddr // that answered, in the order of their first answers
+	Complete  bool           // it was asked for as often as it takes: who was not heard is silent
+}
+
+// IncumbentHeard reports whether the holder that the entry names has answered.
+func (q *Inquiry) IncumbentHeard() bool {
+	return slices.Contains(q.Holders, q.Incumbent.LLAddr)
+}
+
+// Asker asks for entries under the shield.
+type Asker struct {
+	Table     Table
+	Solicitor Solicitor
+	Scope     *policy.Scope
+	// Window is how long answers are collected; zero is the constant Window.
+	Window time.Duration
+	// Answered, if not nil, is called with the round-trip time of each answer.
+	Answered func(time.Duration)
+}
+
+// Raise reads the entry again and shields it.
+func (a *Asker) Raise(q *Inquiry) (err error) {
+	if q.Incumbent, err = Reread(a.Table, a.Scope, q.Key, q.Link, q.NextHop); err != nil {
+		return err
+	}
+	return Raise(a.Table, &q.Incumbent)
+}
+
+// Ask solicits, on one device, for entries whose shield is up, until their
+// holders have answered or have had their tries.
+func (a *Asker) Ask(ctx context.Context, device int, open map[netip.Addr]*Inquiry) error {
+	window := a.Window
+	if window == 0 {
+		window = Window
+	}
+	shielded := time.Now()
+	for try := range Tries {
+		again := try > 0 && time.Since(shielded) > lasts
+		var questions []Question
+		for addr, q := range open {
+			if q.IncumbentHeard() {
+				continue
+			}
+			if again {
+				a.raiseAgain(q)
+			}
+			questions = append(questions, Question{Addr: addr, Source: q.Source})
+		}
+		if len(questions) == 0 {
+			break
+		}
+		if again {
+			shielded = time.Now()
+		}
+		err := a.Solicitor.Ask(ctx, device, questions, window, func(r Reply) {
+			if q := open[r.Addr]; q != nil {
+				a.hear(q, r)
+			}
+		})
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, q := range open {
+		q.Complete = true
+	}
+	return nil
+}
+
+// raiseAgain raises the shield of an entry that is still as it was. Whatever
+// it finds, the entry is looked at once more when the round is settled.
+func (a *Asker) raiseAgain(q *Inquiry) {
+	e, err := Reread(a.Table, a.Scope, q.Key, q.Link, q.NextHop)
+	if err == nil && e.LLAddr == q.Incumbent.LLAddr {
+		_ = Raise(a.Table, &e)
+	}
+}
+
+// hear takes in one answer. Where locktime is 0, and for Neighbor Discovery,
+// which has none, the answer of another holder has moved the entry: as soon as
+// both have answered, the incumbent is put back.
+func (a *Asker) hear(q *Inquiry, r Reply) {
+	if a.Answered != nil {
+		a.Answered(r.RTT)
+	}
+	if !slices.Contains(q.Holders, r.LLAddr) {
+		q.Holders = append(q.Holders, r.LLAddr)
+	}
+	if len(q.Holders) > 1 && q.IncumbentHeard() {
+		_ = a.Hold(q, q.Incumbent.LLAddr)
+	}
+}
+
+// Hold writes lladdr into the entry, unless it is there already, or the entry
+// has become somebody else's. It undoes what an answer to this round did, and
+// nothing else: an address that neither was there nor answered has been
+// announced meanwhile, by gratuitous ARP or by an administrator, and is newer
+// than what the round knows.
+func (a *Asker) Hold(q *Inquiry, lladdr neigh.LLAddr) error {
+	e, err := a.Table.Get(q.Key)
+	switch {
+	case err != nil:
+		return err
+	case a.Scope.Decide(&e, q.Link, q.NextHop).Reason.Foreign():
+		return ErrChanged
+	case e.LLAddr == lladdr && e.State.Valid():
+		return nil
+	case e.State.Valid() && e.LLAddr != q.Incumbent.LLAddr && !slices.Contains(q.Holders, e.LLAddr):
+		return ErrChanged
+	}
+	return a.Table.Replace(e.Key, lladdr, e.Flags)
+}
+
+// Reread reads an entry again, just before it is touched: the kernel knows no
+// compare-and-set. It returns ErrChanged where the entry is not (any more) one
+// to be verified.
+func Reread(t Table, scope *policy.Scope, k neigh.Key, link *neigh.Link, nextHop bool) (neigh.Entry, error) {
+	e, err := t.Get(k)
+	if err == nil && scope.Decide(&e, link, nextHop).Action != policy.Verify {
+		err = ErrChanged
+	}
+	return e, err
+}
+
+// Raise sets e to NUD_STALE, and then uses it as a packet would: it goes to
+// NUD_DELAY, from where the kernel verifies it by unicast unless something
+// vouches for it within delay_first_probe_time (5 s; TCP does). Its used and
+// updated ages restart. If no packet flows, the kernel lets it go NUD_STALE by
+// itself after base_reachable_time, and it is idle.
+//
+// The change of state also restarts the kernel's locktime (1 s by default, ARP
+// only), during which no ordinary answer moves the entry to another link-layer
+// address (arp_process in net/ipv4/arp.c).
+func Raise(t Table, e *neigh.Entry) error {
+	if e.State != neigh.Stale {
+		if err := t.SetState(e.Key, neigh.Stale); err != nil {
+			return err
+		}
+	}
+	return t.Use(e.Key)
+}
