@@ -35,6 +35,7 @@ FUZZTIME ?= 30s
 fuzz: ## fuzz every decoder for FUZZTIME each
 	go test -run '^$$' -fuzz FuzzDecodeEntry -fuzztime $(FUZZTIME) ./pkg/kernel
 	go test -run '^$$' -fuzz FuzzNextMessage -fuzztime $(FUZZTIME) ./pkg/kernel
+	go test -run '^$$' -fuzz FuzzDecodeSocket -fuzztime $(FUZZTIME) ./pkg/kernel
 	go test -run '^$$' -fuzz FuzzParseARP -fuzztime $(FUZZTIME) ./pkg/solicit
 	go test -run '^$$' -fuzz FuzzParseNA -fuzztime $(FUZZTIME) ./pkg/solicit
 

@@ -30,7 +30,7 @@ type message struct {
 	body       []byte
 }
 
-// conn is a netlink route socket with one reused buffer and no allocation per
+// conn is a netlink socket with one reused buffer and no allocation per
 // message.
 type conn struct {
 	sock *nl.NetlinkSocket
@@ -39,11 +39,12 @@ type conn struct {
 	buf  []byte
 }
 
-// dial opens the socket in the network namespace of the calling thread.
-func dial() (*conn, error) {
-	sock, err := nl.GetNetlinkSocketAt(-1, -1, unix.NETLINK_ROUTE)
+// dial opens a socket of a netlink protocol (NETLINK_*) in the network namespace
+// of the calling thread.
+func dial(protocol int) (*conn, error) {
+	sock, err := nl.GetNetlinkSocketAt(-1, -1, protocol)
 	if err != nil {
-		return nil, fmt.Errorf("opening netlink route socket: %w", err)
+		return nil, fmt.Errorf("opening netlink socket of protocol %d: %w", protocol, err)
 	}
 	port, err := sock.GetPid()
 	if err != nil {
@@ -99,6 +100,37 @@ func (c *conn) receive(first, last uint32, handle func(message) (done bool, err 
 			}
 		}
 	}
+}
+
+// dump reads the answer to a dump request and calls each for every message of
+// it. It returns the first error, and reads to the end all the same: the kernel
+// refuses another dump on this socket while one is under way.
+func (c *conn) dump(seq uint32, each func(message) error) error {
+	var done bool
+	var first error
+	note := func(err error) {
+		if first == nil {
+			first = err
+		}
+	}
+	for !done {
+		err := c.receive(seq, seq, func(m message) (bool, error) {
+			if m.flags&unix.NLM_F_DUMP_INTR != 0 {
+				note(neigh.ErrInterrupted)
+			}
+			if m.typ == unix.NLMSG_DONE || m.typ == unix.NLMSG_ERROR {
+				done = true
+				return true, m.status()
+			}
+			note(each(m))
+			return false, nil
+		})
+		note(err)
+		if !errors.Is(err, neigh.ErrMalformed) && !errors.Is(err, neigh.ErrOverrun) {
+			break
+		}
+	}
+	return first
 }
 
 // read returns one datagram from the kernel.
@@ -188,6 +220,8 @@ func (m *message) status() error {
 		return fmt.Errorf("%w (%w)", neigh.ErrOverrun, errno)
 	case unix.EBUSY: // a dump that was given up is still under way
 		return fmt.Errorf("%w (%w)", neigh.ErrInterrupted, errno)
+	case unix.EOPNOTSUPP:
+		return fmt.Errorf("%w (%w)", neigh.ErrUnsupported, errno)
 	default:
 		return errno
 	}

@@ -43,7 +43,7 @@ type Table struct {
 // Open opens the table of the calling thread's network namespace and finds out
 // what the kernel can do.
 func Open() (*Table, error) {
-	c, err := dial()
+	c, err := dial(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, err
 	}
@@ -353,7 +353,11 @@ func (t *Table) Route(a netip.Addr, index int) (Route, error) {
 			continue
 		}
 		route := Route{Index: r.LinkIndex, Source: src.Unmap(), Local: r.Type == unix.RTN_LOCAL}
-		if gw, ok := netip.AddrFromSlice(r.Gw); ok {
+		hop := r.Gw
+		if v, ok := r.Via.(*netlink.Via); ok { // RFC 5549: an IPv4 route by way of an IPv6 neighbour
+			hop = v.Addr
+		}
+		if gw, ok := netip.AddrFromSlice(hop); ok {
 			route.Gateway = gw.Unmap()
 		}
 		return route, nil

@@ -33,14 +33,7 @@ func (t *Table) Topology() (neigh.Topology, error) {
 		NextHops: make(map[neigh.Key]bool),
 	}
 	for _, l := range links {
-		a := l.Attrs()
-		topo.Links[a.Index] = neigh.Link{
-			Index:        a.Index,
-			Name:         a.Name,
-			Loopback:     a.RawFlags&unix.IFF_LOOPBACK != 0,
-			NoARP:        a.RawFlags&unix.IFF_NOARP != 0,
-			PointToPoint: a.RawFlags&unix.IFF_POINTOPOINT != 0,
-		}
+		topo.Links[l.Attrs().Index] = linkOf(l.Attrs())
 	}
 	for _, a := range addrs {
 		if onLinkSubnet(a.IPNet) {
@@ -62,6 +55,17 @@ func (t *Table) Topology() (neigh.Topology, error) {
 		return neigh.Topology{}, fmt.Errorf("listing routes: %w", err)
 	}
 	return topo, nil
+}
+
+// linkOf leaves Uplink to whoever knows addresses and routes.
+func linkOf(a *netlink.LinkAttrs) neigh.Link {
+	return neigh.Link{
+		Index:        a.Index,
+		Name:         a.Name,
+		Loopback:     a.RawFlags&unix.IFF_LOOPBACK != 0,
+		NoARP:        a.RawFlags&unix.IFF_NOARP != 0,
+		PointToPoint: a.RawFlags&unix.IFF_POINTOPOINT != 0,
+	}
 }
 
 func tolerate(err error) error {

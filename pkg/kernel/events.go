@@ -1,0 +1,146 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+)
+
+// Events tells of changes of the neighbour table of one network namespace as
+// they happen. It is for one goroutine; Close may come from any.
+type Events struct {
+	file *os.File // deadlines and waiting, by Go's poller
+	raw  syscall.RawConn
+	buf  []byte
+}
+
+// Subscribe starts listening in the network namespace of the calling thread.
+// What happens from now on is queued by the kernel until Next is called.
+func Subscribe() (*Events, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("opening netlink route socket: %w", err)
+	}
+	e := &Events{file: os.NewFile(uintptr(fd), "netlink"), buf: make([]byte, bufferSize)}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (unix.RTNLGRP_NEIGH - 1)}); err != nil {
+		e.Close()
+		return nil, fmt.Errorf("subscribing to neighbour events: %w", err)
+	}
+	if e.raw, err = e.file.SyscallConn(); err != nil {
+		e.Close()
+		return nil, fmt.Errorf("subscribing to neighbour events: %w", err)
+	}
+	return e, nil
+}
+
+// Close ends the subscription, and with an error a Next under way.
+func (e *Events) Close() { _ = e.file.Close() }
+
+// Next waits for the kernel's next datagram and calls visit for each entry in
+// it that is new or has changed. The entry is reused: visit copies what it
+// keeps. It returns the error of ctx once that is done; one that wraps
+// neigh.ErrOverrun where events were lost, after which the caller reads the
+// entries that it cares for and goes on; and one that wraps neigh.ErrMalformed
+// where a message does not parse.
+func (e *Events) Next(ctx context.Context, visit func(*neigh.Entry)) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := e.file.SetReadDeadline(time.Time{}); err != nil {
+		return fmt.Errorf("waiting for neighbour events: %w", err)
+	}
+	release := e.abortOn(ctx)
+	b, err := e.read()
+	release()
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return ctx.Err()
+	case err == nil:
+		err = decodeEvents(b, visit)
+	}
+	if err != nil {
+		return fmt.Errorf("waiting for neighbour events: %w", err)
+	}
+	return nil
+}
+
+// abortOn makes reads fail with os.ErrDeadlineExceeded once ctx is done, until
+// release is called.
+func (e *Events) abortOn(ctx context.Context) (release func()) {
+	aborted := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(aborted)
+		_ = e.file.SetReadDeadline(time.Unix(1, 0))
+	})
+	return func() {
+		if !stop() {
+			<-aborted
+		}
+	}
+}
+
+// read waits for a datagram from the kernel.
+func (e *Events) read() (b []byte, err error) {
+	if r := e.raw.Read(func(fd uintptr) bool {
+		b, err = receiveEvents(int(fd), e.buf)
+		return !errors.Is(err, unix.EAGAIN)
+	}); r != nil {
+		return nil, r
+	}
+	return b, err
+}
+
+// receiveEvents returns the next datagram from the kernel that is queued, or
+// EAGAIN. Overruns are told once (netlink_overrun in net/netlink/af_netlink.c),
+// and nothing new is queued until what is there has been read.
+func receiveEvents(fd int, buf []byte) ([]byte, error) {
+	for {
+		n, from, err := unix.Recvfrom(fd, buf, unix.MSG_TRUNC)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.ENOBUFS):
+			return nil, neigh.ErrOverrun
+		case err != nil:
+			return nil, err
+		}
+		// Any local process may send to a netlink port; only the kernel has id 0.
+		if sa, ok := from.(*unix.SockaddrNetlink); !ok || sa.Pid != 0 {
+			continue
+		}
+		if n > len(buf) {
+			return nil, fmt.Errorf("event of %d bytes cut off at %d: %w", n, len(buf), neigh.ErrMalformed)
+		}
+		return buf[:n], nil
+	}
+}
+
+// decodeEvents calls visit for each entry in a datagram.
+func decodeEvents(b []byte, visit func(*neigh.Entry)) error {
+	var e neigh.Entry
+	for len(b) > 0 {
+		m, rest, err := nextMessage(b)
+		if err != nil {
+			return err
+		}
+		b = rest
+		if m.typ != unix.RTM_NEWNEIGH {
+			continue
+		}
+		ok, err := decodeEntry(m.body, &e)
+		if err != nil {
+			return err
+		}
+		if ok {
+			visit(&e)
+		}
+	}
+	return nil
+}

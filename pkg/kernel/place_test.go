@@ -1,0 +1,129 @@
+package kernel
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/lab"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+)
+
+func TestPlace(t *testing.T) {
+	l := lab.Start(t)
+	h := l.Host("a")
+	sw := l.Switch()
+	eth0 := neigh.Link{Name: "eth0", Index: h.Plug(sw, "eth0", "", "10.0.0.1/24", "2001:db8::1/64").Index}
+	// What kube-proxy makes is a dummy device, which is NOARP by birth. Here it
+	// is made one: there are kernels without dummy devices.
+	ipvs := neigh.Link{Name: "kube-ipvs0", Index: h.Plug(sw, "kube-ipvs0", "").Index, NoARP: true}
+	lo := neigh.Link{Name: "lo", Index: 1, Loopback: true}
+	for _, args := range []string{
+		"link set dev kube-ipvs0 arp off",
+		"addr add 10.96.0.1/32 dev kube-ipvs0",
+		"addr add 2001:db8:96::1/128 dev kube-ipvs0 nodad",
+		"addr add 10.97.0.1/32 dev lo",
+		"addr add 2001:db8:97::1/128 dev lo nodad",
+		"addr add 10.98.0.1/32 dev kube-ipvs0",                      // a service of type LoadBalancer,
+		"addr add 10.98.0.1/32 dev eth0",                            // which kube-vip holds as well
+		"addr add 10.0.0.100/24 dev eth0",                           // as keepalived does it
+		"addr add 2001:db8::100/128 dev eth0 nodad preferred_lft 0", // or it would become the source
+		"route add local 10.99.0.0/24 dev lo",                       // any address of it is local
+		"route add 10.1.0.0/16 via 10.0.0.254",
+		"route add 10.7.0.0/16 via inet6 2001:db8::fd dev eth0", // RFC 5549
+		"route add 10.2.0.0/16 dev eth0 src 10.98.0.1",
+		"route add 2001:db8:1::/64 via 2001:db8::fe",
+		"route add unreachable 10.66.0.1/32",
+		"route add prohibit 10.66.0.2/32",
+		"route add blackhole 10.66.0.3/32",
+		"route add unreachable 2001:db8:66::1/128",
+		"route add prohibit 2001:db8:66::2/128",
+		"route add blackhole 2001:db8:66::3/128",
+	} {
+		h.IP(args)
+	}
+	table := open(t, h)
+
+	addr := netip.MustParseAddr
+	via := func(source, gateway string) neigh.Place {
+		return neigh.Place{Link: eth0, Source: addr(source), Gateway: addr(gateway)}
+	}
+	here := func(link neigh.Link, source string, own bool) neigh.Place {
+		return neigh.Place{Link: link, Source: addr(source), Local: true, Here: true, Own: own}
+	}
+	elsewhere := func(link neigh.Link, source string) neigh.Place {
+		return neigh.Place{Link: link, Source: addr(source), Local: true}
+	}
+	for _, tt := range []struct {
+		name, addr string
+		want       neigh.Place
+	}{
+		{"on link", "10.0.0.2", neigh.Place{Link: eth0, Source: addr("10.0.0.1")}},
+		{"on link, mapped", "::ffff:10.0.0.2", neigh.Place{Link: eth0, Source: addr("10.0.0.1")}},
+		{"on link, IPv6", "2001:db8::2", neigh.Place{Link: eth0, Source: addr("2001:db8::1")}},
+		{"on link, by a route with a source", "10.2.0.1", neigh.Place{Link: eth0, Source: addr("10.98.0.1")}},
+		{"behind a gateway", "10.1.2.3", via("10.0.0.1", "10.0.0.254")},
+		{"behind an IPv6 gateway", "10.7.2.3", via("10.0.0.1", "2001:db8::fd")},
+		{"behind a gateway, IPv6", "2001:db8:1::2", via("2001:db8::1", "2001:db8::fe")},
+		{"the host's own", "10.0.0.1", here(eth0, "10.0.0.1", true)},
+		{"the host's own, IPv6", "2001:db8::1", here(eth0, "2001:db8::1", true)},
+		{"second in the subnet", "10.0.0.100", here(eth0, "10.0.0.1", false)},
+		{"without a subnet, IPv6", "2001:db8::100", here(eth0, "2001:db8::100", false)},
+		{"on lo", "10.97.0.1", here(lo, "10.97.0.1", false)},
+		{"on lo, IPv6", "2001:db8:97::1", here(lo, "2001:db8:97::1", false)},
+		{"localhost", "127.0.0.1", here(lo, "127.0.0.1", false)},
+		{"localhost, IPv6", "::1", here(lo, "::1", false)},
+		{"in the network of lo", "127.0.0.9", here(lo, "127.0.0.1", false)},
+		{"on a NOARP device", "10.96.0.1", elsewhere(ipvs, "10.96.0.1")},
+		{"on a NOARP device, IPv6", "2001:db8:96::1", elsewhere(ipvs, "2001:db8:96::1")},
+		{"on a NOARP device and another", "10.98.0.1", here(eth0, "10.98.0.1", false)},
+		{"local by a route", "10.99.0.7", elsewhere(lo, "10.99.0.7")},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := table.Place(addr(tt.addr))
+			if err != nil || got != tt.want {
+				t.Errorf("got  %+v, %v\nwant %+v", got, err, tt.want)
+			}
+		})
+	}
+
+	for _, a := range []string{"10.3.0.1", "2001:db8:2::1", "10.66.0.1", "10.66.0.2", "10.66.0.3",
+		"2001:db8:66::1", "2001:db8:66::2", "2001:db8:66::3"} {
+		if got, err := table.Place(addr(a)); !errors.Is(err, neigh.ErrGone) || got != (neigh.Place{}) {
+			t.Errorf("%s: %+v, %v; want ErrGone", a, got, err)
+		}
+	}
+	for _, a := range []netip.Addr{{}, addr("fe80::1"), addr("fe80::1%eth0")} {
+		if got, err := table.Place(a); err == nil || errors.Is(err, neigh.ErrGone) || got != (neigh.Place{}) {
+			t.Errorf("%s: %+v, %v; want another error than ErrGone", a, got, err)
+		}
+	}
+}
+
+func TestNoRoute(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		gone bool
+	}{{unix.ENETUNREACH, true}, {unix.EHOSTUNREACH, true}, {unix.ENOBUFS, false}, {unix.EPERM, false}} {
+		if err := noRoute(tt.err); !errors.Is(err, tt.err) || errors.Is(err, neigh.ErrGone) != tt.gone {
+			t.Errorf("%v became %v, want ErrGone: %v", tt.err, err, tt.gone)
+		}
+	}
+}
+
+func BenchmarkPlace(b *testing.B) {
+	h, _ := host(b)
+	table := open(b, h)
+	for name, a := range map[string]string{"on link": "10.0.0.2", "here": "10.0.0.1"} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := table.Place(netip.MustParseAddr(a)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

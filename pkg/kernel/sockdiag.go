@@ -1,0 +1,303 @@
+package kernel
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+)
+
+const (
+	// maxSockets bounds what List returns.
+	maxSockets = 1024
+
+	// maxDumps is how often List starts over when a dump was interrupted, or
+	// lost messages.
+	maxDumps = 3
+
+	// anyCookie is INET_DIAG_NOCOOKIE twice: it matches every socket.
+	anyCookie = 1<<64 - 1
+
+	// The states of include/net/tcp_states.h that a Socket can be in.
+	tcpEstablished = 1
+	tcpSynSent     = 2
+	tcpStates      = 1<<tcpEstablished | 1<<tcpSynSent
+
+	// From include/uapi/linux/inet_diag.h.
+	diagMsgLen      = 72 // struct inet_diag_msg
+	diagInfo        = 2  // INET_DIAG_INFO
+	diagReqBytecode = 1  // INET_DIAG_REQ_BYTECODE
+	diagRemoteGE    = 4  // INET_DIAG_BC_D_GE
+	diagRemoteLE    = 5  // INET_DIAG_BC_D_LE
+)
+
+// Sockets are the TCP sockets of one network namespace: that of the thread that
+// opened it. It is safe for concurrent use, one request at a time. Reading
+// needs no capability.
+type Sockets struct {
+	mu   sync.Mutex
+	conn *conn
+	out  []byte
+}
+
+// OpenSockets opens the sockets of the calling thread's network namespace. The
+// error wraps neigh.ErrUnsupported where the kernel cannot tell of sockets.
+func OpenSockets() (*Sockets, error) {
+	c, err := dial(unix.NETLINK_SOCK_DIAG)
+	switch {
+	case errors.Is(err, unix.EPROTONOSUPPORT):
+		return nil, fmt.Errorf("%w: %w", neigh.ErrUnsupported, err)
+	case err != nil:
+		return nil, err
+	}
+	return &Sockets{conn: c}, nil
+}
+
+// Close closes the netlink socket.
+func (s *Sockets) Close() { s.conn.close() }
+
+// List returns the sockets that are established with, or connecting to, the
+// given remote port, 1024 at most, in the order of their cookies. Sockets that
+// change during the dump may be missing.
+func (s *Sockets) List(port uint16) ([]neigh.Socket, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []neigh.Socket
+	// The kernel compares the family with that of the socket, which is AF_INET6
+	// where it is mapped, and has no dump for both (inet_diag_dump_icsk).
+	for _, family := range [...]uint8{unix.AF_INET, unix.AF_INET6} {
+		n := len(list)
+		for try := 1; ; try++ {
+			var err error
+			if list, err = s.dump(family, port, list[:n]); err == nil {
+				break
+			}
+			again := errors.Is(err, neigh.ErrInterrupted) || errors.Is(err, neigh.ErrOverrun)
+			if !again || try == maxDumps {
+				return nil, fmt.Errorf("listing sockets to port %d: %w", port, err)
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b neigh.Socket) int { return cmp.Compare(a.Cookie, b.Cookie) })
+	// A dump goes on by position in a hash chain: what is put in front of it
+	// meanwhile makes it repeat a socket.
+	return slices.CompactFunc(list, func(a, b neigh.Socket) bool { return a.Cookie == b.Cookie }), nil
+}
+
+// dump appends the sockets of one family to list.
+func (s *Sockets) dump(family uint8, port uint16, list []neigh.Socket) ([]neigh.Socket, error) {
+	seq := s.conn.reserve(1)
+	s.out = appendSocketDump(s.out[:0], family, port, seq)
+	if err := s.conn.send(s.out); err != nil {
+		return list, err
+	}
+	err := s.conn.dump(seq, func(m message) error {
+		if m.typ != unix.SOCK_DIAG_BY_FAMILY || len(list) == maxSockets {
+			return nil
+		}
+		var e neigh.Socket
+		ok, err := decodeSocket(m.body, &e)
+		if ok && e.Remote.Port() == port {
+			list = append(list, e)
+		}
+		return err
+	})
+	if errors.Is(err, neigh.ErrGone) { // no module tcp_diag: sock_diag_lock_handler, inet_diag_lock_handler
+		err = fmt.Errorf("%w: %w", neigh.ErrUnsupported, err)
+	}
+	return list, err
+}
+
+// Get reads one socket afresh, without a dump. It returns an error that wraps
+// neigh.ErrGone where the socket is no more, or is in another state than the
+// two: in CLOSE_WAIT the peer has said goodbye, in FIN_WAIT1 and after this
+// host has, and neither waits for an answer any longer.
+func (s *Sockets) Get(k *neigh.Socket) (neigh.Socket, error) {
+	var got neigh.Socket
+	ok := false
+	err := s.exact(k, unix.SOCK_DIAG_BY_FAMILY, func(m message) (err error) {
+		ok, err = decodeSocket(m.body, &got)
+		return err
+	})
+	if err == nil && !ok {
+		err = neigh.ErrGone
+	}
+	if err != nil {
+		return neigh.Socket{}, fmt.Errorf("reading socket %s to %s: %w", k.Local, k.Remote, err)
+	}
+	return got, nil
+}
+
+// Destroy closes exactly this socket, whoever owns it: what its owner does with
+// it fails with ECONNABORTED, and the peer is sent a reset (tcp_abort). The error
+// wraps neigh.ErrGone where the socket is no more, neigh.ErrPermission without
+// CAP_NET_ADMIN, and neigh.ErrUnsupported where the kernel was built without
+// CONFIG_INET_DIAG_DESTROY.
+func (s *Sockets) Destroy(k *neigh.Socket) error {
+	if err := s.exact(k, unix.SOCK_DESTROY, nil); err != nil {
+		return fmt.Errorf("closing socket %s to %s: %w", k.Local, k.Remote, err)
+	}
+	return nil
+}
+
+// exact sends a request about one socket. Its answer goes to handle; without
+// handle, an acknowledgement is asked for instead.
+func (s *Sockets) exact(k *neigh.Socket, typ uint16, handle func(message) error) error {
+	if k.Cookie == anyCookie {
+		return neigh.ErrGone
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var flags uint16
+	if handle == nil {
+		flags = unix.NLM_F_ACK
+	}
+	seq := s.conn.reserve(1)
+	s.out = appendSocketRequest(s.out[:0], typ, flags, k, seq)
+	if err := s.conn.send(s.out); err != nil {
+		return err
+	}
+	return s.conn.receive(seq, seq, func(m message) (bool, error) {
+		switch {
+		case m.typ == unix.NLMSG_ERROR:
+			return true, m.status()
+		case m.typ == typ && handle != nil:
+			return true, handle(m)
+		}
+		return false, nil
+	})
+}
+
+// appendSocketDump appends a request for all sockets of a family that are in
+// one of the two states and have that remote port.
+func appendSocketDump(b []byte, family uint8, port uint16, seq uint32) []byte {
+	start := len(b)
+	b = appendDiagHeader(b, unix.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP, family, seq)
+	b = append(b, make([]byte, 48)...) // struct inet_diag_sockid: any
+	// struct inet_diag_bc_op: code, yes, no. A condition that holds goes on at
+	// yes, behind itself and its argument; one that does not goes to no, 4 bytes
+	// beyond the end, which is how inet_diag_bc_run knows that it failed.
+	op := func(ops []byte, code uint8, no uint16) []byte {
+		ops = binary.NativeEndian.AppendUint16(append(ops, code, 8), no)
+		return binary.NativeEndian.AppendUint16(append(ops, 0, 0), port)
+	}
+	b = appendAttr(b, diagReqBytecode, op(op(nil, diagRemoteGE, 20), diagRemoteLE, 12))
+	return endMessage(b, start)
+}
+
+// appendSocketRequest appends a request about one socket. The kernel looks it
+// up by its addresses and ports, and refuses it if the cookie is another's
+// (inet_diag_find_one_icsk).
+func appendSocketRequest(b []byte, typ, flags uint16, k *neigh.Socket, seq uint32) []byte {
+	start := len(b)
+	local, remote := k.Local.Addr(), k.Remote.Addr()
+	if local.Is4() && remote.Is4() && !k.Mapped {
+		b = appendDiagHeader(b, typ, flags, unix.AF_INET, seq)
+		b = appendPorts(b, k)
+		l, r := local.As4(), remote.As4()
+		b = append(append(b, l[:]...), make([]byte, 12)...)
+		b = append(append(b, r[:]...), make([]byte, 12)...)
+	} else {
+		b = appendDiagHeader(b, typ, flags, unix.AF_INET6, seq)
+		b = appendPorts(b, k)
+		l, r := local.As16(), remote.As16() // mapped, where they are IPv4
+		b = append(append(b, l[:]...), r[:]...)
+	}
+	b = binary.NativeEndian.AppendUint32(b, uint32(k.Index))  //nolint:gosec // an uint32 by origin
+	b = binary.NativeEndian.AppendUint32(b, uint32(k.Cookie)) //nolint:gosec // the lower half
+	b = binary.NativeEndian.AppendUint32(b, uint32(k.Cookie>>32))
+	return endMessage(b, start)
+}
+
+func appendPorts(b []byte, k *neigh.Socket) []byte {
+	b = binary.BigEndian.AppendUint16(b, k.Local.Port())
+	return binary.BigEndian.AppendUint16(b, k.Remote.Port())
+}
+
+// appendDiagHeader appends struct nlmsghdr and struct inet_diag_req_v2 without
+// the sockid at its end.
+func appendDiagHeader(b []byte, typ, flags uint16, family uint8, seq uint32) []byte {
+	b = binary.NativeEndian.AppendUint32(b, 0) // nlmsg_len: endMessage
+	b = binary.NativeEndian.AppendUint16(b, typ)
+	b = binary.NativeEndian.AppendUint16(b, flags|unix.NLM_F_REQUEST)
+	b = binary.NativeEndian.AppendUint32(b, seq)
+	b = binary.NativeEndian.AppendUint32(b, 0) // nlmsg_pid: the kernel fills it in
+	b = append(b, family, unix.IPPROTO_TCP, 1<<(diagInfo-1), 0)
+	return binary.NativeEndian.AppendUint32(b, tcpStates)
+}
+
+func endMessage(b []byte, start int) []byte {
+	binary.NativeEndian.PutUint32(b[start:], uint32(len(b)-start)) //nolint:gosec // at most 92
+	return b
+}
+
+// decodeSocket reads the body of a SOCK_DIAG_BY_FAMILY message into s. It
+// reports false for a socket of another family than IPv4 and IPv6, or in
+// another state than the two, and an error that wraps neigh.ErrMalformed where
+// the body is no valid socket.
+func decodeSocket(b []byte, s *neigh.Socket) (bool, error) {
+	if len(b) < diagMsgLen {
+		return false, fmt.Errorf("inet_diag_msg of %d bytes: %w", len(b), neigh.ErrMalformed)
+	}
+	// The family is the message's own: a dump of one may hold another.
+	family, state := b[0], b[1]
+	if family != unix.AF_INET && family != unix.AF_INET6 || state != tcpEstablished && state != tcpSynSent {
+		return false, nil
+	}
+	// struct inet_diag_sockid
+	id := b[4:52]
+	local, remote := address(family, id[4:20]), address(family, id[20:36])
+	*s = neigh.Socket{
+		Local:       netip.AddrPortFrom(local.Unmap(), binary.BigEndian.Uint16(id)),
+		Remote:      netip.AddrPortFrom(remote.Unmap(), binary.BigEndian.Uint16(id[2:])),
+		Mapped:      remote.Is4In6(),
+		Index:       int(binary.NativeEndian.Uint32(id[36:])),
+		Cookie:      uint64(binary.NativeEndian.Uint32(id[40:])) | uint64(binary.NativeEndian.Uint32(id[44:]))<<32,
+		Established: state == tcpEstablished,
+	}
+	for b = b[diagMsgLen:]; len(b) >= rtattrLen; {
+		n := int(binary.NativeEndian.Uint16(b))
+		if n < rtattrLen || n > len(b) {
+			return false, fmt.Errorf("attribute of %d bytes where %d are left: %w", n, len(b), neigh.ErrMalformed)
+		}
+		if binary.NativeEndian.Uint16(b[2:])&attrTypeMask == diagInfo {
+			decodeTCPInfo(b[rtattrLen:n], s)
+		}
+		b = b[min(align(n), len(b)):]
+	}
+	return true, nil
+}
+
+func address(family uint8, b []byte) netip.Addr {
+	if family == unix.AF_INET {
+		return netip.AddrFrom4([4]byte(b))
+	}
+	return netip.AddrFrom16([16]byte(b))
+}
+
+// decodeTCPInfo reads struct tcp_info, which grows at its end: what an older
+// kernel does not send stays zero.
+func decodeTCPInfo(b []byte, s *neigh.Socket) {
+	if len(b) > 2 {
+		s.Retransmits = int(b[2])
+	}
+	// Until the handshake is done nothing sets the times, and the kernel counts
+	// from the start of its clock (tcp_finish_connect).
+	if len(b) >= 56 && s.Established {
+		s.SinceSent = milliseconds(binary.NativeEndian.Uint32(b[44:]))
+		s.SinceReceived = milliseconds(binary.NativeEndian.Uint32(b[52:]))
+	}
+	if len(b) >= 136 {
+		s.Received = binary.NativeEndian.Uint64(b[128:])
+	}
+}
+
+func milliseconds(n uint32) time.Duration { return time.Duration(n) * time.Millisecond }

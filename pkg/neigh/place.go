@@ -1,0 +1,24 @@
+package neigh
+
+import "net/netip"
+
+// Place is where the kernel would send packets for an address.
+type Place struct {
+	// Link is the device they leave by, or, for a local address, the device
+	// that carries it. Its Uplink is not filled in.
+	Link    Link
+	Source  netip.Addr // the address they leave from
+	Gateway netip.Addr // not valid where the address is on link, or local
+
+	// Here is set where the address is this host's own, on a device that takes
+	// part in address resolution or on loopback.
+	Here bool
+	// Local is set where the kernel delivers packets to the address locally,
+	// Here or not: kube-proxy holds the addresses of services on kube-ipvs0, a
+	// NOARP device, and a route of type local needs no address at all.
+	Local bool
+	// Own is set where it is the first address of a subnet on its device: what a
+	// host is known by, not what moves from one to another. Those have no subnet
+	// (kube-vip), or come second in it (keepalived, IFA_F_SECONDARY).
+	Own bool
+}

@@ -1,0 +1,38 @@
+package neigh
+
+import (
+	"errors"
+	"net/netip"
+	"time"
+)
+
+// ErrUnsupported says that the kernel was built without what was asked of it, or
+// is too old for it.
+var ErrUnsupported = errors.New("not supported by this kernel")
+
+// Socket is a TCP socket of this host that speaks, or is about to speak, to a
+// remote address, with what the kernel knows of how that goes: struct
+// inet_diag_msg of include/uapi/linux/inet_diag.h and struct tcp_info of
+// include/uapi/linux/tcp.h, which tcp_get_info in net/ipv4/tcp.c fills in.
+type Socket struct {
+	Local, Remote netip.AddrPort // unmapped, without a zone: Index is the zone
+	Mapped        bool           // an IPv6 socket that speaks IPv4 (::ffff:0:0/96)
+	Index         int            // the device it is bound to (idiag_if), 0 for none
+	Cookie        uint64         // the kernel's number for it, never given twice (sock_gen_cookie)
+	Established   bool           // false: SYN_SENT
+
+	// Retransmits counts the retransmission timeouts in a row without an
+	// acknowledgement (tcpi_retransmits); of the SYN, where it is not
+	// established.
+	Retransmits int
+
+	// How long ago it last sent and last received data, or was established if
+	// that was later (tcpi_last_data_sent and tcpi_last_data_recv, in
+	// milliseconds, with the resolution of the kernel's clock: 1 to 10 ms). A
+	// retransmission counts as sent. Both are 0 where it is not established.
+	SinceSent, SinceReceived time.Duration
+
+	// Received is how many bytes were received, and acknowledged
+	// (tcpi_bytes_received, Linux 4.1; 0 on kernels that do not send it).
+	Received uint64
+}
