@@ -27,6 +27,7 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/server"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/sweep"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/vip"
 )
 
 // version is set by the linker in releases.
@@ -101,6 +102,17 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 		Table: verifying, Solicitor: asker, Scope: &o.Scope, Timing: timing, Log: log, Answered: m.Answered,
 		Fallback: &sweep.InPlace{Table: verifying, Scope: &o.Scope, Timing: timing},
 	}
+	var watcher *vip.Watcher
+	var claims func() []neigh.Key
+	if !o.Once {
+		var closeWatch func()
+		watcher, closeWatch, err = watchVIPs(o, acting, timing, m, func(k neigh.Key, at time.Time) { sweeper.Renewed(k, at) }, log)
+		if err != nil {
+			return err
+		}
+		defer closeWatch()
+		claims = watcher.Claims
+	}
 	sweeper = sweep.New(sweep.Config{
 		Table:      table,
 		Verifier:   verifier,
@@ -109,6 +121,7 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 		ScanPeriod: o.ScanPeriod,
 		DryRun:     !acting,
 		PerEntry:   o.PerEntry,
+		Watched:    claims,
 		Log:        log,
 		Events: sweep.Events{
 			Scanned: func(took time.Duration, err error) { m.Scanned(time.Now(), took, err) },
@@ -140,6 +153,7 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return sweeper.Run(ctx) })
+	g.Go(func() error { return watcher.Run(ctx) })
 	g.Go(func() error { return web.Run(ctx) })
 	g.Go(func() error { return health.Run(ctx) })
 	done := make(chan error, 1)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,6 +36,7 @@ type options struct {
 	Once       bool
 	Scope      policy.Scope
 	PerEntry   int
+	VIP        vipOptions
 	Web        []string
 	Health     []string
 	Log        slog.HandlerOptions
@@ -47,6 +49,18 @@ type options struct {
 	Count         int
 	ProbeInterval time.Duration
 	Interface     string
+}
+
+// vipOptions is what decides which VIPs are watched, and how.
+type vipOptions struct {
+	Auto       bool
+	Addrs      []netip.Addr
+	Names      []string
+	Port       uint16
+	Interval   time.Duration
+	Health     string
+	CAFile     string
+	OnConflict string
 }
 
 // errHelp says that help was asked for and has been printed.
@@ -68,6 +82,7 @@ type flags struct {
 	family, level        string
 	cidrs, excludeCIDRs  []string
 	interfaces, excludes []string
+	vips                 []string
 }
 
 // newFlags declares the flags of a command.
@@ -113,6 +128,18 @@ func newFlags(command string, o *options) *flags {
 		say("output", "table or json", "")
 		return f
 	}
+	f.StringSliceVar(&f.vips, "vip", []string{"auto"}, "control-plane address that is watched and repaired within seconds; auto: those this node has connections to on --vip-port; repeatable")
+	say("vip", "auto, an address, a DNS name, or none alone", "")
+	f.Uint16Var(&o.VIP.Port, "vip-port", 6443, "TCP port of the API server")
+	say("vip-port", "a number from 1 to 65535", "")
+	f.DurationVar(&o.VIP.Interval, "vip-interval", 2*time.Second, "how often a VIP is looked at")
+	say("vip-interval", "a duration from 1s to 1m", "")
+	f.StringVar(&o.VIP.Health, "vip-health", "https", "how the server behind a VIP is checked once it is suspect; https: GET /livez; tcp: a connection, for VIPs that are no API server; none: not at all")
+	say("vip-health", "https, tcp or none", "")
+	f.StringVar(&o.VIP.CAFile, "vip-ca-file", "", "PEM file of the CA that the server's certificate has to lead to")
+	say("vip-ca-file", "a file of PEM certificates", "no certificate is verified")
+	f.StringVar(&o.VIP.OnConflict, "vip-on-conflict", "verified", "which other holder of a VIP is followed when the present one does not serve; verified: one that serves, with a certificate that --vip-ca-file confirms; healthy: any that serves; report: none")
+	say("vip-on-conflict", "verified, healthy or report", "")
 	f.IntVar(&o.PerEntry, "metrics-per-entry", 0, "entries, beside next hops, whose ages are exported one by one")
 	say("metrics-per-entry", "a number from 0 to 10000", "")
 	f.StringSliceVar(&o.Web, "web.listen-address", []string{":10330"}, "address of /metrics; repeatable")
@@ -237,6 +264,7 @@ func (f *flags) validate() error {
 	if o.Command == "list" {
 		return first(append(errs, oneOf("output", o.Output, "table", "json")))
 	}
+	errs = append(errs, f.validateVIP(oneOf))
 	errs = append(errs, oneOf("act", o.Act, "always", "vsphere", "never"), oneOf("log-format", o.LogFormat, "text", "json"))
 	if o.Interval < minInterval {
 		errs = append(errs, f.refuse("interval", o.Interval.String()))
@@ -264,6 +292,41 @@ func (f *flags) validate() error {
 	o.Log.Level = level
 	return first(errs)
 }
+
+// validateVIP checks the flags of the watch over VIPs.
+func (f *flags) validateVIP(oneOf func(name, value string, allowed ...string) error) error {
+	v := &f.o.VIP
+	for _, s := range f.vips {
+		addr, err := netip.ParseAddr(s)
+		addr = addr.Unmap()
+		switch {
+		case s == "auto":
+			v.Auto = true
+		case s == "none" && len(f.vips) == 1:
+		case err == nil && addr.IsGlobalUnicast():
+			v.Addrs = append(v.Addrs, addr)
+		case err != nil && s != "none" && dnsName.MatchString(s):
+			v.Names = append(v.Names, s)
+		default:
+			return f.refuse("vip", s)
+		}
+	}
+	errs := []error{
+		oneOf("vip-health", v.Health, "https", "tcp", "none"),
+		oneOf("vip-on-conflict", v.OnConflict, "verified", "healthy", "report"),
+	}
+	if v.Port == 0 {
+		errs = append(errs, f.refuse("vip-port", "0"))
+	}
+	if v.Interval < time.Second || v.Interval > time.Minute {
+		errs = append(errs, f.refuse("vip-interval", v.Interval.String()))
+	}
+	return first(errs)
+}
+
+// dnsName matches host names (RFC 1123 section 2.1) with a letter in the last
+// label, so that a mistyped address is none.
+var dnsName = regexp.MustCompile(`^([a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?\.)*[a-zA-Z]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?\.?$`)
 
 // validateProbe checks the flags and the address of probe. It reads no
 // environment: in a pod, ARP_CACHE_CLEANER_INTERVAL is the agent's.

@@ -12,7 +12,7 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/solicit"
 )
 
-// solicitor lets the sweep ask through packet sockets. A solicit.Conn serves
+// solicitor asks for the sweep, and for the watch over VIPs, through packet sockets. A solicit.Conn serves
 // one Ask at a time, and rounds overlap, so it keeps those that are not in use
 // for the next one.
 type solicitor struct {
@@ -39,18 +39,21 @@ func (s *solicitor) Ask(ctx context.Context, device int, questions []shield.Ques
 	targets := make([]solicit.Target, len(questions))
 	for i, q := range questions {
 		targets[i] = solicit.Target{Addr: q.Addr, Source: q.Source}
+		if q.LLAddr.Len() > 0 {
+			targets[i].LLAddr = q.LLAddr.Bytes()
+		}
 	}
 	err = c.Ask(ctx, targets, window, func(a solicit.Answer) {
 		if lladdr, ok := neigh.LLAddrFrom(a.LLAddr); ok && a.Solicited {
 			reply(shield.Reply{Addr: a.Addr, LLAddr: lladdr, RTT: a.RTT})
 		}
 	})
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		_ = c.Close() // the device may be another one of the same index by now
 		return err
 	}
 	s.give(device, c)
-	return nil
+	return err
 }
 
 // take returns a Conn that is not in use.

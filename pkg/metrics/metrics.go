@@ -87,20 +87,13 @@ func New(info Info, last func() *report.Report, broadcast func() bool) *Metrics 
 	available := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "broadcast_available",
 		Help: "1 if entries on uplinks are verified by broadcast, 0 if CAP_NET_RAW is missing and only the kernel's unicast verifies them.",
-	}, func() float64 {
-		if broadcast() {
-			return 1
-		}
-		return 0
-	})
+	}, func() float64 { return boolean(broadcast()) })
 	acting := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "acting",
 		Help:        "1 if the agent renews entries, 0 if it only observes. The reason is how --act came to that: always; vsphere: the machine's vendor is VMware; not_vsphere: it is not; never.",
 		ConstLabels: prometheus.Labels{"reason": info.ActingReason},
 	})
-	if info.Acting {
-		acting.Set(1)
-	}
+	acting.Set(boolean(info.Acting))
 	interval := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "interval_seconds",
 		Help: "The bound in seconds (--interval) that no age of a learned entry is to exceed.",
@@ -133,6 +126,14 @@ func histogram(name string, buckets []float64, help string) prometheus.Histogram
 		NativeHistogramBucketFactor:    1.1,
 		NativeHistogramMaxBucketNumber: 100,
 	})
+}
+
+// boolean is how a metric says yes or no.
+func boolean(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // Gatherer returns the registry, for tests and documentation.

@@ -66,6 +66,7 @@ const (
 	OtherExtFlag                // any other NDA_FLAGS_EXT bit
 	OtherProtocol               // NDA_PROTOCOL names an owner
 	Resolving                   // NUD_INCOMPLETE: deleting it fails the packets queued on it
+	Watched                     // the watch over VIPs renews it: for the sweep to say, Decide does not know
 	Unanswered                  // NUD_PROBE until the bound was near: the neighbour does not answer
 	Idle                        // NUD_STALE and not a next hop
 	HasFailed                   // NUD_FAILED: holds no address that could be lost
@@ -97,6 +98,7 @@ var reasonNames = [numReasons]string{
 	OtherExtFlag:  "other_ext_flag",
 	OtherProtocol: "protocol",
 	Resolving:     "incomplete",
+	Watched:       "vip",
 	Unanswered:    "unanswered",
 	Idle:          "idle",
 	HasFailed:     "failed",
@@ -120,7 +122,7 @@ func (r Reason) String() string {
 func (r Reason) Foreign() bool { return r < Resolving }
 
 // Keeps reports whether the reason is one for leaving an entry alone.
-func (r Reason) Keeps() bool { return r != Unknown && r <= Resolving }
+func (r Reason) Keeps() bool { return r != Unknown && r <= Watched }
 
 // Verdict is a decision about one entry.
 type Verdict struct {

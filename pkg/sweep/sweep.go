@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -81,8 +82,11 @@ type Config struct {
 	ScanPeriod time.Duration
 	DryRun     bool // decide and report, change nothing
 	PerEntry   int  // how many entries beside next hops are reported one by one
-	Events     Events
-	Log        *slog.Logger
+	// Watched, if not nil, returns the few entries that somebody else renews. Their
+	// owner says when by Renewed.
+	Watched func() []neigh.Key
+	Events  Events
+	Log     *slog.Logger
 }
 
 // Sweeper renews the learned entries of one table.
@@ -108,8 +112,9 @@ type Sweeper struct {
 	contests map[neigh.Key]contest
 
 	mu       sync.Mutex
-	inFlight map[neigh.Key]struct{} // handed to the Verifier, and not reported yet
-	outcomes []outcome              // reported, and not settled yet
+	renewed  map[neigh.Key]time.Time // by their owner, and not settled yet
+	inFlight map[neigh.Key]struct{}  // handed to the Verifier, and not reported yet
+	outcomes []outcome               // reported, and not settled yet
 }
 
 // outcome is a reported Outcome that waits for the sweep's own goroutine.
@@ -129,7 +134,7 @@ type status struct {
 func New(cfg Config) *Sweeper {
 	return &Sweeper{
 		cfg: cfg, made: time.Now(), first: true, random: rand.Float64,
-		contests: make(map[neigh.Key]contest), inFlight: make(map[neigh.Key]struct{}),
+		contests: make(map[neigh.Key]contest), renewed: make(map[neigh.Key]time.Time), inFlight: make(map[neigh.Key]struct{}),
 	}
 }
 
@@ -159,6 +164,14 @@ func (s *Sweeper) Live(now time.Time) error {
 		return fmt.Errorf("no scan has ended for %v, the limit is %v", since.Round(time.Second), limit)
 	}
 	return nil
+}
+
+// Renewed restarts the clock of an entry that its owner, one of Watched, had
+// asked for afresh.
+func (s *Sweeper) Renewed(k neigh.Key, at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.renewed[k] = at
 }
 
 // Report returns what the last complete scan saw, nil before the first.
@@ -235,6 +248,12 @@ func (s *Sweeper) scan(isDue func(*neigh.Entry, time.Duration) bool, spread bool
 	if s.clocks == nil {
 		s.clocks = newClocks(time.Now())
 	}
+	s.mu.Lock()
+	for k, at := range s.renewed {
+		s.clocks.renewed(k, at)
+	}
+	clear(s.renewed)
+	s.mu.Unlock()
 	var err error
 	for range dumpTries {
 		if err = s.look(isDue, spread); !errors.Is(err, neigh.ErrInterrupted) && !errors.Is(err, neigh.ErrOverrun) {
@@ -254,6 +273,10 @@ func (s *Sweeper) look(isDue func(*neigh.Entry, time.Duration) bool, spread bool
 		}
 		s.topology, s.topologyAt = topology, now
 	}
+	var watched []neigh.Key
+	if s.cfg.Watched != nil {
+		watched = s.cfg.Watched()
+	}
 	s.clocks.begin()
 	s.dumped = now
 	r := report.NewBuilder(now, s.cfg.PerEntry)
@@ -267,6 +290,9 @@ func (s *Sweeper) look(isDue func(*neigh.Entry, time.Duration) bool, spread bool
 		if verdict.Reason.Foreign() || verdict.Reason == policy.Resolving {
 			r.Add(e, &link, verdict, nil, nextHop, isDefault)
 			return
+		}
+		if slices.Contains(watched, e.Key) {
+			verdict = policy.Verdict{Action: policy.Keep, Reason: policy.Watched}
 		}
 		seen := s.clocks.see(e, now, func(age time.Duration) (early, hold time.Duration) {
 			if !spread || !s.first {

@@ -1,0 +1,144 @@
+package vip
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+)
+
+const (
+	// maxRestores is how often a second the entry is put back. A holder that
+	// announces itself more often than that is left to people.
+	maxRestores = 10
+	// resubscribe is how long to wait after notifications have failed.
+	resubscribe = time.Second
+)
+
+// hold keeps the entry of a VIP with a holder that serves, against others that
+// announce themselves and do not. It uses nothing that would outlive the agent:
+// whenever the kernel reports that a rejected holder has taken the entry, it is
+// written back, which takes a fraction of a millisecond.
+type hold struct {
+	key      neigh.Key
+	held     neigh.LLAddr
+	rejected []neigh.LLAddr
+	quiet    int // rounds in which no rejected holder answered
+	gaveUp   atomic.Bool
+	cancel   context.CancelFunc
+	done     chan struct{}
+}
+
+func (h *hold) rejects(lladdr neigh.LLAddr) bool { return slices.Contains(h.rejected, lladdr) }
+
+// keep starts to hold the entry.
+func (v *watch) keep(held neigh.LLAddr, rejected []neigh.LLAddr) {
+	v.release()
+	ctx, cancel := context.WithCancel(context.Background()) // until release
+	h := &hold{key: v.key(), held: held, rejected: rejected, cancel: cancel, done: make(chan struct{})}
+	v.hold = h
+	g := guard{cfg: v.cfg, hold: h, foreign: v.foreign(), tell: v.heldOut}
+	go func() {
+		defer close(h.done)
+		g.run(ctx)
+	}()
+	v.happened(v.tracker.Hold(true))
+}
+
+// release ends the hold, if there is one.
+func (v *watch) release() {
+	if v.hold == nil {
+		return
+	}
+	v.hold.cancel()
+	<-v.hold.done
+	v.hold = nil
+	v.tracker.Hold(false)
+}
+
+// giveUp ends a hold that did not hold.
+func (v *watch) giveUp(now time.Time) {
+	v.release()
+	v.happened(v.tracker.GiveUp())
+	v.backoff.stop(now)
+}
+
+// foreign returns a function that reports whether an entry is none of the
+// agent's business, for another goroutine.
+func (v *watch) foreign() func(*neigh.Entry) bool {
+	link := v.place.Link
+	return func(e *neigh.Entry) bool { return v.cfg.Scope.Decide(e, &link, true).Reason.Foreign() }
+}
+
+// guard is the goroutine of a hold.
+type guard struct {
+	cfg     *Config
+	hold    *hold
+	foreign func(*neigh.Entry) bool
+	tell    chan<- struct{}
+
+	restored []time.Time // within the last second
+	missed   time.Time   // when notifications were last lost
+}
+
+func (g *guard) run(ctx context.Context) {
+	for ctx.Err() == nil && !g.hold.gaveUp.Load() {
+		if err := g.watch(ctx); err != nil && ctx.Err() == nil {
+			g.cfg.Log.Warn("notifications of changed entries failed, trying again", "vip", g.hold.key.Addr, "err", err)
+			sleep(ctx, resubscribe)
+		}
+	}
+}
+
+// watch subscribes, and restores until that fails.
+func (g *guard) watch(ctx context.Context) error {
+	changes, err := g.cfg.Subscribe()
+	if err != nil {
+		return err
+	}
+	defer changes.Close()
+	for {
+		// What happened before the subscription, or was missed since, shows in the
+		// entry itself. After an overrun the kernel queues nothing new before all
+		// that is old has been read (netlink_overrun), so then it is looked at again
+		// with each.
+		if e, err := g.cfg.Table.Get(g.hold.key); err == nil {
+			g.restore(&e)
+		}
+		for err = nil; err == nil && !g.hold.gaveUp.Load(); {
+			if err = changes.Next(ctx, g.restore); time.Since(g.missed) < time.Second {
+				break
+			}
+		}
+		switch {
+		case errors.Is(err, neigh.ErrOverrun):
+			g.missed = time.Now()
+		case err != nil, g.hold.gaveUp.Load():
+			return err
+		}
+	}
+}
+
+// restore puts the entry back if it names a rejected holder. What that was
+// worth is found out afterwards: the watch asks the holder.
+func (g *guard) restore(e *neigh.Entry) {
+	h := g.hold
+	if e.Key != h.key || !h.rejects(e.LLAddr) || !e.State.Valid() || h.gaveUp.Load() || g.foreign(e) {
+		return
+	}
+	now := time.Now()
+	g.restored = slices.DeleteFunc(g.restored, func(t time.Time) bool { return now.Sub(t) >= time.Second })
+	if len(g.restored) >= maxRestores {
+		h.gaveUp.Store(true)
+	} else if err := g.cfg.Table.Replace(h.key, h.held, e.Flags); err != nil {
+		g.cfg.Log.Debug("putting back the entry of the VIP", "err", err)
+	}
+	g.restored = append(g.restored, now)
+	select {
+	case g.tell <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,121 @@
+package vip
+
+import (
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+)
+
+const (
+	// unansweredFor is how long data may stay without an answer before the
+	// server is suspect. The kernel of a frozen server still acknowledges it.
+	unansweredFor = 3 * time.Second
+	// echo is how much later than the last data received data must have been
+	// sent to be a request. Clients send of their own accord in reply to what
+	// they receive (HTTP/2 WINDOW_UPDATE and SETTINGS, RFC 9113 section 6), and
+	// wait for nothing then.
+	echo = 100 * time.Millisecond
+	// retransmits is how many timeouts in a row make an established connection
+	// suspect: the first may be a lost packet. The first of SYN_SENT comes after
+	// a second (RFC 6298 section 2).
+	retransmits = 2
+	// maxKnown bounds the connections that are looked at for one VIP.
+	maxKnown = 16
+)
+
+// connections is what the connections of this host to one VIP say about it. It
+// is pure: what sock_diag reports goes in.
+type connections struct {
+	known       map[uint64]*connection // by cookie
+	established bool                   // there has been an established one since the last verdict
+}
+
+// connection is what is remembered of one connection.
+type connection struct {
+	neigh.Socket
+	unanswered time.Time // when the first data was sent that had no answer yet; zero: none
+	excused    bool      // it was suspect, and the server was found to serve all the same
+}
+
+// update takes in all connections there are now.
+func (c *connections) update(now time.Time, sockets []neigh.Socket) {
+	old := c.known
+	c.known = make(map[uint64]*connection, len(sockets))
+	for i := range sockets {
+		s := &sockets[i]
+		if len(c.known) == maxKnown {
+			break
+		}
+		k := old[s.Cookie]
+		if k == nil {
+			k = &connection{Socket: *s}
+		}
+		k.update(now, s)
+		c.known[s.Cookie] = k
+		c.established = c.established || s.Established
+	}
+}
+
+func (k *connection) update(now time.Time, s *neigh.Socket) {
+	if s.Received != k.Received || s.Established != k.Established {
+		k.unanswered, k.excused = time.Time{}, false
+	}
+	k.Socket = *s
+	switch {
+	case !s.Established || s.SinceReceived-s.SinceSent <= echo:
+		k.unanswered = time.Time{}
+	case k.unanswered.IsZero():
+		k.unanswered = now.Add(-s.SinceSent)
+	}
+}
+
+// suspect returns what makes one of the connections suspect, "" if nothing does.
+func (c *connections) suspect(now time.Time) string {
+	established := false
+	for _, k := range c.known {
+		established = established || k.Established
+		if reason := k.suspect(now); reason != "" && !k.excused {
+			return reason
+		}
+	}
+	if c.established && !established {
+		return "no connection is left"
+	}
+	return ""
+}
+
+func (k *connection) suspect(now time.Time) string {
+	switch {
+	case !k.Established && k.Retransmits > 0:
+		return "a connection is not answered"
+	case k.Established && k.Retransmits >= retransmits:
+		return "a connection retransmits"
+	case !k.unanswered.IsZero() && now.Sub(k.unanswered) >= unansweredFor:
+		return "a request is not answered"
+	}
+	return ""
+}
+
+// next returns when a connection becomes suspect if nothing is received on it
+// until then; zero if there is no such time.
+func (c *connections) next() (at time.Time) {
+	for _, k := range c.known {
+		if k.unanswered.IsZero() || k.excused {
+			continue
+		}
+		if t := k.unanswered.Add(unansweredFor); at.IsZero() || t.Before(at) {
+			at = t
+		}
+	}
+	return at
+}
+
+// excuse notes that the server serves, whatever the connections look like. What
+// they look like now is no reason for suspicion until one of them has changed.
+func (c *connections) excuse(now time.Time) {
+	c.established = false
+	for _, k := range c.known {
+		c.established = c.established || k.Established
+		k.excused = k.suspect(now) != ""
+	}
+}

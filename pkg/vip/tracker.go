@@ -1,0 +1,223 @@
+package vip
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+)
+
+// Event is something that happened to a VIP. Its name is the log field, the
+// metric label and what tests assert.
+type Event uint8
+
+// The events.
+const (
+	Moved     Event = iota // the entry names another holder than before
+	Duplicate              // several hosts answer for it
+	Silent                 // nobody answers for it
+	Failing                // its holder answers ARP, and no check found it serving
+	Recovered              // it works again, with the holder it had
+	Held                   // the entry is kept with one holder against others that announce themselves
+	Contested              // the entry could not be kept: others announce themselves too fast
+	HeldHere               // this host has the address
+	NotOnLink              // it is behind a gateway, or on no device that resolves addresses
+	Pinned                 // its entry is somebody else's, who alone can correct it
+
+	numEvents // not an event
+)
+
+// Events lists all events in label order.
+var Events = func() (all [numEvents]Event) {
+	for i := range all {
+		all[i] = Event(i)
+	}
+	return all
+}()
+
+var eventNames = [numEvents]string{"moved", "duplicate", "silent", "failing", "recovered", "held", "contested", "held_here", "not_on_link", "pinned"}
+
+// String returns the event as it stands in logs and labels.
+func (e Event) String() string {
+	if e >= numEvents {
+		return "unknown"
+	}
+	return eventNames[e]
+}
+
+// Cause is why an entry was made to name another holder.
+type Cause string
+
+// The causes. All but Announced are repairs.
+const (
+	Announced Cause = "announced" // the kernel moved it, on gratuitous ARP or by its own resolution
+	Stale     Cause = "stale"     // the holder it named did not answer any more, and another did
+	Zombie    Cause = "zombie"    // the holder it named answered, but did not serve, and another did
+	WasSilent Cause = "silent"    // nobody had answered for a while
+)
+
+// Repairs lists the causes of repairs.
+var Repairs = [...]Cause{Stale, Zombie, WasSilent}
+
+// Where is how a VIP is reached from this host.
+type Where uint8
+
+// The places of a VIP.
+const (
+	Somewhere Where = iota // not looked up yet
+	OnLink
+	Here
+	Behind // a gateway, or no device that resolves addresses
+)
+
+// Change is an event with what belongs to it.
+type Change struct {
+	Event    Event
+	Old, New neigh.LLAddr // of Moved; New is the one that is kept in Held, Duplicate and the like
+	Cause    Cause        // of Moved
+	Took     time.Duration
+	Holders  []neigh.LLAddr // that answered: of Duplicate, Held and Contested
+	Reason   string         // of Pinned, Failing and NotOnLink
+}
+
+// quietRounds is how many rounds in which only one host answers end a
+// Duplicate. An answer may be lost.
+const quietRounds = 3
+
+// Tracker follows who holds one VIP, and since when. It is pure: observations
+// go in, and each method returns the change that it makes, if any.
+type Tracker struct {
+	where   Where
+	holder  neigh.LLAddr
+	since   time.Time
+	holders []neigh.LLAddr // that answered when everybody was last asked
+
+	duplicate string // the holders last reported, "" while there is one
+	quiet     int
+	trouble   Event     // Silent or Failing, while it lasts
+	began     time.Time // of trouble; zero: there is none
+	pinned    string    // why, "" if it is not
+	held      bool
+}
+
+// Holder returns whom the entry names, and since when. The zero LLAddr: nobody.
+func (t *Tracker) Holder() (neigh.LLAddr, time.Time) { return t.holder, t.since }
+
+// Holders returns how many hosts answered when everybody was last asked.
+func (t *Tracker) Holders() int { return len(t.holders) }
+
+// Where returns where the VIP is.
+func (t *Tracker) Where() Where { return t.where }
+
+// In reports whether the VIP is in trouble of the kind e, Silent or Failing.
+func (t *Tracker) In(e Event) bool { return !t.began.IsZero() && t.trouble == e }
+
+// Place notes where the VIP is. reason says what is in the way, if it is Behind.
+func (t *Tracker) Place(w Where, reason string) (Change, bool) {
+	if w == t.where {
+		return Change{}, false
+	}
+	t.where = w
+	if w != OnLink { // what was known is about another place
+		*t = Tracker{where: w}
+	}
+	switch w {
+	case Here:
+		return Change{Event: HeldHere}, true
+	case Behind:
+		return Change{Event: NotOnLink, Reason: reason}, true
+	}
+	return Change{}, false
+}
+
+// Names notes whom the entry names, and why that changed, if it did. began is
+// when the trouble that led to it was first noticed; zero is no trouble.
+func (t *Tracker) Names(now time.Time, holder neigh.LLAddr, cause Cause, began time.Time) (Change, bool) {
+	old := t.holder
+	if holder == old {
+		return Change{}, false
+	}
+	t.holder, t.since = holder, now
+	if old == (neigh.LLAddr{}) || holder == (neigh.LLAddr{}) {
+		return Change{}, false // resolved for the first time, or not any more: nobody moved
+	}
+	c := Change{Event: Moved, Old: old, New: holder, Cause: cause}
+	if !began.IsZero() {
+		c.Took = now.Sub(began)
+	}
+	return c, true
+}
+
+// Answered notes who answered when everybody was asked.
+func (t *Tracker) Answered(holders []neigh.LLAddr) (Change, bool) {
+	t.holders = slices.Clone(holders)
+	if len(holders) <= 1 {
+		if t.quiet++; t.quiet >= quietRounds {
+			t.duplicate = ""
+		}
+		return Change{}, false
+	}
+	t.quiet = 0
+	names := make([]string, len(holders))
+	for i, h := range holders {
+		names[i] = h.String()
+	}
+	slices.Sort(names)
+	if now := strings.Join(names, " "); now != t.duplicate {
+		t.duplicate = now
+		return Change{Event: Duplicate, New: t.holder, Holders: t.holders}, true
+	}
+	return Change{}, false
+}
+
+// Trouble notes that the VIP is Silent or Failing, since began.
+func (t *Tracker) Trouble(e Event, began time.Time, reason string) (Change, bool) {
+	if t.In(e) {
+		return Change{}, false
+	}
+	if t.began.IsZero() {
+		t.began = began
+	}
+	t.trouble = e
+	if e == Silent {
+		t.holders = nil
+	}
+	return Change{Event: e, Old: t.holder, Reason: reason}, true
+}
+
+// Works notes that the VIP works.
+func (t *Tracker) Works(now time.Time) (Change, bool) {
+	began := t.began
+	t.began = time.Time{}
+	if began.IsZero() {
+		return Change{}, false
+	}
+	return Change{Event: Recovered, New: t.holder, Took: now.Sub(began)}, true
+}
+
+// Hold notes that the entry is kept with its holder, or not any more.
+func (t *Tracker) Hold(held bool) (Change, bool) {
+	was := t.held
+	t.held = held
+	if held && !was {
+		return Change{Event: Held, New: t.holder, Holders: t.holders}, true
+	}
+	return Change{}, false
+}
+
+// GiveUp notes that the entry could not be kept.
+func (t *Tracker) GiveUp() (Change, bool) {
+	t.held = false
+	return Change{Event: Contested, Old: t.holder, Holders: t.holders}, true
+}
+
+// Pin notes that the entry is somebody else's, and why; "" is that it is not.
+func (t *Tracker) Pin(reason string) (Change, bool) {
+	was := t.pinned
+	t.pinned = reason
+	if reason != "" && reason != was {
+		return Change{Event: Pinned, Old: t.holder, Reason: reason}, true
+	}
+	return Change{}, false
+}

@@ -1,0 +1,449 @@
+package vip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
+)
+
+const (
+	// A holder is silent that misses three requests this far apart.
+	misses  = 3
+	missGap = 300 * time.Millisecond
+	// While an entry is held against others, the holder is asked sooner and has
+	// less time, because meanwhile it may be the wrong one that is kept.
+	heldMisses  = 2
+	heldMissGap = 200 * time.Millisecond
+
+	// placeEvery is how often the way to a VIP is looked up, unless something is
+	// suspicious.
+	placeEvery = 30 * time.Second
+	// everybodyEvery is how often everybody is asked for a VIP that works, before
+	// jitter: to see whether several answer, and to renew its entry.
+	everybodyEvery = time.Minute
+
+	// newsEvery is how often another holder in the entry starts the attempts to
+	// repair it over.
+	newsEvery = time.Minute
+	// calmAfter is how long checks must not have been called for to be made at once
+	// again.
+	calmAfter = 2 * time.Minute
+
+	// logLines and logEarn bound the log lines about one VIP: so many at once,
+	// and one more in every logEarn.
+	logLines = 20
+	logEarn  = 10 * time.Second
+)
+
+// watch is the loop over one VIP. All but the atomics belong to its goroutine.
+type watch struct {
+	cfg    *Config
+	budget *budget
+	again  func() // looks for VIPs now
+	target target
+	log    *slog.Logger
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	status  atomic.Pointer[report.VIP]
+	claimed atomic.Pointer[neigh.Key]
+
+	tracker     Tracker
+	connections connections
+	backoff     backoff // of attempts to repair
+	calm        backoff // of checks that found nothing wrong
+	news        time.Time
+	place       neigh.Place
+	placed      time.Time // when; zero: look again
+	began       time.Time // when the present trouble was first noticed; zero: there is none
+	verified    time.Time
+	looked      time.Time // when the last look ended
+	everybody   time.Time // when everybody is to be asked next
+	proven      map[neigh.LLAddr]bool
+	hold        *hold
+	heldOut     chan struct{} // the entry was taken by a rejected holder, and put back
+	blind       bool          // CAP_NET_RAW is missing
+
+	lines      float64 // of the log, spent
+	linesAt    time.Time
+	suppressed int
+}
+
+func newWatch(w *Watcher, t target) *watch {
+	return &watch{
+		cfg: &w.cfg, budget: &w.budget, again: w.suspicious, target: t,
+		log:      w.cfg.Log.With("vip", t.addr),
+		verified: time.Now(),
+		done:     make(chan struct{}), heldOut: make(chan struct{}, 1), proven: make(map[neigh.LLAddr]bool),
+	}
+}
+
+func (v *watch) start(ctx context.Context) {
+	ctx, v.cancel = context.WithCancel(ctx)
+	go func() {
+		defer close(v.done)
+		v.run(ctx)
+	}()
+}
+
+func (v *watch) stop() {
+	v.cancel()
+	<-v.done
+}
+
+func (v *watch) run(ctx context.Context) {
+	defer v.release()
+	defer v.claimed.Store(nil)
+	v.everybody = time.Now().Add(jitter(v.everybodyEvery()))
+	// Nodes that start together do not look together.
+	timer := time.NewTimer(time.Duration(rand.Float64() * float64(v.cfg.Interval))) //nolint:gosec // nothing to guess
+	defer timer.Stop()
+	for {
+		heldOut := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-v.heldOut:
+			if heldOut = true; time.Since(v.looked) < v.cfg.Interval/4 {
+				continue // it was asked a moment ago
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		start := time.Now()
+		v.look(ctx, heldOut)
+		v.looked = time.Now()
+		v.publish()
+		timer.Reset(max(0, time.Until(v.next(start))))
+	}
+}
+
+// next returns when to look again after having looked at start.
+func (v *watch) next(start time.Time) time.Time {
+	next := start.Add(v.cfg.Interval)
+	for _, t := range []time.Time{v.connections.next(), v.everybody} {
+		// Not sooner than makes sense: what is due already was dealt with, or is
+		// put off.
+		if t.After(start) && t.Before(next) {
+			next = t
+		}
+	}
+	return next
+}
+
+// everybodyEvery is how often everybody is asked: often enough for the sweep's
+// bound on the ages of entries, too.
+func (v *watch) everybodyEvery() time.Duration {
+	return min(everybodyEvery, v.cfg.Timing.Threshold()*2/3) // jitter makes it up to one and a half
+}
+
+// key is the VIP's entry.
+func (v *watch) key() neigh.Key { return neigh.Key{Addr: v.target.addr, Index: v.place.Link.Index} }
+
+// look looks at the VIP once, and deals with what it sees.
+func (v *watch) look(ctx context.Context, heldOut bool) {
+	now := time.Now()
+	if !v.locate(now) {
+		v.claimed.Store(nil)
+		v.release()
+		return
+	}
+	e, ok := v.read(now)
+	if !ok {
+		v.claimed.Store(nil)
+		v.release()
+		return
+	}
+	v.observe(now)
+	if !e.State.Valid() {
+		v.claimed.Store(nil)
+		v.unresolved(ctx, &e)
+		return
+	}
+	if v.hold != nil && v.hold.gaveUp.Load() {
+		v.giveUp(now)
+	}
+	if v.tracker.In(Silent) && !v.backoff.due(now) && !justConfirmed(&e) {
+		return
+	}
+	tries, gap := misses, missGap
+	if heldOut {
+		tries, gap = heldMisses, heldMissGap
+	}
+	heard, err := v.reachable(ctx, e.LLAddr, tries, gap)
+	now = time.Now()
+	why := v.connections.suspect(now)
+	switch {
+	case ctx.Err() != nil:
+		return
+	case err == nil && !heard:
+		v.trouble(now.Add(-time.Duration(tries) * gap))
+		v.find(ctx, &e)
+	case why != "":
+		v.trouble(now)
+		v.investigate(ctx, why)
+	case err == nil:
+		v.works(now)
+		if !now.Before(v.everybody) {
+			v.askEverybody(ctx)
+		}
+	}
+	v.claim()
+}
+
+// justConfirmed reports whether the kernel has had an answer within the last few
+// looks.
+func justConfirmed(e *neigh.Entry) bool {
+	return e.State == neigh.Reachable && e.Confirmed < 3*time.Second
+}
+
+// locate finds out how the VIP is reached, and reports whether it is on link.
+func (v *watch) locate(now time.Time) bool {
+	if now.Sub(v.placed) < placeEvery && v.began.IsZero() {
+		return v.tracker.Where() == OnLink
+	}
+	p, err := v.cfg.Table.Place(v.target.addr)
+	where, reason := OnLink, ""
+	switch {
+	case err != nil:
+		where, reason = Behind, err.Error()
+	case p.Here:
+		where = Here
+	case p.Local:
+		where, reason = Behind, "local on a device without address resolution"
+	case p.Gateway.IsValid():
+		where, reason = Behind, fmt.Sprintf("behind %s", p.Gateway)
+	case p.Link.Loopback || p.Link.NoARP || p.Link.PointToPoint:
+		where, reason = Behind, fmt.Sprintf("%s does not resolve addresses", p.Link.Name)
+	}
+	if where == OnLink && v.tracker.Where() == OnLink && p.Link.Index != v.place.Link.Index {
+		v.tracker = Tracker{} // another device: what was known is about another entry
+	}
+	v.place, v.placed = p, now
+	if where != OnLink {
+		v.began = time.Time{}
+		v.backoff.helped()
+	}
+	v.happened(v.tracker.Place(where, reason))
+	return where == OnLink
+}
+
+// read reads the entry and notes whom it names. It reports false where the
+// entry is none of the agent's business. Of one that does not exist it returns
+// the zero State.
+func (v *watch) read(now time.Time) (neigh.Entry, bool) {
+	e, err := v.cfg.Table.Get(v.key())
+	if err != nil && !errors.Is(err, neigh.ErrGone) {
+		v.log.Debug("reading the entry", "err", err)
+	}
+	if err != nil {
+		e = neigh.Entry{Key: v.key()}
+	} else if r := v.verdict(&e).Reason; r.Foreign() {
+		v.tracker.Names(now, e.LLAddr, Announced, time.Time{})
+		v.happened(v.tracker.Pin(r.String()))
+		return e, false
+	}
+	v.happened(v.tracker.Pin(""))
+	if !e.State.Valid() {
+		return e, true
+	}
+	if v.hold != nil && v.hold.rejects(e.LLAddr) && !v.hold.gaveUp.Load() {
+		// The guard is about to see it, or has no notifications.
+		v.write(v.hold.held)
+		e.LLAddr = v.hold.held
+		return e, true
+	}
+	if holder, _ := v.tracker.Holder(); holder != e.LLAddr {
+		// Not by us. News is worth a fresh look, whatever was tried before, but not
+		// again and again: anybody can make news.
+		if now.Sub(v.news) > newsEvery {
+			v.backoff.helped()
+			v.news = now
+		}
+		v.happened(v.tracker.Names(now, e.LLAddr, Announced, v.began))
+	}
+	return e, true
+}
+
+// verdict is the policy's, for an entry that is in use whatever its state.
+func (v *watch) verdict(e *neigh.Entry) policy.Verdict {
+	return v.cfg.Scope.Decide(e, &v.place.Link, true)
+}
+
+// observe takes in the connections to the VIP: those that are known are looked
+// up one by one, and all are listed when one of them is gone.
+func (v *watch) observe(now time.Time) {
+	var sockets []neigh.Socket
+	complete := len(v.connections.known) > 0 && v.began.IsZero()
+	for _, k := range v.connections.known {
+		s, err := v.cfg.Sockets.Get(&k.Socket)
+		if err != nil {
+			complete = false
+			break
+		}
+		sockets = append(sockets, s)
+	}
+	if v.placed.Equal(now) || !complete && (v.connections.established || !v.began.IsZero()) {
+		all, err := v.cfg.Sockets.List(v.cfg.Port)
+		if err != nil {
+			v.log.Debug("listing connections", "err", err)
+			return
+		}
+		sockets = sockets[:0]
+		for i := range all {
+			if all[i].Remote.Addr() == v.target.addr {
+				sockets = append(sockets, all[i])
+			}
+		}
+	}
+	v.connections.update(now, sockets)
+}
+
+// reachable asks one holder, and reports whether it has answered one of so many
+// requests. An error means that it could not be asked.
+func (v *watch) reachable(ctx context.Context, lladdr neigh.LLAddr, tries int, gap time.Duration) (bool, error) {
+	if v.blind {
+		return false, neigh.ErrPermission
+	}
+	q := shield.Question{Addr: v.target.addr, Source: v.place.Source, LLAddr: lladdr}
+	for range tries {
+		heard, err := v.ask(ctx, q, gap, func(r shield.Reply) bool { return r.LLAddr == lladdr })
+		if heard || err != nil {
+			return heard, err
+		}
+	}
+	return false, nil
+}
+
+// ask asks once. It ends early, and reports true, when enough says so of an
+// answer.
+func (v *watch) ask(ctx context.Context, q shield.Question, window time.Duration, enough func(shield.Reply) bool) (bool, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := false
+	err := v.cfg.Solicitor.Ask(ctx, v.place.Link.Index, []shield.Question{q}, window, func(r shield.Reply) {
+		if v.cfg.Hooks.Answered != nil {
+			v.cfg.Hooks.Answered(r.RTT)
+		}
+		if !done && enough(r) {
+			done = true
+			cancel()
+		}
+	})
+	if done || err == nil {
+		return done, nil
+	}
+	if errors.Is(err, neigh.ErrPermission) && !v.blind {
+		v.blind = true
+		v.log.Warn("CAP_NET_RAW is missing: the holder of the VIP cannot be asked, and a move is not noticed")
+	}
+	if ctx.Err() == nil {
+		v.log.Debug("asking for the VIP", "err", err)
+		v.placed = time.Time{} // the device may have gone
+	}
+	return false, err
+}
+
+// trouble notes that something is wrong, since the given time at the latest.
+func (v *watch) trouble(since time.Time) {
+	if v.began.IsZero() {
+		v.began = since
+		v.again()
+	}
+}
+
+// works notes that the VIP works.
+func (v *watch) works(now time.Time) {
+	v.verified, v.began = now, time.Time{}
+	if now.Sub(v.calm.next) > calmAfter {
+		v.calm.helped()
+	}
+	v.happened(v.tracker.Works(now))
+}
+
+// claim takes the entry over from the sweep, or gives it back.
+func (v *watch) claim() {
+	var key *neigh.Key
+	if !v.cfg.DryRun && !v.blind && !v.tracker.In(Silent) && v.tracker.Where() == OnLink {
+		k := v.key()
+		key = &k
+	}
+	v.claimed.Store(key)
+}
+
+// publish makes what is known visible.
+func (v *watch) publish() {
+	holder, _ := v.tracker.Holder()
+	s := &report.VIP{
+		Addr: v.target.addr, Source: string(v.target.source), Holders: v.tracker.Holders(),
+		OnLink: v.tracker.Where() == OnLink, HeldHere: v.tracker.Where() == Here, Verified: v.verified,
+	}
+	if s.OnLink {
+		s.Device, s.LLAddr = v.place.Link.Name, holder.String()
+	}
+	v.status.Store(s)
+}
+
+// happened logs and counts a change.
+func (v *watch) happened(c Change, ok bool) {
+	if !ok {
+		return
+	}
+	if v.cfg.Hooks.Happened != nil {
+		v.cfg.Hooks.Happened(v.target.addr, c.Event)
+	}
+	if c.Event == Moved && c.Cause != Announced && v.cfg.Hooks.Repaired != nil {
+		v.cfg.Hooks.Repaired(v.target.addr, c.Cause, c.Took)
+	}
+	if !v.mayLog(time.Now()) {
+		v.suppressed++
+		return
+	}
+	level := slog.LevelWarn
+	switch c.Event {
+	case Moved, Recovered, HeldHere:
+		level = slog.LevelInfo
+	case Contested:
+		level = slog.LevelError
+	}
+	args := []any{"event", c.Event.String(), "device", v.place.Link.Name}
+	add := func(name string, value any, there bool) {
+		if there {
+			args = append(args, name, value)
+		}
+	}
+	none := neigh.LLAddr{}
+	add("old_lladdr", c.Old, c.Old != none)
+	add("new_lladdr", c.New, c.New != none)
+	add("cause", c.Cause, c.Cause != "")
+	add("took", c.Took.Round(time.Millisecond), c.Took > 0)
+	add("holders", c.Holders, len(c.Holders) > 0)
+	add("reason", c.Reason, c.Reason != "")
+	add("suppressed", v.suppressed, v.suppressed > 0)
+	v.suppressed = 0
+	v.log.Log(context.Background(), level, "vip "+c.Event.String(), args...)
+}
+
+// mayLog bounds the log lines.
+func (v *watch) mayLog(now time.Time) bool {
+	if !v.linesAt.IsZero() {
+		v.lines = max(0, v.lines-now.Sub(v.linesAt).Seconds()/logEarn.Seconds())
+	}
+	v.linesAt = now
+	if v.lines+1 > logLines {
+		return false
+	}
+	v.lines++
+	return true
+}
