@@ -7,7 +7,7 @@ ENGINE  ?= $(firstword $(foreach e,docker podman buildah,$(if $(shell command -v
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 TOOL    := go tool -modfile=hack/tools/go.mod
 
-.PHONY: build run test demo bench-loss lint fuzz generate image clean
+.PHONY: build run test demo bench-loss bench-vip lint fuzz generate image clean
 
 build: ## compile bin/arp-cache-cleaner
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/arp-cache-cleaner ./cmd/arp-cache-cleaner
@@ -25,6 +25,9 @@ demo: build ## watch the agent work in namespaces for half a minute
 
 bench-loss: build ## packets lost while an entry is renewed: the agent beside the usual commands
 	go run ./hack/bench-loss
+
+bench-vip: build ## seconds until a moved VIP is used, with the agent and without
+	go run ./hack/bench-vip
 
 lint: ## formatting, vet, linters, tidy modules
 	$(TOOL) golangci-lint run ./...

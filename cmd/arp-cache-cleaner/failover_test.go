@@ -2,11 +2,8 @@ package main
 
 import (
 	"cmp"
-	"fmt"
 	"os"
-	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -38,11 +35,14 @@ func failover(t *testing.T, c *lab.FailoverCase, ipv6 bool) {
 	if err := f.Talk(c); err != nil {
 		t.Fatal(err)
 	}
-	p := prepare(t, f.Node, append(f.AgentArgs(c), "--log-level=debug",
-		"--web.listen-address=127.0.0.1:10330", "--health.listen-address=127.0.0.1:10331")...)
-	if _, err := os.Stat(f.HostsFile()); err == nil {
-		p.resolveBy(f.HostsFile())
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
 	}
+	p := prepare(t, f.Node)
+	cmd := f.Agent(c, exe)
+	cmd.Args, cmd.Env, cmd.Stderr = append(cmd.Args, "--log-level=debug"), p.cmd.Env, &p.stderr
+	p.cmd = cmd
 	p.launch(nil)
 	t.Cleanup(func() {
 		if p.cmd.ProcessState == nil {
@@ -54,19 +54,18 @@ func failover(t *testing.T, c *lab.FailoverCase, ipv6 bool) {
 		}
 	})
 	p.ready()
-	watched := fmt.Sprintf("arp_cache_cleaner_vip_held_here{vip=%q}", f.VIP.String())
-	eventually(t, "the VIP is watched", func() bool { return strings.Contains(f.Metrics(), watched) })
+	if !f.Watched(10 * time.Second) {
+		t.Fatal("the agent does not watch the VIP")
+	}
+	if n := f.API1.Livez() + f.API2.Livez(); n > 0 {
+		t.Errorf("%d checks of a VIP that works", n)
+	}
 	if c.Says != "" {
 		f.Run(c, 0)
-		want := f.Sample(c)
-		deadline := time.After(30 * time.Second)
-		for !strings.Contains(f.Metrics(), want) {
-			select {
-			case <-deadline:
-				t.Fatalf("the agent did not say %s within 30 s", want)
-			case <-time.After(50 * time.Millisecond):
-			}
+		if want := f.Sample(c); !f.Says(want, 30*time.Second) {
+			t.Errorf("the agent did not say %s within 30 s", want)
 		}
+		leftAlone(t, c, f, p)
 		return
 	}
 	limit := cmp.Or(c.Limit, lab.RepairLimit)
@@ -74,6 +73,13 @@ func failover(t *testing.T, c *lab.FailoverCase, ipv6 bool) {
 	t.Logf("entry %v, new connection %v, UDP %v, TCP %v", r.Entry, r.Connects, r.UDP, r.TCP)
 	if r.Entry == lab.Never || r.Entry > limit || r.Connects == lab.Never || r.Connects > limit {
 		t.Errorf("want entry and new connection within %v", limit)
+	}
+	// A trial is logged once it has proved itself.
+	eventually(t, "the log says that the VIP has moved, and where", func() bool {
+		return strings.Contains(p.stderr.String(), "new_lladdr=02:00:00:00:01:02")
+	})
+	if n := strings.Count(p.stderr.String(), "event=moved"); n != 1 {
+		t.Errorf("the log says %d times that the VIP has moved", n)
 	}
 	if !c.Zombie {
 		return
@@ -85,15 +91,24 @@ func failover(t *testing.T, c *lab.FailoverCase, ipv6 bool) {
 	}
 }
 
-// resolveBy has the process find a file of its own at /etc/hosts.
-func (p *process) resolveBy(file string) {
-	p.t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		p.t.Fatal(err)
+// leftAlone checks that what is only reported is reported in one log line, and
+// that the entry stays as it is.
+func leftAlone(t *testing.T, c *lab.FailoverCase, f *lab.Failover, p *process) {
+	t.Helper()
+	_, event, ok := strings.Cut(c.Says, "event=\"")
+	if !ok {
+		return
 	}
-	const script = `mount --make-rprivate / && mount --bind "$1" /etc/hosts && shift && exec "$@"`
-	p.cmd.Path = "/bin/sh"
-	p.cmd.Args = slices.Concat([]string{"sh", "-c", script, "sh", file, exe}, p.cmd.Args[1:])
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	event, _, _ = strings.Cut(event, "\"")
+	before := f.Named()
+	// Long enough for everybody to be asked once more, or for another attempt.
+	if event == "duplicate" || event == "pinned" {
+		f.Says("there is no such text", 8*time.Second)
+	}
+	if after := f.Named(); after != before || strings.Contains(p.stderr.String(), "event=moved") {
+		t.Errorf("the entry named %q, and now %q", before, after)
+	}
+	if n := strings.Count(p.stderr.String(), "event="+event); n != 1 {
+		t.Errorf("%d log lines about %s, want 1", n, event)
+	}
 }

@@ -26,6 +26,7 @@ func TestParse(t *testing.T) {
 	defaults := func() *options {
 		return &options{
 			Interval: 300 * time.Second, ScanPeriod: 5 * time.Second, Act: "always",
+			VIP: vipOptions{Auto: true, Port: 6443, Interval: 2 * time.Second, Health: "https", OnConflict: "verified"},
 			Web: []string{":10330"}, Health: []string{":10331"},
 			Log: slog.HandlerOptions{Level: slog.LevelInfo}, LogFormat: "text",
 		}
@@ -80,6 +81,21 @@ func TestParse(t *testing.T) {
 			},
 		},
 		{
+			name: "VIPs", args: []string{"--vip=auto,10.0.0.100", "--vip=2001:db8::100", "--vip=vip.example.com", "--vip=::ffff:10.0.0.101", "--vip-port=443", "--vip-interval=5s", "--vip-health=tcp", "--vip-on-conflict=healthy"},
+			env: map[string]string{"ARP_CACHE_CLEANER_VIP_CA_FILE": "/ca.crt"},
+			want: func(o *options) {
+				o.VIP = vipOptions{
+					Auto:  true,
+					Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.100"), netip.MustParseAddr("2001:db8::100"), netip.MustParseAddr("10.0.0.101")},
+					Names: []string{"vip.example.com"}, Port: 443, Interval: 5 * time.Second, Health: "tcp", OnConflict: "healthy", CAFile: "/ca.crt",
+				}
+			},
+		},
+		{
+			name: "no VIPs", args: []string{"--vip=none"},
+			want: func(o *options) { o.VIP.Auto = false },
+		},
+		{
 			name: "logging", args: []string{"--log-level=debug", "--log-format=json", "--metrics-per-entry=7", "--act=vsphere"},
 			want: func(o *options) { o.Log.Level, o.LogFormat, o.PerEntry, o.Act = slog.LevelDebug, "json", 7, "vsphere" },
 		},
@@ -124,6 +140,18 @@ func TestBadInput(t *testing.T) {
 		{env: map[string]string{"ARP_CACHE_CLEANER_EXCLUDE_CIDR": "x/8"}, want: `ARP_CACHE_CLEANER_EXCLUDE_CIDR: "x/8": want a prefix such as 10.0.0.0/8 or 2001:db8::/32`},
 		{args: []string{"--act=maybe"}, want: `--act: "maybe": want always, vsphere or never`},
 		{args: []string{"--once=perhaps"}, want: `--once: "perhaps": want true or false`},
+		{args: []string{"--vip=10.0.0"}, want: `--vip: "10.0.0": want auto, an address, a DNS name, or none alone`},
+		{args: []string{"--vip=10.0.0.1000"}, want: `--vip: "10.0.0.1000": want auto, an address, a DNS name, or none alone`},
+		{args: []string{"--vip=none,10.0.0.1"}, want: `--vip: "none": want auto, an address, a DNS name, or none alone`},
+		{args: []string{"--vip="}, want: `--vip: "": want auto, an address, a DNS name, or none alone`},
+		{args: []string{"--vip=127.0.0.1"}, want: `--vip: "127.0.0.1": want auto, an address, a DNS name, or none alone`},
+		{args: []string{"--vip=fe80::1"}, want: `--vip: "fe80::1": want auto, an address, a DNS name, or none alone`},
+		{args: []string{"--vip=https://vip:6443"}, want: `--vip: "https://vip:6443": want auto, an address, a DNS name, or none alone`},
+		{args: []string{"--vip-port=0"}, want: `--vip-port: "0": want a number from 1 to 65535`},
+		{args: []string{"--vip-port=65536"}, want: `--vip-port: "65536": want a number from 1 to 65535`},
+		{args: []string{"--vip-interval=0s"}, want: `--vip-interval: "0s": want a duration from 1s to 1m`},
+		{args: []string{"--vip-health=http"}, want: `--vip-health: "http": want https, tcp or none`},
+		{env: map[string]string{"ARP_CACHE_CLEANER_VIP_ON_CONFLICT": "follow"}, want: `ARP_CACHE_CLEANER_VIP_ON_CONFLICT: "follow": want verified, healthy or report`},
 		{args: []string{"--metrics-per-entry=-1"}, want: `--metrics-per-entry: "-1": want a number from 0 to 10000`},
 		{args: []string{"--metrics-per-entry=10001"}, want: `--metrics-per-entry: "10001": want a number from 0 to 10000`},
 		{args: []string{"--web.listen-address=10330"}, want: `--web.listen-address: "10330": want host:port, :port or [ipv6]:port`},

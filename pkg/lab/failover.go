@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -121,7 +122,7 @@ var FailoverCases = []FailoverCase{
 		f.API1.Kill()
 	}},
 	{Name: "zombie, API frozen", IPv6: true, Limit: frozenLimit, Break: (*Failover).freeze},
-	{Name: "zombie, API frozen, announces itself", Limit: frozenLimit, Zombie: true, Break: func(f *Failover) {
+	{Name: "zombie, API frozen, announces itself", IPv6: true, Limit: frozenLimit, Zombie: true, Break: func(f *Failover) {
 		f.freeze()
 		f.announce()
 	}},
@@ -183,13 +184,39 @@ func NewFailover(l *Lab, c *FailoverCase, ipv6 bool, dir string) *Failover {
 	return f
 }
 
-// AgentArgs returns the arguments that the case's agent is given.
-func (f *Failover) AgentArgs(c *FailoverCase) []string {
-	args := []string{"--vip-ca-file=" + f.CAFile}
+// Agent returns the case's agent, to be started on the node: the program at path
+// with the case's arguments.
+func (f *Failover) Agent(c *FailoverCase, path string) *exec.Cmd {
+	args := []string{"--vip-ca-file=" + f.CAFile, "--web.listen-address=127.0.0.1:10330", "--health.listen-address=127.0.0.1:10331"}
 	for _, a := range c.Args {
 		args = append(args, strings.ReplaceAll(a, "VIP", f.VIP.String()))
 	}
-	return args
+	if _, err := os.Stat(f.hostsFile()); err != nil {
+		return exec.Command(path, args...)
+	}
+	// Names are resolved by a file of its own.
+	const script = `mount --make-rprivate / && mount --bind "$1" /etc/hosts && shift && exec "$@"`
+	cmd := exec.Command("sh", slices.Concat([]string{"-c", script, "sh", f.hostsFile(), path}, args)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	return cmd
+}
+
+// Watched waits until the agent watches the VIP, and reports whether it does.
+func (f *Failover) Watched(within time.Duration) bool {
+	return f.Says(fmt.Sprintf("arp_cache_cleaner_vip_held_here{vip=%q}", f.VIP.String()), within)
+}
+
+// Says waits until the agent's metrics contain a text, and reports whether they
+// do.
+func (f *Failover) Says(text string, within time.Duration) bool {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for start := time.Now(); time.Since(start) < within; <-tick.C {
+		if strings.Contains(f.metrics(), text) {
+			return true
+		}
+	}
+	return false
 }
 
 // Talk starts the node's traffic to the VIP: a client of its API server, and
@@ -220,7 +247,7 @@ func (f *Failover) Run(c *FailoverCase, within time.Duration) FailoverResult {
 	defer tick.Stop()
 	for time.Since(start) < within {
 		<-tick.C
-		if r.Entry == Never && f.named() == failoverMAC2 {
+		if r.Entry == Never && f.Named() == failoverMAC2 {
 			r.Entry = time.Since(start)
 		}
 		if at := f.sink2.first.Load(); r.UDP == Never && at != 0 {
@@ -260,8 +287,8 @@ func (f *Failover) Sample(c *FailoverCase) string {
 	return "arp_cache_cleaner_" + strings.ReplaceAll(c.Says, "VIP", f.VIP.String())
 }
 
-// Metrics returns what the node's agent says at its default address.
-func (f *Failover) Metrics() string {
+// metrics returns what the node's agent says.
+func (f *Failover) metrics() string {
 	resp, err := f.http(time.Second).Get("http://127.0.0.1:10330/metrics")
 	if err != nil {
 		return ""
@@ -296,9 +323,9 @@ func (f *Failover) Close() {
 	f.background = nil
 }
 
-// named returns the link-layer address in the node's entry for the VIP, "" if
+// Named returns the link-layer address in the node's entry for the VIP, "" if
 // it has none that can be used.
-func (f *Failover) named() string {
+func (f *Failover) Named() string {
 	family := netlink.FAMILY_V4
 	if f.VIP.Is6() {
 		family = netlink.FAMILY_V6
@@ -399,7 +426,7 @@ func (f *Failover) confirm() {
 }
 
 // announce has the first host announce itself as kube-vip does: every 3 s, by
-// gratuitous ARP requests and replies in turn.
+// gratuitous ARP requests and replies in turn, or by unsolicited advertisements.
 func (f *Failover) announce() {
 	fd := -1
 	f.Lab.check(f.One.Do(func() (err error) {
@@ -407,16 +434,40 @@ func (f *Failover) announce() {
 		return err
 	}), "announcing")
 	mac, _ := net.ParseMAC(failoverMAC1)
-	vip := f.VIP.As4()
 	send := func(n int) {
-		op := uint16(1 + n%2)
-		b := slices.Concat([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, mac, []byte{8, 6, 0, 1, 8, 0, 6, 4})
-		b = binary.BigEndian.AppendUint16(b, op)
-		b = slices.Concat(b, mac, vip[:], []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, vip[:])
+		b := gratuitousARP(mac, f.VIP, uint16(1+n%2)) //nolint:gosec // 1 or 2
+		if f.IPv6 {
+			b = unsolicitedNA(mac, f.VIP)
+		}
 		_ = unix.Sendto(fd, b, 0, &unix.SockaddrLinklayer{Ifindex: f.ports[0].Index, Halen: 6})
 	}
 	send(0)
 	f.every(3*time.Second, func(n int) { send(n + 1) }, func() { _ = unix.Close(fd) })
+}
+
+var everybody = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+
+// gratuitousARP is a frame of RFC 826 that everybody hears: a request (1) or a
+// reply (2).
+func gratuitousARP(mac net.HardwareAddr, a netip.Addr, op uint16) []byte {
+	b := slices.Concat(everybody, mac, []byte{8, 6, 0, 1, 8, 0, 6, 4})
+	b = binary.BigEndian.AppendUint16(b, op)
+	return slices.Concat(b, mac, a.AsSlice(), everybody, a.AsSlice())
+}
+
+// unsolicitedNA is a frame of RFC 4861 section 7.2.6, with the Override flag.
+func unsolicitedNA(mac net.HardwareAddr, a netip.Addr) []byte {
+	all := netip.MustParseAddr("ff02::1")
+	icmp := slices.Concat([]byte{136, 0, 0, 0, 0x20, 0, 0, 0}, a.AsSlice(), []byte{2, 1}, mac)
+	sum := uint32(len(icmp) + unix.IPPROTO_ICMPV6) //nolint:gosec // 32
+	for _, b := range [][]byte{a.AsSlice(), all.AsSlice(), icmp} {
+		for ; len(b) > 0; b = b[2:] {
+			sum += uint32(binary.BigEndian.Uint16(b))
+		}
+	}
+	binary.BigEndian.PutUint16(icmp[2:], ^uint16(sum>>16+sum&0xffff)) //nolint:gosec // as RFC 1071 has it
+	return slices.Concat([]byte{0x33, 0x33, 0, 0, 0, 1}, mac, []byte{0x86, 0xdd, 0x60, 0, 0, 0, 0, byte(len(icmp)), unix.IPPROTO_ICMPV6, 255},
+		a.AsSlice(), all.AsSlice(), icmp)
 }
 
 // flood sends datagrams to the VIP, so many that what a zombie gets can be
@@ -430,14 +481,12 @@ func (f *Failover) flood() {
 	f.every(time.Millisecond, func(n int) { _ = sendNumber(tx, uint64(n)) }, func() { _ = tx.Close() })
 }
 
-// name has the name vip.lab resolve to an address, on the node's agent alone:
-// see HostsFile.
+// name has the name vip.lab resolve to an address, for the node's agent alone.
 func (f *Failover) name(a netip.Addr) {
-	f.Lab.check(os.WriteFile(f.HostsFile(), []byte(a.String()+" vip.lab\n"), 0o600), "naming the VIP")
+	f.Lab.check(os.WriteFile(f.hostsFile(), []byte(a.String()+" vip.lab\n"), 0o600), "naming the VIP")
 }
 
-// HostsFile is to be bound over /etc/hosts where the node's agent runs.
-func (f *Failover) HostsFile() string { return f.CAFile + ".hosts" }
+func (f *Failover) hostsFile() string { return f.CAFile + ".hosts" }
 
 // every calls fn with growing numbers until the failover is closed.
 func (f *Failover) every(period time.Duration, fn func(n int), last func()) {

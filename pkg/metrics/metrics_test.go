@@ -51,6 +51,18 @@ func sample() *report.Report {
 	return b.Finish()
 }
 
+// sampleVIPs is what a watch found at the time of sample: a VIP on link whose
+// entry names a holder, one without, one held here, and one behind a gateway.
+func sampleVIPs() []*report.VIP {
+	then := time.Now().Add(-5 * time.Second)
+	return []*report.VIP{
+		{Addr: netip.MustParseAddr("10.0.0.100"), Source: "auto", Device: "eth0", LLAddr: "02:00:00:00:00:01", Holders: 2, OnLink: true, Verified: then},
+		{Addr: netip.MustParseAddr("10.0.0.102"), Source: "address", Device: "eth0", OnLink: true, Verified: then.Add(-time.Minute)},
+		{Addr: netip.MustParseAddr("10.0.0.103"), Source: "name", HeldHere: true},
+		{Addr: netip.MustParseAddr("2001:db8::100"), Source: "address"},
+	}
+}
+
 // scrape returns what a scrape of m yields.
 func scrape(t *testing.T, m *Metrics) string {
 	t.Helper()
@@ -73,6 +85,17 @@ func lived() *Metrics {
 	m.Renewed("eth0", "delete", "ok", 283*time.Second)
 	m.Renewed("other", "stale", "failed", 284*time.Second)
 	m.Corrected("eth0")
+	w := m.WatchVIPs(VIPs{
+		Status: func() []*report.VIP { return sampleVIPs() },
+		Events: []string{"moved", "silent"}, Causes: []string{"stale"}, Results: []string{"served", "timeout"},
+	})
+	w.Watching("10.0.0.100")
+	w.Happened("10.0.0.100", "moved", true)
+	w.Repaired("10.0.0.100", "stale", 900*time.Millisecond)
+	w.Checked("10.0.0.100", "served")
+	w.Watching("10.0.0.101")
+	w.Happened("10.0.0.101", "silent", false)
+	w.Forgotten("10.0.0.101")
 	time.Sleep(5 * time.Second)
 	return m
 }

@@ -26,7 +26,7 @@ func (v *watch) unresolved(ctx context.Context, e *neigh.Entry) {
 	case wanted:
 		v.trouble(now)
 		v.find(ctx, e)
-	case !now.Before(v.everybody): // nobody uses it, but who holds it is of interest
+	case !v.handsOff && !now.Before(v.everybody): // nobody uses it, but who holds it is of interest
 		v.everybody = now.Add(jitter(v.everybodyEvery()))
 		v.find(ctx, e)
 	}
@@ -39,7 +39,7 @@ func (v *watch) find(ctx context.Context, e *neigh.Entry) {
 	v.release() // it would put back the silent one
 	now := time.Now()
 	silent := v.tracker.In(Silent)
-	if v.cfg.DryRun || v.blind {
+	if v.handsOff {
 		v.lost()
 		return
 	}
@@ -148,7 +148,7 @@ func (v *watch) investigate(ctx context.Context, why string) {
 		v.log.Debug("check of the VIP", "lladdr", incumbent, "result", r.Result, "err", r.Err)
 		v.release()
 	}
-	if v.cfg.DryRun || v.blind || !v.budget.take(now, 1) {
+	if v.handsOff || !v.budget.take(now, 1) {
 		v.backoff.failed(now)
 		return
 	}
@@ -232,7 +232,7 @@ func (v *watch) asked(now time.Time) {
 // whether several do.
 func (v *watch) askEverybody(ctx context.Context) {
 	now := time.Now()
-	if v.cfg.DryRun || v.blind || !v.budget.take(now, 1) {
+	if v.handsOff || !v.budget.take(now, 1) {
 		return
 	}
 	q, ok := v.everybodyAnswers(ctx)

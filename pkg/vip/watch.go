@@ -72,6 +72,7 @@ type watch struct {
 	hold        *hold
 	heldOut     chan struct{} // the entry was taken by a rejected holder, and put back
 	blind       bool          // CAP_NET_RAW is missing
+	handsOff    bool          // nothing is to be sent to everybody, or changed
 
 	lines      float64 // of the log, spent
 	linesAt    time.Time
@@ -159,14 +160,13 @@ func (v *watch) look(ctx context.Context, heldOut bool) {
 		v.release()
 		return
 	}
-	e, ok := v.read(now)
-	if !ok {
+	e, mine := v.read(now)
+	if v.handsOff = v.cfg.DryRun || v.blind || !mine; v.handsOff {
 		v.claimed.Store(nil)
 		v.release()
-		return
 	}
 	v.observe(now)
-	if !e.State.Valid() {
+	if !e.State.Valid() && (mine || e.LLAddr.Len() == 0) { // somebody else's may be PERMANENT
 		v.claimed.Store(nil)
 		v.unresolved(ctx, &e)
 		return
@@ -198,6 +198,8 @@ func (v *watch) look(ctx context.Context, heldOut bool) {
 		if !now.Before(v.everybody) {
 			v.askEverybody(ctx)
 		}
+	case v.blind && len(v.connections.known) > 0: // as far as can be told
+		v.works(now)
 	}
 	v.claim()
 }
@@ -240,8 +242,7 @@ func (v *watch) locate(now time.Time) bool {
 }
 
 // read reads the entry and notes whom it names. It reports false where the
-// entry is none of the agent's business. Of one that does not exist it returns
-// the zero State.
+// entry is somebody else's. Of one that does not exist it returns the zero State.
 func (v *watch) read(now time.Time) (neigh.Entry, bool) {
 	e, err := v.cfg.Table.Get(v.key())
 	if err != nil && !errors.Is(err, neigh.ErrGone) {
@@ -375,7 +376,7 @@ func (v *watch) works(now time.Time) {
 // claim takes the entry over from the sweep, or gives it back.
 func (v *watch) claim() {
 	var key *neigh.Key
-	if !v.cfg.DryRun && !v.blind && !v.tracker.In(Silent) && v.tracker.Where() == OnLink {
+	if !v.handsOff && !v.blind && !v.tracker.In(Silent) && v.tracker.Where() == OnLink {
 		k := v.key()
 		key = &k
 	}
