@@ -21,14 +21,28 @@ const maxTrials = 4
 func (v *watch) unresolved(ctx context.Context, e *neigh.Entry) {
 	v.release()
 	now := time.Now()
-	wanted := len(v.connections.known) > 0 || e.State != neigh.None
 	switch {
-	case wanted:
+	case e.State == neigh.Incomplete && v.began.IsZero(): // the kernel is asking
+		v.trouble(now)
+	case e.State == neigh.Incomplete, e.State == neigh.Failed:
 		v.trouble(now)
 		v.find(ctx, e)
 	case !v.handsOff && !now.Before(v.everybody): // nobody uses it, but who holds it is of interest
 		v.everybody = now.Add(jitter(v.everybodyEvery()))
 		v.find(ctx, e)
+	case !v.tracker.In(Silent): // ask whom was last known to hold it
+		holder, _ := v.tracker.Holder()
+		if holder == (neigh.LLAddr{}) {
+			return
+		}
+		switch heard, err := v.reachable(ctx, holder, misses, missGap); {
+		case err != nil:
+		case heard:
+			v.works(time.Now())
+		default:
+			v.trouble(now)
+			v.find(ctx, e)
+		}
 	}
 }
 
@@ -139,7 +153,7 @@ func (v *watch) investigate(ctx context.Context, why string) {
 		case r.Served:
 			v.calm.failed(now)
 			v.connections.excuse(now)
-			v.proven[incumbent] = true
+			v.prove(incumbent)
 			v.works(now)
 			return
 		}
@@ -266,10 +280,7 @@ func (v *watch) try(ctx context.Context, q *shield.Inquiry) bool {
 			continue
 		}
 		now := time.Now()
-		if len(v.proven) >= maxKnown {
-			clear(v.proven)
-		}
-		v.proven[h] = true
+		v.prove(h)
 		v.follow(now, h, Zombie)
 		v.keep(h, slices.DeleteFunc(slices.Clone(q.Holders), func(o neigh.LLAddr) bool { return o == h }))
 		v.closeAll()
@@ -279,6 +290,14 @@ func (v *watch) try(ctx context.Context, q *shield.Inquiry) bool {
 		v.write(incumbent)
 	}
 	return false
+}
+
+// prove notes that a holder serves.
+func (v *watch) prove(holder neigh.LLAddr) {
+	if len(v.proven) >= maxKnown {
+		clear(v.proven)
+	}
+	v.proven[holder] = true
 }
 
 // names reports whether the entry names a holder, now.
@@ -303,7 +322,7 @@ func (v *watch) closeAll() {
 		}
 	}
 	v.log.Info("closed this node's connections to the old holder", "closed", closed, "err", err)
-	v.connections = connections{}
+	v.connections, v.placed = connections{}, time.Time{} // look for their successors
 }
 
 func btoi(b bool) int {

@@ -218,6 +218,9 @@ func (v *watch) locate(now time.Time) bool {
 	p, err := v.cfg.Table.Place(v.target.addr)
 	where, reason := OnLink, ""
 	switch {
+	case err != nil && !errors.Is(err, neigh.ErrGone):
+		v.log.Debug("finding the way to the VIP", "err", err)
+		return v.tracker.Where() == OnLink
 	case err != nil:
 		where, reason = Behind, err.Error()
 	case p.Here:
