@@ -209,10 +209,15 @@ func (f *Failover) Watched(within time.Duration) bool {
 // Says waits until the agent's metrics contain a text, and reports whether they
 // do.
 func (f *Failover) Says(text string, within time.Duration) bool {
+	return poll(within, func() bool { return strings.Contains(f.metrics(), text) })
+}
+
+// poll waits until ok, and reports whether it was within a time.
+func poll(within time.Duration, ok func() bool) bool {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for start := time.Now(); time.Since(start) < within; <-tick.C {
-		if strings.Contains(f.metrics(), text) {
+		if ok() {
 			return true
 		}
 	}
@@ -224,6 +229,9 @@ func (f *Failover) Says(text string, within time.Duration) bool {
 func (f *Failover) Talk(c *FailoverCase) error {
 	if c.Idle {
 		f.Node.Touch(f.VIP.String())
+		if !poll(5*time.Second, func() bool { return f.Named() != "" }) {
+			return errors.New("the VIP is not resolved")
+		}
 		return nil
 	}
 	f.client = f.Node.Client(f.CA, netip.AddrPortFrom(f.VIP, 6443), time.Second)
@@ -435,7 +443,7 @@ func (f *Failover) announce() {
 	}), "announcing")
 	mac, _ := net.ParseMAC(failoverMAC1)
 	send := func(n int) {
-		b := gratuitousARP(mac, f.VIP, uint16(1+n%2)) //nolint:gosec // 1 or 2
+		b := gratuitousARP(mac, f.VIP, uint16(1+n%2))
 		if f.IPv6 {
 			b = unsolicitedNA(mac, f.VIP)
 		}
@@ -459,13 +467,13 @@ func gratuitousARP(mac net.HardwareAddr, a netip.Addr, op uint16) []byte {
 func unsolicitedNA(mac net.HardwareAddr, a netip.Addr) []byte {
 	all := netip.MustParseAddr("ff02::1")
 	icmp := slices.Concat([]byte{136, 0, 0, 0, 0x20, 0, 0, 0}, a.AsSlice(), []byte{2, 1}, mac)
-	sum := uint32(len(icmp) + unix.IPPROTO_ICMPV6) //nolint:gosec // 32
+	sum := uint32(len(icmp) + unix.IPPROTO_ICMPV6)
 	for _, b := range [][]byte{a.AsSlice(), all.AsSlice(), icmp} {
 		for ; len(b) > 0; b = b[2:] {
 			sum += uint32(binary.BigEndian.Uint16(b))
 		}
 	}
-	binary.BigEndian.PutUint16(icmp[2:], ^uint16(sum>>16+sum&0xffff)) //nolint:gosec // as RFC 1071 has it
+	binary.BigEndian.PutUint16(icmp[2:], ^uint16(sum>>16+sum&0xffff))
 	return slices.Concat([]byte{0x33, 0x33, 0, 0, 0, 1}, mac, []byte{0x86, 0xdd, 0x60, 0, 0, 0, 0, byte(len(icmp)), unix.IPPROTO_ICMPV6, 255},
 		a.AsSlice(), all.AsSlice(), icmp)
 }

@@ -7,9 +7,9 @@ import (
 )
 
 // steps are how long a watch waits between two attempts while nothing helps,
-// before jitter. The second is long enough that, of N nodes that lose a VIP at
-// once, N/20 a second ask for it after ten seconds, and the last is for ever.
-var steps = [...]time.Duration{5 * time.Second, 20 * time.Second, time.Minute}
+// before jitter. Of N nodes that lose a VIP at once, all have made the second
+// attempt within ten seconds, and no more than N/20 a second make the third.
+var steps = [...]time.Duration{3 * time.Second, 20 * time.Second, time.Minute}
 
 // backoff spaces out the attempts to repair one VIP.
 type backoff struct {
@@ -24,12 +24,6 @@ func (b *backoff) due(now time.Time) bool { return !now.Before(b.next) }
 func (b *backoff) failed(now time.Time) {
 	b.next = now.Add(jitter(steps[b.step]))
 	b.step = min(b.step+1, len(steps)-1)
-}
-
-// stop goes to the longest wait at once.
-func (b *backoff) stop(now time.Time) {
-	b.step = len(steps) - 1
-	b.failed(now)
 }
 
 // helped starts over.

@@ -26,8 +26,9 @@ type hold struct {
 	key      neigh.Key
 	held     neigh.LLAddr
 	rejected []neigh.LLAddr
-	quiet    int // rounds in which no rejected holder answered
-	gaveUp   atomic.Bool
+	quiet    int         // rounds in which no rejected holder answered
+	gaveUp   atomic.Bool // it was taken too often
+	over     atomic.Bool // another holder has taken it, whom nobody has rejected
 	cancel   context.CancelFunc
 	done     chan struct{}
 }
@@ -59,11 +60,17 @@ func (v *watch) release() {
 	v.tracker.Hold(false)
 }
 
-// giveUp ends a hold that did not hold.
-func (v *watch) giveUp(now time.Time) {
-	v.release()
-	v.happened(v.tracker.GiveUp())
-	v.backoff.stop(now)
+// endHold ends a hold that did not hold, or that is over.
+func (v *watch) endHold(now time.Time) {
+	switch h := v.hold; {
+	case h == nil:
+	case h.gaveUp.Load():
+		v.release()
+		v.happened(v.tracker.GiveUp())
+		v.contested = now
+	case h.over.Load():
+		v.release()
+	}
 }
 
 // foreign returns a function that reports whether an entry is none of the
@@ -82,16 +89,25 @@ type guard struct {
 
 	restored []time.Time // within the last second
 	missed   time.Time   // when notifications were last lost
+	warned   bool
 }
 
 func (g *guard) run(ctx context.Context) {
-	for ctx.Err() == nil && !g.hold.gaveUp.Load() {
-		if err := g.watch(ctx); err != nil && ctx.Err() == nil {
-			g.cfg.Log.Warn("notifications of changed entries failed, trying again", "vip", g.hold.key.Addr, "err", err)
-			sleep(ctx, resubscribe)
+	for ctx.Err() == nil && !g.ended() {
+		err := g.watch(ctx)
+		if err == nil || ctx.Err() != nil {
+			continue
 		}
+		if !g.warned {
+			g.warned = true
+			g.cfg.Log.Warn("notifications of changed entries fail: meanwhile the entry is put back when it is looked at",
+				"vip", g.hold.key.Addr, "err", err)
+		}
+		sleep(ctx, resubscribe)
 	}
 }
+
+func (g *guard) ended() bool { return g.hold.gaveUp.Load() || g.hold.over.Load() }
 
 // watch subscribes, and restores until that fails.
 func (g *guard) watch(ctx context.Context) error {
@@ -105,28 +121,39 @@ func (g *guard) watch(ctx context.Context) error {
 		// entry itself. After an overrun the kernel queues nothing new before all
 		// that is old has been read (netlink_overrun), so then it is looked at again
 		// with each.
-		if e, err := g.cfg.Table.Get(g.hold.key); err == nil {
-			g.restore(&e)
-		}
-		for err = nil; err == nil && !g.hold.gaveUp.Load(); {
-			if err = changes.Next(ctx, g.restore); time.Since(g.missed) < time.Second {
+		g.restore()
+		for err = nil; err == nil && !g.ended(); {
+			if err = changes.Next(ctx, g.changed); time.Since(g.missed) < time.Second {
 				break
 			}
 		}
 		switch {
 		case errors.Is(err, neigh.ErrOverrun):
 			g.missed = time.Now()
-		case err != nil, g.hold.gaveUp.Load():
+		case err != nil, g.ended():
 			return err
 		}
 	}
 }
 
-// restore puts the entry back if it names a rejected holder. What that was
+// changed looks at the entry if it is the one that has changed.
+func (g *guard) changed(e *neigh.Entry) {
+	if e.Key == g.hold.key && e.LLAddr != g.hold.held {
+		g.restore()
+	}
+}
+
+// restore puts the entry back if it names a rejected holder, as it is now: a
+// notification may be old, and the entry somebody else's since. What that was
 // worth is found out afterwards: the watch asks the holder.
-func (g *guard) restore(e *neigh.Entry) {
+func (g *guard) restore() {
 	h := g.hold
-	if e.Key != h.key || !h.rejects(e.LLAddr) || !e.State.Valid() || h.gaveUp.Load() || g.foreign(e) {
+	e, err := g.cfg.Table.Get(h.key)
+	if err != nil || e.LLAddr == h.held || !e.State.Valid() || g.ended() || g.foreign(&e) {
+		return
+	}
+	if !h.rejects(e.LLAddr) {
+		h.over.Store(true)
 		return
 	}
 	now := time.Now()

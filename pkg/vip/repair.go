@@ -17,6 +17,10 @@ import (
 // the traffic to the VIP as long as a check takes.
 const maxTrials = 4
 
+// contestedFor is how long no other holder is tried after a hold had to be given
+// up.
+const contestedFor = time.Minute
+
 // unresolved deals with a VIP whose entry does not exist or holds no address.
 func (v *watch) unresolved(ctx context.Context, e *neigh.Entry) {
 	v.release()
@@ -49,25 +53,32 @@ func (v *watch) unresolved(ctx context.Context, e *neigh.Entry) {
 // find asks everybody for a VIP whose holder is silent, and gives the entry to
 // the first that answers. There is no shield: there is no holder to protect, and
 // the kernel may move the entry by itself.
+//
+// A holder that does not hear unicast requests is found not to be silent, and
+// asked like this again and again, at the pace of a silent one.
 func (v *watch) find(ctx context.Context, e *neigh.Entry) {
-	v.release() // it would put back the silent one
 	now := time.Now()
 	silent := v.tracker.In(Silent)
 	if v.handsOff {
-		v.lost()
+		if v.silence.due(now) {
+			v.silence.failed(now)
+			v.lost()
+		}
 		return
 	}
 	tries, cause := misses, Stale
 	if silent { // once is enough: it has been asked for all the time
 		tries, cause = 1, WasSilent
 	}
-	if !v.backoff.due(now) || !v.budget.take(now, tries) {
+	if !v.silence.due(now) || !v.budget.take(now, tries) {
 		return
 	}
 	var holders []neigh.LLAddr
+	var err error
 	for range tries {
-		_, err := v.ask(ctx, shield.Question{Addr: v.target.addr, Source: v.place.Source}, missGap, func(r shield.Reply) bool {
-			if len(holders) == 0 && r.LLAddr != e.LLAddr {
+		_, err = v.ask(ctx, shield.Question{Addr: v.target.addr, Source: v.place.Source}, missGap, func(r shield.Reply) bool {
+			// While the entry is held, the holder has a word in this.
+			if len(holders) == 0 && r.LLAddr != e.LLAddr && v.hold == nil {
 				v.write(r.LLAddr)
 			}
 			if !slices.Contains(holders, r.LLAddr) {
@@ -80,23 +91,44 @@ func (v *watch) find(ctx context.Context, e *neigh.Entry) {
 		}
 	}
 	now = time.Now()
-	v.asked(now)
+	if err == nil {
+		v.asked(now)
+	}
 	switch {
 	case ctx.Err() != nil:
+		return
 	case len(holders) == 0:
-		v.failed(now)
+		v.silence.failed(now)
+		v.again()
 		v.lost()
+		return
+	}
+	v.happened(v.tracker.Answered(holders))
+	known, _ := v.tracker.Holder()
+	switch {
 	case slices.Contains(holders, e.LLAddr): // it was not silent after all
 		v.write(e.LLAddr)
-		v.backoff.helped()
-		v.happened(v.tracker.Answered(holders))
 		v.works(now)
-	default:
-		v.follow(now, holders[0], cause)
-		v.happened(v.tracker.Answered(holders))
-		if len(holders) > 1 {
-			v.investigate(ctx, "several hosts answer")
-		}
+		v.silence.failed(now)
+		return
+	case e.State == neigh.None && slices.Contains(holders, known): // nor this
+		v.works(now)
+		v.silence.failed(now)
+		return
+	}
+	v.release()
+	if e.State == neigh.None { // there is no entry that could have moved
+		v.tracker.Names(now, holders[0], cause, v.began)
+		v.works(now)
+		return
+	}
+	if !v.write(holders[0]) { // the kernel may have taken another answer than the first
+		v.silence.failed(now)
+		return
+	}
+	v.follow(now, holders[0], cause)
+	if len(holders) > 1 {
+		v.investigate(ctx, "several hosts answer")
 	}
 }
 
@@ -111,9 +143,9 @@ func (v *watch) lost() {
 
 // follow notes that the entry now names another holder by our own doing.
 func (v *watch) follow(now time.Time, holder neigh.LLAddr, cause Cause) {
-	v.backoff.helped()
 	v.happened(v.tracker.Names(now, holder, cause, v.began))
 	v.works(now)
+	v.helped()
 }
 
 // write gives the entry to a holder, unless it has it, or the entry is gone or
@@ -163,13 +195,13 @@ func (v *watch) investigate(ctx context.Context, why string) {
 		v.release()
 	}
 	if v.handsOff || !v.budget.take(now, 1) {
-		v.backoff.failed(now)
+		v.failed(now)
 		return
 	}
 	q, ok := v.everybodyAnswers(ctx)
 	now = time.Now()
 	switch {
-	case ctx.Err() != nil:
+	case ctx.Err() != nil, !ok && v.began.IsZero(): // settled by the answers
 		return
 	case ok && v.cfg.Checker == nil:
 		v.connections.excuse(now)
@@ -188,7 +220,7 @@ func (v *watch) failed(now time.Time) {
 
 // mayFollow reports whether another holder may be tried at all.
 func (v *watch) mayFollow() bool {
-	return v.cfg.Checker != nil && v.cfg.OnConflict != Report
+	return v.cfg.Checker != nil && v.cfg.OnConflict != Report && time.Since(v.contested) >= contestedFor
 }
 
 // check checks the service behind the entry as it is.
@@ -215,9 +247,10 @@ func (v *watch) everybodyAnswers(ctx context.Context) (*shield.Inquiry, bool) {
 		err = asker.Ask(ctx, q.Key.Index, map[netip.Addr]*shield.Inquiry{q.Key.Addr: q})
 	}
 	now := time.Now()
-	v.asked(now)
 	if err != nil {
 		v.log.Debug("asking everybody for the VIP", "err", err)
+	} else {
+		v.asked(now)
 	}
 	switch {
 	case q.IncumbentHeard():
@@ -236,7 +269,7 @@ func (v *watch) everybodyAnswers(ctx context.Context) (*shield.Inquiry, bool) {
 
 // asked notes that everybody was asked.
 func (v *watch) asked(now time.Time) {
-	v.everybody = now.Add(jitter(v.everybodyEvery()))
+	v.askedAt, v.everybody = now, now.Add(jitter(v.everybodyEvery()))
 	if v.cfg.Hooks.Resolved != nil {
 		v.cfg.Hooks.Resolved(v.key(), now)
 	}
@@ -276,7 +309,10 @@ func (v *watch) try(ctx context.Context, q *shield.Inquiry) bool {
 		}
 		r := v.check(ctx)
 		v.log.Debug("trial of another holder", "lladdr", h, "result", r.Result, "verified", r.Verified, "err", r.Err)
-		if !r.Served || v.cfg.OnConflict == Verified && !r.Verified || !v.names(h) {
+		switch named := v.named(); {
+		case !slices.Contains(q.Holders, named):
+			return false // it has been announced meanwhile, and is newer than what the round knows
+		case named != h, !r.Served, v.cfg.OnConflict == Verified && !r.Verified:
 			continue
 		}
 		now := time.Now()
@@ -292,6 +328,10 @@ func (v *watch) try(ctx context.Context, q *shield.Inquiry) bool {
 	return false
 }
 
+// reconnectIn is how long the owners of closed connections are given to make new
+// ones.
+const reconnectIn = 10 * time.Second
+
 // prove notes that a holder serves.
 func (v *watch) prove(holder neigh.LLAddr) {
 	if len(v.proven) >= maxKnown {
@@ -300,10 +340,12 @@ func (v *watch) prove(holder neigh.LLAddr) {
 	v.proven[holder] = true
 }
 
-// names reports whether the entry names a holder, now.
-func (v *watch) names(holder neigh.LLAddr) bool {
-	e, err := v.cfg.Table.Get(v.key())
-	return err == nil && e.LLAddr == holder && e.State.Valid()
+// named returns whom the entry names now; the zero LLAddr is nobody.
+func (v *watch) named() neigh.LLAddr {
+	if e, err := v.cfg.Table.Get(v.key()); err == nil && e.State.Valid() {
+		return e.LLAddr
+	}
+	return neigh.LLAddr{}
 }
 
 // closeAll closes the connections to the VIP: they are with the old holder, and
@@ -322,7 +364,8 @@ func (v *watch) closeAll() {
 		}
 	}
 	v.log.Info("closed this node's connections to the old holder", "closed", closed, "err", err)
-	v.connections, v.placed = connections{}, time.Time{} // look for their successors
+	// Their owners connect anew.
+	v.connections = connections{established: true, patience: time.Now().Add(reconnectIn)}
 }
 
 func btoi(b bool) int {

@@ -13,7 +13,8 @@ const (
 	// echo is how much later than the last data received data must have been
 	// sent to be a request. Clients send of their own accord in reply to what
 	// they receive (HTTP/2 WINDOW_UPDATE and SETTINGS, RFC 9113 section 6), and
-	// wait for nothing then.
+	// wait for nothing then. What is sent before anything was received is a
+	// request: the ClientHello.
 	echo = 100 * time.Millisecond
 	// retransmits is how many timeouts in a row make an established connection
 	// suspect: the first may be a lost packet. The first of SYN_SENT comes after
@@ -28,6 +29,8 @@ const (
 type connections struct {
 	known       map[uint64]*connection // by cookie
 	established bool                   // there has been an established one since the last verdict
+	patience    time.Time              // until when there need not be one
+	progress    bool                   // something was received since the update before
 }
 
 // connection is what is remembered of one connection.
@@ -35,12 +38,14 @@ type connection struct {
 	neigh.Socket
 	unanswered time.Time // when the first data was sent that had no answer yet; zero: none
 	excused    bool      // it was suspect, and the server was found to serve all the same
+	sent       time.Time // when data was last sent
 }
 
 // update takes in all connections there are now.
 func (c *connections) update(now time.Time, sockets []neigh.Socket) {
 	old := c.known
 	c.known = make(map[uint64]*connection, len(sockets))
+	c.progress = false
 	for i := range sockets {
 		s := &sockets[i]
 		if len(c.known) == maxKnown {
@@ -50,6 +55,7 @@ func (c *connections) update(now time.Time, sockets []neigh.Socket) {
 		if k == nil {
 			k = &connection{Socket: *s}
 		}
+		c.progress = c.progress || s.Received > k.Received
 		k.update(now, s)
 		c.known[s.Cookie] = k
 		c.established = c.established || s.Established
@@ -57,15 +63,18 @@ func (c *connections) update(now time.Time, sockets []neigh.Socket) {
 }
 
 func (k *connection) update(now time.Time, s *neigh.Socket) {
-	if s.Received != k.Received || s.Established != k.Established {
+	sent := now.Add(-s.SinceSent)
+	again := sent.Sub(k.sent) > echo // than when it was last looked at
+	if s.Received != k.Received || s.Established != k.Established || k.excused && again && s.Established {
 		k.unanswered, k.excused = time.Time{}, false
 	}
-	k.Socket = *s
+	k.Socket, k.sent = *s, sent
+	after := s.SinceReceived - s.SinceSent
 	switch {
-	case !s.Established || s.SinceReceived-s.SinceSent <= echo:
+	case !s.Established || after <= 0 || after <= echo && s.Received > 0:
 		k.unanswered = time.Time{}
-	case k.unanswered.IsZero():
-		k.unanswered = now.Add(-s.SinceSent)
+	case k.unanswered.IsZero() && !k.excused:
+		k.unanswered = sent
 	}
 }
 
@@ -78,7 +87,7 @@ func (c *connections) suspect(now time.Time) string {
 			return reason
 		}
 	}
-	if c.established && !established {
+	if c.established && !established && !now.Before(c.patience) {
 		return "no connection is left"
 	}
 	return ""

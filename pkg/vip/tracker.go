@@ -18,7 +18,7 @@ const (
 	Duplicate              // several hosts answer for it
 	Silent                 // nobody answers for it
 	Failing                // its holder answers ARP, and no check found it serving
-	Recovered              // it works again, with the holder it had
+	Recovered              // it works again
 	Held                   // the entry is kept with one holder against others that announce themselves
 	Contested              // the entry could not be kept: others announce themselves too fast
 	HeldHere               // this host has the address

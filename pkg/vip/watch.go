@@ -34,8 +34,8 @@ const (
 	// newsEvery is how often another holder in the entry starts the attempts to
 	// repair it over.
 	newsEvery = time.Minute
-	// calmAfter is how long checks must not have been called for to be made at once
-	// again.
+	// calmAfter is how long a VIP must have worked for attempts and checks to be made
+	// at once again.
 	calmAfter = 2 * time.Minute
 
 	// logLines and logEarn bound the log lines about one VIP: so many at once,
@@ -49,17 +49,20 @@ type watch struct {
 	cfg    *Config
 	budget *budget
 	again  func() // looks for VIPs now
-	target target
-	log    *slog.Logger
-	cancel context.CancelFunc
-	done   chan struct{}
+	// sayBlind says once for all VIPs that nobody can be asked.
+	sayBlind func()
+	target   target
+	log      *slog.Logger
+	cancel   context.CancelFunc
+	done     chan struct{}
 
 	status  atomic.Pointer[report.VIP]
 	claimed atomic.Pointer[neigh.Key]
 
 	tracker     Tracker
 	connections connections
-	backoff     backoff // of attempts to repair
+	silence     backoff // of attempts to find a holder
+	backoff     backoff // of attempts to find one that serves
 	calm        backoff // of checks that found nothing wrong
 	news        time.Time
 	place       neigh.Place
@@ -68,8 +71,10 @@ type watch struct {
 	verified    time.Time
 	looked      time.Time // when the last look ended
 	everybody   time.Time // when everybody is to be asked next
+	askedAt     time.Time // when everybody was asked last
 	proven      map[neigh.LLAddr]bool
 	hold        *hold
+	contested   time.Time     // when a hold was last given up
 	heldOut     chan struct{} // the entry was taken by a rejected holder, and put back
 	blind       bool          // CAP_NET_RAW is missing
 	handsOff    bool          // nothing is to be sent to everybody, or changed
@@ -81,7 +86,7 @@ type watch struct {
 
 func newWatch(w *Watcher, t target) *watch {
 	return &watch{
-		cfg: &w.cfg, budget: &w.budget, again: w.suspicious, target: t,
+		cfg: &w.cfg, budget: &w.budget, again: w.suspicious, sayBlind: w.sayBlind, target: t,
 		log:      w.cfg.Log.With("vip", t.addr),
 		verified: time.Now(),
 		done:     make(chan struct{}), heldOut: make(chan struct{}, 1), proven: make(map[neigh.LLAddr]bool),
@@ -104,7 +109,8 @@ func (v *watch) stop() {
 func (v *watch) run(ctx context.Context) {
 	defer v.release()
 	defer v.claimed.Store(nil)
-	v.everybody = time.Now().Add(jitter(v.everybodyEvery()))
+	v.askedAt = time.Now()
+	v.everybody = v.askedAt.Add(jitter(v.everybodyEvery()))
 	// Nodes that start together do not look together.
 	timer := time.NewTimer(time.Duration(rand.Float64() * float64(v.cfg.Interval))) //nolint:gosec // nothing to guess
 	defer timer.Stop()
@@ -115,9 +121,10 @@ func (v *watch) run(ctx context.Context) {
 			return
 		case <-timer.C:
 		case <-v.heldOut:
-			if heldOut = true; time.Since(v.looked) < v.cfg.Interval/4 {
-				continue // it was asked a moment ago
+			if v.hold == nil || time.Since(v.looked) < v.cfg.Interval/4 {
+				continue // it is over, or was asked a moment ago
 			}
+			heldOut = true
 		}
 		if ctx.Err() != nil {
 			return
@@ -160,7 +167,12 @@ func (v *watch) look(ctx context.Context, heldOut bool) {
 		v.release()
 		return
 	}
-	e, mine := v.read(now)
+	v.endHold(now)
+	e, mine, err := v.read(now)
+	if err != nil {
+		v.log.Debug("reading the entry", "err", err)
+		return
+	}
 	if v.handsOff = v.cfg.DryRun || v.blind || !mine; v.handsOff {
 		v.claimed.Store(nil)
 		v.release()
@@ -171,10 +183,7 @@ func (v *watch) look(ctx context.Context, heldOut bool) {
 		v.unresolved(ctx, &e)
 		return
 	}
-	if v.hold != nil && v.hold.gaveUp.Load() {
-		v.giveUp(now)
-	}
-	if v.tracker.In(Silent) && !v.backoff.due(now) && !justConfirmed(&e) {
+	if v.tracker.In(Silent) && !v.silence.due(now) && !v.justConfirmed(&e) {
 		return
 	}
 	tries, gap := misses, missGap
@@ -184,6 +193,9 @@ func (v *watch) look(ctx context.Context, heldOut bool) {
 	heard, err := v.reachable(ctx, e.LLAddr, tries, gap)
 	now = time.Now()
 	why := v.connections.suspect(now)
+	if why == "" && v.tracker.In(Failing) && !v.connections.progress {
+		why = "it did not serve" // and nothing says that it does
+	}
 	switch {
 	case ctx.Err() != nil:
 		return
@@ -195,25 +207,26 @@ func (v *watch) look(ctx context.Context, heldOut bool) {
 		v.investigate(ctx, why)
 	case err == nil:
 		v.works(now)
+		v.silence.helped()
 		if !now.Before(v.everybody) {
 			v.askEverybody(ctx)
 		}
 	case v.blind && len(v.connections.known) > 0: // as far as can be told
 		v.works(now)
 	}
-	v.claim()
+	v.claim(err == nil)
 }
 
-// justConfirmed reports whether the kernel has had an answer within the last few
-// looks.
-func justConfirmed(e *neigh.Entry) bool {
-	return e.State == neigh.Reachable && e.Confirmed < 3*time.Second
+// justConfirmed reports whether the kernel has had an answer since the last look
+// or so.
+func (v *watch) justConfirmed(e *neigh.Entry) bool {
+	return e.State == neigh.Reachable && e.Confirmed < v.cfg.Interval*3/2
 }
 
 // locate finds out how the VIP is reached, and reports whether it is on link.
 func (v *watch) locate(now time.Time) bool {
-	if now.Sub(v.placed) < placeEvery && v.began.IsZero() {
-		return v.tracker.Where() == OnLink
+	if now.Sub(v.placed) < placeEvery && v.began.IsZero() && v.tracker.Where() == OnLink {
+		return true
 	}
 	p, err := v.cfg.Table.Place(v.target.addr)
 	where, reason := OnLink, ""
@@ -234,11 +247,12 @@ func (v *watch) locate(now time.Time) bool {
 	}
 	if where == OnLink && v.tracker.Where() == OnLink && p.Link.Index != v.place.Link.Index {
 		v.tracker = Tracker{} // another device: what was known is about another entry
+		v.release()
 	}
 	v.place, v.placed = p, now
 	if where != OnLink {
 		v.began = time.Time{}
-		v.backoff.helped()
+		v.helped()
 	}
 	v.happened(v.tracker.Place(where, reason))
 	return where == OnLink
@@ -246,38 +260,44 @@ func (v *watch) locate(now time.Time) bool {
 
 // read reads the entry and notes whom it names. It reports false where the
 // entry is somebody else's. Of one that does not exist it returns the zero State.
-func (v *watch) read(now time.Time) (neigh.Entry, bool) {
-	e, err := v.cfg.Table.Get(v.key())
-	if err != nil && !errors.Is(err, neigh.ErrGone) {
-		v.log.Debug("reading the entry", "err", err)
-	}
-	if err != nil {
+func (v *watch) read(now time.Time) (e neigh.Entry, mine bool, err error) {
+	e, err = v.cfg.Table.Get(v.key())
+	switch {
+	case errors.Is(err, neigh.ErrGone):
 		e = neigh.Entry{Key: v.key()}
-	} else if r := v.verdict(&e).Reason; r.Foreign() {
-		v.tracker.Names(now, e.LLAddr, Announced, time.Time{})
-		v.happened(v.tracker.Pin(r.String()))
-		return e, false
+	case err != nil:
+		return e, false, err
+	default:
+		if r := v.verdict(&e).Reason; r.Foreign() {
+			v.tracker.Names(now, e.LLAddr, Announced, time.Time{})
+			v.happened(v.tracker.Pin(r.String()))
+			return e, false, nil
+		}
 	}
 	v.happened(v.tracker.Pin(""))
 	if !e.State.Valid() {
-		return e, true
+		return e, true, nil
 	}
-	if v.hold != nil && v.hold.rejects(e.LLAddr) && !v.hold.gaveUp.Load() {
+	if v.hold != nil && v.hold.rejects(e.LLAddr) {
 		// The guard is about to see it, or has no notifications.
 		v.write(v.hold.held)
 		e.LLAddr = v.hold.held
-		return e, true
+		return e, true, nil
+	}
+	if v.hold != nil && e.LLAddr != v.hold.held {
+		v.release() // nor is it about whoever this is
 	}
 	if holder, _ := v.tracker.Holder(); holder != e.LLAddr {
 		// Not by us. News is worth a fresh look, whatever was tried before, but not
 		// again and again: anybody can make news.
 		if now.Sub(v.news) > newsEvery {
-			v.backoff.helped()
+			v.helped()
+			v.calm.helped()
 			v.news = now
 		}
 		v.happened(v.tracker.Names(now, e.LLAddr, Announced, v.began))
 	}
-	return e, true
+	return e, true, nil
 }
 
 // verdict is the policy's, for an entry that is in use whatever its state.
@@ -350,7 +370,7 @@ func (v *watch) ask(ctx context.Context, q shield.Question, window time.Duration
 	}
 	if errors.Is(err, neigh.ErrPermission) && !v.blind {
 		v.blind = true
-		v.log.Warn("CAP_NET_RAW is missing: the holder of the VIP cannot be asked, and a move is not noticed")
+		v.sayBlind()
 	}
 	if ctx.Err() == nil {
 		v.log.Debug("asking for the VIP", "err", err)
@@ -370,16 +390,27 @@ func (v *watch) trouble(since time.Time) {
 // works notes that the VIP works.
 func (v *watch) works(now time.Time) {
 	v.verified, v.began = now, time.Time{}
-	if now.Sub(v.calm.next) > calmAfter {
-		v.calm.helped()
+	for _, b := range []*backoff{&v.backoff, &v.calm} { // not at once: a server may come and go
+		if now.Sub(b.next) > calmAfter {
+			b.helped()
+		}
 	}
 	v.happened(v.tracker.Works(now))
+	v.publish() // what comes next may take a while
 }
 
-// claim takes the entry over from the sweep, or gives it back.
-func (v *watch) claim() {
+// helped starts all attempts over.
+func (v *watch) helped() {
+	v.silence.helped()
+	v.backoff.helped()
+}
+
+// claim takes the entry over from the sweep, or gives it back where it would not
+// be renewed.
+func (v *watch) claim(able bool) {
 	var key *neigh.Key
-	if !v.handsOff && !v.blind && !v.tracker.In(Silent) && v.tracker.Where() == OnLink {
+	able = able && time.Since(v.askedAt) < 2*v.everybodyEvery()
+	if able && !v.handsOff && !v.blind && !v.tracker.In(Silent) && v.tracker.Where() == OnLink {
 		k := v.key()
 		key = &k
 	}

@@ -47,6 +47,8 @@ type Watcher struct {
 	budget budget
 	again  chan struct{} // something is suspicious: look for VIPs now
 
+	sayBlind func()
+
 	// Of the goroutine that runs Run.
 	seen     map[netip.Addr]time.Time // by sockets, and when last
 	resolved map[string][]netip.Addr  // names, and what they last resolved to
@@ -60,6 +62,9 @@ func New(cfg Config) *Watcher {
 	return &Watcher{
 		cfg: cfg, again: make(chan struct{}, 1), seen: make(map[netip.Addr]time.Time),
 		resolved: make(map[string][]netip.Addr), watches: make(map[netip.Addr]*watch),
+		sayBlind: sync.OnceFunc(func() {
+			cfg.Log.Warn("CAP_NET_RAW is missing: the holders of VIPs cannot be asked, and a move is not noticed")
+		}),
 	}
 }
 
@@ -127,9 +132,9 @@ func (w *Watcher) targets(ctx context.Context, now time.Time) []target {
 	for _, a := range w.cfg.Addrs {
 		all = append(all, target{addr: a, source: FromAddress})
 	}
-	for _, name := range w.cfg.Names {
-		for _, a := range w.lookup(ctx, name) {
-			all = append(all, target{addr: a, source: FromName, name: name})
+	for i, addrs := range w.lookup(ctx) {
+		for _, a := range addrs {
+			all = append(all, target{addr: a, source: FromName, name: w.cfg.Names[i]})
 		}
 	}
 	if w.cfg.Auto {
@@ -144,22 +149,35 @@ func (w *Watcher) targets(ctx context.Context, now time.Time) []target {
 	return chosen
 }
 
-// lookup resolves a name. While that fails, what it last resolved to is true:
+// lookup resolves all names. While that fails, what one last resolved to is true:
 // the name server may be behind what is broken.
-func (w *Watcher) lookup(ctx context.Context, name string) []netip.Addr {
+func (w *Watcher) lookup(ctx context.Context) [][]netip.Addr {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
-	addrs, err := w.cfg.Lookup(ctx, name)
-	if err != nil || len(addrs) == 0 {
-		w.cfg.Log.Debug("name of a VIP not resolved", "name", name, "err", err)
-		return w.resolved[name]
+	all := make([][]netip.Addr, len(w.cfg.Names))
+	var wg sync.WaitGroup
+	for i, name := range w.cfg.Names {
+		wg.Go(func() {
+			addrs, err := w.cfg.Lookup(ctx, name)
+			if err != nil {
+				w.cfg.Log.Debug("name of a VIP not resolved", "name", name, "err", err)
+				return
+			}
+			for _, a := range addrs {
+				all[i] = append(all[i], a.Unmap())
+			}
+		})
 	}
-	for i := range addrs {
-		addrs[i] = addrs[i].Unmap()
+	wg.Wait()
+	for i, name := range w.cfg.Names {
+		if len(all[i]) == 0 {
+			all[i] = w.resolved[name]
+			continue
+		}
+		slices.SortFunc(all[i], netip.Addr.Compare)
+		w.resolved[name] = all[i]
 	}
-	slices.SortFunc(addrs, netip.Addr.Compare)
-	w.resolved[name] = addrs
-	return addrs
+	return all
 }
 
 // discover returns the addresses that this host has connections to. Those on
@@ -223,7 +241,7 @@ func (w *Watcher) follow(ctx context.Context, targets []target) {
 		wanted[t.addr] = t
 	}
 	for a, v := range w.watches {
-		if _, ok := wanted[a]; ok {
+		if t, ok := wanted[a]; ok && t == v.target {
 			continue
 		}
 		v.stop()

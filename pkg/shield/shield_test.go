@@ -1,0 +1,297 @@
+package shield
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
+)
+
+const ms = time.Millisecond
+
+var (
+	key     = neigh.Key{Addr: netip.MustParseAddr("10.0.0.2"), Index: 2}
+	link    = neigh.Link{Index: 2, Name: "eth0"}
+	errFake = errors.New("fault")
+)
+
+func mac(n byte) neigh.LLAddr {
+	a, _ := neigh.LLAddrFrom([]byte{2, 0, 0, 0, 0, n})
+	return a
+}
+
+// fakeTable has one entry at most, and writes down what is done to it.
+type fakeTable struct {
+	entry                  *neigh.Entry
+	did                    []string
+	getErr, setErr, useErr error
+}
+
+func (f *fakeTable) Get(neigh.Key) (neigh.Entry, error) {
+	switch {
+	case f.getErr != nil:
+		return neigh.Entry{}, f.getErr
+	case f.entry == nil:
+		return neigh.Entry{}, neigh.ErrGone
+	}
+	return *f.entry, nil
+}
+
+func (f *fakeTable) SetState(_ neigh.Key, s neigh.State) error {
+	if f.setErr != nil {
+		return f.setErr
+	}
+	f.did = append(f.did, s.String())
+	f.entry.State = s
+	return nil
+}
+
+func (f *fakeTable) Use(neigh.Key) error {
+	if f.useErr != nil {
+		return f.useErr
+	}
+	f.did = append(f.did, "use")
+	if f.entry.State == neigh.Stale {
+		f.entry.State = neigh.Delay
+	}
+	return nil
+}
+
+func (f *fakeTable) Replace(_ neigh.Key, lladdr neigh.LLAddr, flags neigh.Flags) error {
+	f.did = append(f.did, "replace "+lladdr.String())
+	f.entry.LLAddr, f.entry.State, f.entry.Flags = lladdr, neigh.Reachable, flags
+	return nil
+}
+
+// fakeSolicitor answers the n-th Ask with answers[n].
+type fakeSolicitor struct {
+	answers [][]Reply
+	errs    []error
+	slow    time.Duration
+	hear    func(n int, r Reply) // ahead of the reply
+	asked   int
+	last    []Question
+}
+
+func (s *fakeSolicitor) Ask(ctx context.Context, _ int, q []Question, window time.Duration, reply func(Reply)) error {
+	n := s.asked
+	s.asked++
+	s.last = q
+	if n < len(s.errs) && s.errs[n] != nil {
+		return s.errs[n]
+	}
+	if n < len(s.answers) {
+		for _, r := range s.answers[n] {
+			if s.hear != nil {
+				s.hear(n, r)
+			}
+			reply(r)
+		}
+	}
+	t := time.NewTimer(window + s.slow)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+func entry(state neigh.State) *neigh.Entry {
+	return &neigh.Entry{Key: key, LLAddr: mac(1), State: state}
+}
+
+func answer(n ...byte) (all []Reply) {
+	for _, i := range n {
+		all = append(all, Reply{Addr: key.Addr, LLAddr: mac(i), RTT: ms})
+	}
+	return all
+}
+
+func inquiry() *Inquiry { return &Inquiry{Key: key, Link: &link, NextHop: true} }
+
+func TestRaise(t *testing.T) {
+	foreign := entry(neigh.Reachable)
+	foreign.Flags = neigh.FlagExtLearned
+	tests := []struct {
+		name    string
+		entry   *neigh.Entry
+		fault   func(*fakeTable)
+		want    string
+		wantErr error
+	}{
+		{name: "reachable", entry: entry(neigh.Reachable), want: "stale use"},
+		{name: "delay", entry: entry(neigh.Delay), want: "stale use"},
+		{name: "stale", entry: entry(neigh.Stale), want: "use"},
+		{name: "the kernel is probing it", entry: entry(neigh.Probe), wantErr: ErrChanged},
+		{name: "failed", entry: entry(neigh.Failed), wantErr: ErrChanged},
+		{name: "incomplete", entry: entry(neigh.Incomplete), wantErr: ErrChanged},
+		{name: "permanent", entry: entry(neigh.Permanent), wantErr: ErrChanged},
+		{name: "somebody else's", entry: foreign, wantErr: ErrChanged},
+		{name: "gone", wantErr: neigh.ErrGone},
+		{name: "it cannot be read", entry: entry(neigh.Reachable), fault: func(f *fakeTable) { f.getErr = errFake }, wantErr: errFake},
+		{name: "it cannot be changed", entry: entry(neigh.Reachable), fault: func(f *fakeTable) { f.setErr = errFake }, wantErr: errFake},
+		{name: "it cannot be used", entry: entry(neigh.Reachable), fault: func(f *fakeTable) { f.useErr = errFake }, want: "stale", wantErr: errFake},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			table := &fakeTable{entry: tt.entry}
+			if tt.fault != nil {
+				tt.fault(table)
+			}
+			a := &Asker{Table: table, Scope: &policy.Scope{}}
+			q := inquiry()
+			err := a.Raise(q)
+			if got := strings.Join(table.did, " "); got != tt.want || !errors.Is(err, tt.wantErr) {
+				t.Errorf("%q and %v, want %q and %v", got, err, tt.want, tt.wantErr)
+			}
+			if err == nil && q.Incumbent.LLAddr != mac(1) {
+				t.Errorf("the incumbent is %s", q.Incumbent.LLAddr)
+			}
+		})
+	}
+}
+
+func TestAsk(t *testing.T) {
+	tests := []struct {
+		name      string
+		solicitor fakeSolicitor
+		during    func(*fakeTable)
+		window    time.Duration
+		asked     int
+		holders   []byte
+		complete  bool
+		did       []string // beyond the first shield
+		err       error
+	}{
+		{name: "the incumbent answers", solicitor: fakeSolicitor{answers: [][]Reply{answer(1)}}, asked: 1, holders: []byte{1}, complete: true},
+		{name: "two of its answers are lost", solicitor: fakeSolicitor{answers: [][]Reply{nil, answer(2), answer(2, 1)}}, asked: 3, holders: []byte{2, 1}, complete: true, did: []string{"stale", "use"}},
+		{name: "another answers", solicitor: fakeSolicitor{answers: [][]Reply{answer(2), answer(2), answer(2)}}, asked: 3, holders: []byte{2}, complete: true, did: []string{"stale", "use"}},
+		{name: "nobody answers", asked: 3, complete: true, did: []string{"stale", "use"}},
+		{name: "nobody answers, in a short window", window: 100 * ms, asked: 3, complete: true},
+		{name: "slow sending", solicitor: fakeSolicitor{slow: 400 * ms}, asked: 3, complete: true, did: []string{"stale", "use", "stale", "use"}},
+		{name: "answers for what was not asked", solicitor: fakeSolicitor{answers: [][]Reply{{{Addr: netip.MustParseAddr("10.0.0.9"), LLAddr: mac(9)}}, answer(1)}}, asked: 2, holders: []byte{1}, complete: true},
+		{name: "it cannot be sent", solicitor: fakeSolicitor{errs: []error{nil, errFake}}, asked: 2, err: errFake},
+		{name: "the entry moved before the shield is raised again", during: func(f *fakeTable) { f.entry.LLAddr = mac(5) }, asked: 3, complete: true},
+		{name: "it became somebody else's by then", during: func(f *fakeTable) { f.entry.State = neigh.Permanent }, asked: 3, complete: true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				table := &fakeTable{entry: entry(neigh.Reachable)}
+				rtts := 0
+				a := &Asker{Table: table, Solicitor: &tt.solicitor, Scope: &policy.Scope{}, Window: tt.window, Answered: func(time.Duration) { rtts++ }}
+				q := inquiry()
+				if err := a.Raise(q); err != nil {
+					t.Fatal(err)
+				}
+				if tt.during != nil {
+					tt.during(table)
+				}
+				table.did = nil
+				err := a.Ask(t.Context(), 2, map[netip.Addr]*Inquiry{key.Addr: q})
+				if !errors.Is(err, tt.err) || tt.solicitor.asked != tt.asked || q.Complete != tt.complete {
+					t.Errorf("asked %d times, complete %v, %v", tt.solicitor.asked, q.Complete, err)
+				}
+				var holders []byte
+				for _, h := range q.Holders {
+					holders = append(holders, h.Bytes()[5])
+				}
+				if !slices.Equal(holders, tt.holders) || q.IncumbentHeard() != slices.Contains(tt.holders, 1) {
+					t.Errorf("holders %v, want %v", holders, tt.holders)
+				}
+				if !slices.Equal(table.did, tt.did) {
+					t.Errorf("did %q, want %q", table.did, tt.did)
+				}
+				if tt.holders != nil && rtts == 0 {
+					t.Error("no round-trip time")
+				}
+			})
+		})
+	}
+}
+
+// An Ask that is cut short says so, even if its Solicitor does not.
+func TestAskIsCutShort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		table := &fakeTable{entry: entry(neigh.Reachable)}
+		s := &fakeSolicitor{answers: [][]Reply{answer(2)}, hear: func(int, Reply) { cancel() }}
+		q := inquiry()
+		a := &Asker{Table: table, Solicitor: s, Scope: &policy.Scope{}}
+		err := errors.Join(a.Raise(q), a.Ask(ctx, 2, map[netip.Addr]*Inquiry{key.Addr: q}))
+		if !errors.Is(err, context.Canceled) || q.Complete {
+			t.Errorf("complete %v, %v", q.Complete, err)
+		}
+	})
+}
+
+// Where locktime is 0, the incumbent is put back as soon as both have answered.
+func TestIncumbentIsPutBack(t *testing.T) {
+	for _, order := range [][]byte{{1, 2}, {2, 1}} {
+		synctest.Test(t, func(t *testing.T) {
+			table := &fakeTable{entry: entry(neigh.Reachable)}
+			s := &fakeSolicitor{answers: [][]Reply{answer(order...)}}
+			s.hear = func(_ int, r Reply) { table.entry.LLAddr, table.entry.State = r.LLAddr, neigh.Reachable }
+			a := &Asker{Table: table, Solicitor: s, Scope: &policy.Scope{}}
+			q := inquiry()
+			if err := errors.Join(a.Raise(q), a.Ask(t.Context(), 2, map[netip.Addr]*Inquiry{key.Addr: q})); err != nil {
+				t.Fatal(err)
+			}
+			if table.entry.LLAddr != mac(1) {
+				t.Errorf("answers %v: the entry names %s", order, table.entry.LLAddr)
+			}
+		})
+	}
+}
+
+func TestHold(t *testing.T) {
+	named := func(n byte, state neigh.State) *neigh.Entry {
+		e := entry(state)
+		e.LLAddr, e.Flags = mac(n), neigh.FlagRouter
+		return e
+	}
+	managed := named(2, neigh.Reachable)
+	managed.FlagsExt = neigh.FlagManaged
+	tests := []struct {
+		name   string
+		entry  *neigh.Entry
+		lladdr byte
+		want   string
+		err    error
+	}{
+		{name: "it is there", entry: named(1, neigh.Stale), lladdr: 1},
+		{name: "one that answered is there", entry: named(2, neigh.Reachable), lladdr: 1, want: "replace " + mac(1).String()},
+		{name: "the incumbent gives way", entry: named(1, neigh.Delay), lladdr: 2, want: "replace " + mac(2).String()},
+		{name: "it has failed meanwhile", entry: named(1, neigh.Failed), lladdr: 1, want: "replace " + mac(1).String()},
+		{name: "one that did not answer has been announced", entry: named(7, neigh.Stale), lladdr: 1, err: ErrChanged},
+		{name: "permanent", entry: named(2, neigh.Permanent), lladdr: 1, err: ErrChanged},
+		{name: "managed", entry: managed, lladdr: 1, err: ErrChanged},
+		{name: "gone", lladdr: 1, err: neigh.ErrGone},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			table := &fakeTable{entry: tt.entry}
+			a := &Asker{Table: table, Scope: &policy.Scope{}}
+			q := inquiry()
+			q.Incumbent, q.Holders = *entry(neigh.Reachable), []neigh.LLAddr{mac(2)}
+			if err := a.Hold(q, mac(tt.lladdr)); !errors.Is(err, tt.err) {
+				t.Errorf("%v, want %v", err, tt.err)
+			}
+			if got := strings.Join(table.did, " "); got != tt.want {
+				t.Errorf("did %q, want %q", got, tt.want)
+			}
+			if tt.want != "" && table.entry.Flags != neigh.FlagRouter {
+				t.Error("the flags are lost")
+			}
+		})
+	}
+}

@@ -1,0 +1,344 @@
+package vip
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+)
+
+// held returns a bench on which the entry is held with host 2 against host 1,
+// whose API server is frozen.
+func held(t *testing.T, change ...func(*Config)) (b *bench, stop func()) {
+	t.Helper()
+	b = newBench([]*host{good(1)}, change...)
+	stop = b.settle(t)
+	b.change(func() { b.hosts = []*host{zombie(1, frozen), good(2)} })
+	if when(20*time.Second, func() bool { return b.count(Held) == 1 }) == never {
+		t.Fatalf("not held: events %v", b.events)
+	}
+	b.wantEvents(t, Failing, Duplicate, Moved, Recovered, Held)
+	rest(5 * time.Second)
+	return b, stop
+}
+
+// announcing has a host announce itself until the end of the test.
+func (b *bench) announcing(t *testing.T, n int, every time.Duration) {
+	go func() {
+		for sleep(t.Context(), every) {
+			b.announces(mac(n))
+		}
+	}()
+}
+
+// wrong returns for how long, in some time, the entry names another host.
+func (b *bench) wrong(want int, d time.Duration) (sum time.Duration) {
+	for start := time.Now(); time.Since(start) < d; rest(ms) {
+		if b.named() != mac(want) {
+			sum += ms
+		}
+	}
+	return sum
+}
+
+// subscriptions returns how many there are now.
+func (b *bench) subscriptions() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.ads)
+}
+
+func TestHoldRestores(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, stop := held(t)
+		b.announcing(t, 1, 3*time.Second)
+		if d := b.wrong(2, 10*time.Minute); d > 0 {
+			t.Errorf("the entry named another host for %v", d)
+		}
+		b.wantEvents(t, Failing, Duplicate, Moved, Recovered, Held)
+		if n := len(b.lines("held")); n != 1 {
+			t.Errorf("%d lines about it", n)
+		}
+		stop()
+		if b.named() != mac(2) || b.subscriptions() > 0 {
+			t.Errorf("stopped, the entry names %s, and %d subscriptions are left", b.named(), b.subscriptions())
+		}
+	})
+}
+
+// What ends a hold.
+func TestHoldEnds(t *testing.T) {
+	tests := []struct {
+		name   string
+		ends   func(*bench)
+		within time.Duration
+		holder int
+	}{
+		{"nobody else answers any more", func(b *bench) { b.hosts[0].down = true }, 5 * time.Minute, 2},
+		{"the held holder is silent", func(b *bench) { b.hosts[1].down, b.hosts[0].api = true, serves }, 4 * time.Second, 1},
+		{"it does not serve any more", func(b *bench) { b.hosts[1].api, b.hosts[0].api = refuses, serves }, 40 * time.Second, 1},
+		{"the entry becomes PERMANENT", func(b *bench) { permanent(b.entries[key]) }, 3 * time.Second, 2},
+		{"it becomes ext_learned", func(b *bench) { extLearned(b.entries[key]) }, 3 * time.Second, 2},
+		{"this node takes the VIP", func(b *bench) { b.places[theVIP] = neigh.Place{Here: true, Local: true} }, 40 * time.Second, 2},
+		{"the VIP is reached by another device", func(b *bench) { b.places[theVIP] = onLink(eth1) }, 40 * time.Second, 2},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, _ := held(t)
+				hold := b.w.watches[theVIP].hold
+				b.change(func() { tt.ends(b) })
+				ended := func() bool {
+					select {
+					case <-hold.done:
+						return true
+					default:
+						return false
+					}
+				}
+				took := when(10*time.Minute, func() bool { return ended() && b.named() == mac(tt.holder) })
+				if took > tt.within {
+					t.Errorf("it ended after %v, want %v at most; the entry names %s", took, tt.within, b.named())
+				}
+			})
+		})
+	}
+}
+
+// A hold that lasts is not ended by one round in which nobody else was heard.
+func TestHoldOutlastsALostAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _ := held(t)
+		for range 4 {
+			b.change(func() { b.hosts[0].lose = 2 })
+			rest(5 * time.Minute)
+		}
+		if b.subscriptions() != 1 {
+			t.Error("the hold has ended")
+		}
+	})
+}
+
+// An owner that takes the entry over while it is held is not disturbed, though a
+// rejected holder may be what it wants there.
+func TestHoldOfWhatIsPinned(t *testing.T) {
+	for name, pin := range map[string]func(*entry){"PERMANENT": permanent, "ext_learned": extLearned} {
+		for _, late := range []bool{false, true} {
+			t.Run(name+map[bool]string{true: ", seen late"}[late], func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					b, _ := held(t)
+					before := 0
+					b.change(func() { b.silenced = late })
+					b.announces(mac(1))
+					synctest.Wait() // if late, it is still in the queue when the next happens
+					b.set(func(e *entry) {
+						before = len(b.ops)
+						e.LLAddr = mac(1)
+						pin(e)
+					})
+					b.change(func() {
+						b.silenced = false
+						for c := range b.ads {
+							c.wake()
+						}
+					})
+					rest(time.Minute)
+					if got := b.ops[before:]; len(got) > 0 || b.named() != mac(1) {
+						t.Errorf("%v after the entry had become somebody else's", got)
+					}
+					if b.count(Pinned) != 1 {
+						t.Errorf("events %v", b.events)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A third host that takes the VIP over, announcing it, is neither held nor
+// rejected: it is nobody's business to put the entry back to one that may have
+// lost the VIP.
+func TestHoldAndAThirdHolder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _ := held(t)
+		b.change(func() { b.hosts = []*host{zombie(1, frozen), good(3)} })
+		b.announces(mac(3))
+		rest(5 * time.Second)
+		before := len(b.writes(0))
+		b.announces(mac(1))
+		rest(time.Second)
+		for _, w := range b.writes(0)[before:] {
+			if strings.HasSuffix(w, mac(2).String()) {
+				t.Error("the entry was given to a host that has lost the VIP")
+			}
+		}
+		if took := when(time.Minute, func() bool { return b.named() == mac(3) }); took > 30*time.Second {
+			t.Errorf("repaired after %v", took)
+		}
+	})
+}
+
+// One that announces itself more often than ten times a second is given up, and
+// that is not tried again all the time.
+func TestContested(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _ := held(t)
+		before := len(b.writes(0))
+		go func() {
+			for sleep(t.Context(), 20*ms) {
+				b.announces(mac(1))
+			}
+		}()
+		if when(10*time.Second, func() bool { return b.count(Contested) > 0 }) == never {
+			t.Fatal("not contested")
+		}
+		restored := 0
+		for _, w := range b.writes(0)[before:] {
+			if strings.HasPrefix(w, "replace") {
+				restored++
+			}
+		}
+		if restored > maxRestores+1 {
+			t.Errorf("restored %d times", restored)
+		}
+		at := b.now()
+		const minutes = 60
+		rest(minutes * time.Minute)
+		if n := b.count(Held); n > minutes*2+1 {
+			t.Errorf("held %d times in %d minutes", n, minutes)
+		} else {
+			t.Logf("held %d times, contested %d times, %d writes, %d broadcasts, %d checks, %d lines", n, b.count(Contested),
+				len(b.writes(at)), len(b.broadcasts(at)), len(b.checks), len(b.lines("")))
+		}
+		if n := len(b.writes(at)); n > minutes*2*(maxRestores+10) {
+			t.Errorf("%d writes in %d minutes", n, minutes)
+		}
+		if n := len(b.lines("")); n > logLines+minutes*8 {
+			t.Errorf("%d lines of log in %d minutes", n, minutes)
+		}
+		if n := len(b.lines("level=ERROR")); n == 0 {
+			t.Error("it is not said")
+		}
+	})
+}
+
+// Notifications that fail are asked for again. Meanwhile the entry is put back
+// when it is looked at.
+func TestHoldWithoutNotifications(t *testing.T) {
+	tests := []struct {
+		name  string
+		fault func(*bench)
+		limit time.Duration // for which the entry may name another host, in 5 minutes
+	}{
+		{"the subscription ends now and then", func(b *bench) {
+			go func() {
+				for range 100 {
+					time.Sleep(2900 * ms)
+					b.fail(errFake)
+				}
+			}()
+		}, 5 * time.Minute / 3},
+		{"overruns", func(b *bench) {
+			go func() {
+				for range 1000 {
+					time.Sleep(290 * ms)
+					b.fail(neigh.ErrOverrun)
+				}
+			}()
+		}, 0},
+		{"no subscription at all", func(b *bench) {
+			b.change(func() { b.subscribeErr = errFake })
+			b.fail(errFake)
+		}, 5 * time.Minute * 2 / 3},
+		{"they are lost", func(b *bench) { b.change(func() { b.lost = true }) }, 5 * time.Minute * 2 / 3},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, stop := held(t)
+				tt.fault(b)
+				b.announcing(t, 1, 3*time.Second)
+				if d := b.wrong(2, 5*time.Minute); d > tt.limit {
+					t.Errorf("the entry named another host for %v, want %v at most", d, tt.limit)
+				}
+				if b.count(Contested) > 0 || b.count(Moved) > 1 {
+					t.Errorf("events %v", b.events)
+				}
+				if n := len(b.lines("")); n > 2*logLines {
+					t.Errorf("%d lines of log in 5 minutes", n)
+				}
+				at := time.Now()
+				stop()
+				if took := time.Since(at); took > time.Second {
+					t.Errorf("it took %v to stop", took)
+				}
+			})
+		})
+	}
+}
+
+// Answers to two requests in a row were lost: the held holder is there all the
+// same, and goes on being held.
+func TestHoldOutlastsLostRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _ := held(t)
+		rest(interval)
+		b.change(func() { b.hosts[1].loseUnicast = 3 })
+		rest(3 * interval)
+		b.announcing(t, 1, 3*time.Second)
+		if d := b.wrong(2, 5*time.Minute); d > 10*ms {
+			t.Errorf("the entry named another host for %v", d)
+		}
+	})
+}
+
+// An entry that cannot be put back is said to be so by the number of attempts.
+func TestRestoreRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _ := held(t)
+		b.change(func() { b.replaceErr = errFake })
+		b.announces(mac(1))
+		rest(time.Minute)
+		b.change(func() { b.replaceErr = nil })
+		if took := when(2*time.Minute, func() bool { return b.named() == mac(2) }); took > 90*time.Second+interval {
+			t.Errorf("put back after %v", took)
+		}
+	})
+}
+
+// A read of the entry that fails once is no reason to let go of it.
+func TestHoldOutlastsAReadError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _ := held(t)
+		b.change(func() { b.getErr = neigh.ErrTimeout })
+		rest(interval + 500*ms)
+		b.change(func() { b.getErr = nil })
+		rest(2 * interval)
+		b.announcing(t, 1, 3*time.Second)
+		if d := b.wrong(2, 5*time.Minute); d > 10*ms {
+			t.Errorf("the entry named another host for %v", d)
+		}
+	})
+}
+
+// What a hold that has ended has still to tell is about nothing.
+func TestHeldOutTooLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _ := held(t)
+		v := b.w.watches[theVIP]
+		b.change(func() { b.hosts = b.hosts[1:] })
+		if when(10*time.Minute, func() bool { return b.subscriptions() == 0 }) == never {
+			t.Fatal("the hold has not ended")
+		}
+		rest(interval - 800*ms)
+		since := b.now()
+		b.change(func() { b.hosts[0].loseUnicast = 2 })
+		v.heldOut <- struct{}{}
+		rest(interval)
+		if n := len(b.broadcasts(since)); n > 0 {
+			t.Errorf("%d broadcasts, because two answers were lost", n)
+		}
+	})
+}

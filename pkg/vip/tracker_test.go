@@ -1,0 +1,138 @@
+package vip
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+)
+
+func TestTracker(t *testing.T) {
+	start := time.Unix(1e9, 0)
+	at := func(s int) time.Time { return start.Add(time.Duration(s) * time.Second) }
+	type lladdrs = []neigh.LLAddr
+	type step struct {
+		do   func(*Tracker) (Change, bool)
+		want string // the event and its cause or reason, "" for none
+	}
+	place := func(w Where) func(*Tracker) (Change, bool) {
+		return func(t *Tracker) (Change, bool) { return t.Place(w, "why") }
+	}
+	names := func(n int, c Cause) func(*Tracker) (Change, bool) {
+		return func(t *Tracker) (Change, bool) {
+			holder := neigh.LLAddr{}
+			if n > 0 {
+				holder = mac(n)
+			}
+			return t.Names(at(10), holder, c, time.Time{})
+		}
+	}
+	answered := func(n ...int) func(*Tracker) (Change, bool) {
+		return func(t *Tracker) (Change, bool) {
+			var all lladdrs
+			for _, i := range n {
+				all = append(all, mac(i))
+			}
+			return t.Answered(all)
+		}
+	}
+	trouble := func(e Event) func(*Tracker) (Change, bool) {
+		return func(t *Tracker) (Change, bool) { return t.Trouble(e, at(1), "check: timeout") }
+	}
+	works := func(t *Tracker) (Change, bool) { return t.Works(at(20)) }
+	hold := func(held bool) func(*Tracker) (Change, bool) {
+		return func(t *Tracker) (Change, bool) { return t.Hold(held) }
+	}
+	giveUp := func(t *Tracker) (Change, bool) { return t.GiveUp() }
+	pin := func(reason string) func(*Tracker) (Change, bool) {
+		return func(t *Tracker) (Change, bool) { return t.Pin(reason) }
+	}
+
+	tests := []struct {
+		name  string
+		steps []step
+	}{
+		{"on link from the start", []step{{place(OnLink), ""}, {place(OnLink), ""}}},
+		{"held here, and not any more", []step{{place(OnLink), ""}, {place(Here), "held_here"}, {place(Here), ""}, {place(OnLink), ""}, {place(Here), "held_here"}}},
+		{"behind a gateway", []step{{place(Behind), "not_on_link why"}, {place(Behind), ""}, {place(OnLink), ""}}},
+		{"moved by an announcement", []step{{names(1, Announced), ""}, {names(1, Announced), ""}, {names(2, Announced), "moved announced"}, {names(2, Stale), ""}}},
+		{"resolved again, to the same and to another", []step{{names(1, Announced), ""}, {names(0, Announced), ""}, {names(2, Announced), ""}}},
+		{"what was known before it was held here is forgotten", []step{{names(1, Announced), ""}, {trouble(Silent), "silent check: timeout"}, {place(Here), "held_here"}, {place(OnLink), ""}, {works, ""}, {names(2, Announced), ""}}},
+		{"a duplicate is said once", []step{{answered(1, 2), "duplicate"}, {answered(2, 1), ""}, {answered(1), ""}, {answered(1, 2), ""}}},
+		{"a third holder", []step{{answered(1, 2), "duplicate"}, {answered(1, 2, 3), "duplicate"}, {answered(1, 2, 3), ""}}},
+		{"a duplicate after three quiet rounds", []step{{answered(1, 2), "duplicate"}, {answered(1), ""}, {answered(), ""}, {answered(1), ""}, {answered(1, 2), "duplicate"}}},
+		{"trouble is said once", []step{{trouble(Silent), "silent check: timeout"}, {trouble(Silent), ""}, {works, "recovered"}, {works, ""}}},
+		{"trouble of another kind", []step{{trouble(Failing), "failing check: timeout"}, {trouble(Silent), "silent check: timeout"}, {works, "recovered"}}},
+		{"held", []step{{hold(true), "held"}, {hold(true), ""}, {hold(false), ""}, {hold(true), "held"}, {giveUp, "contested"}, {hold(true), "held"}}},
+		{"pinned", []step{{pin(""), ""}, {pin("permanent"), "pinned permanent"}, {pin("permanent"), ""}, {pin("ext_learned"), "pinned ext_learned"}, {pin(""), ""}, {pin("permanent"), "pinned permanent"}}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var tr Tracker
+			for i, s := range tt.steps {
+				got := ""
+				if c, ok := s.do(&tr); ok {
+					got = c.Event.String()
+					if detail := string(c.Cause) + c.Reason; detail != "" {
+						got += " " + detail
+					}
+				} else if c.Event != 0 || len(c.Holders) > 0 {
+					t.Errorf("step %d: no change, but %+v", i, c)
+				}
+				if got != s.want {
+					t.Errorf("step %d: %q, want %q", i, got, s.want)
+				}
+			}
+		})
+	}
+}
+
+// What belongs to the events.
+func TestTrackerDetails(t *testing.T) {
+	start := time.Unix(1e9, 0)
+	var tr Tracker
+	tr.Names(start, mac(1), Announced, time.Time{})
+	if c, _ := tr.Trouble(Silent, start.Add(time.Second), ""); c.Old != mac(1) || !tr.In(Silent) || tr.In(Failing) {
+		t.Errorf("trouble: %+v", c)
+	}
+	now := start.Add(4 * time.Second)
+	if c, _ := tr.Names(now, mac(2), WasSilent, start.Add(time.Second)); c.Old != mac(1) || c.New != mac(2) || c.Took != 3*time.Second {
+		t.Errorf("moved: %+v", c)
+	}
+	if holder, since := tr.Holder(); holder != mac(2) || !since.Equal(now) {
+		t.Errorf("held by %s since %v", holder, since)
+	}
+	if c, _ := tr.Works(now); c.Took != 3*time.Second || c.New != mac(2) || tr.In(Silent) {
+		t.Errorf("recovered: %+v", c)
+	}
+	holders := []neigh.LLAddr{mac(2), mac(1)}
+	if c, _ := tr.Answered(holders); c.New != mac(2) || !slices.Equal(c.Holders, holders) || tr.Holders() != 2 {
+		t.Errorf("duplicate: %+v", c)
+	}
+	if c, _ := tr.Hold(true); c.New != mac(2) || len(c.Holders) != 2 {
+		t.Errorf("held: %+v", c)
+	}
+	if c, _ := tr.GiveUp(); c.Old != mac(2) || len(c.Holders) != 2 {
+		t.Errorf("contested: %+v", c)
+	}
+	if tr.Trouble(Silent, now, ""); tr.Holders() != 0 {
+		t.Errorf("%d holders of a VIP for which nobody answers", tr.Holders())
+	}
+	if tr.Place(OnLink, ""); tr.Where() != OnLink {
+		t.Error("not on link")
+	}
+}
+
+func TestEventNames(t *testing.T) {
+	seen := make(map[string]bool)
+	for _, e := range Events {
+		if s := e.String(); s == "" || s == "unknown" || seen[s] {
+			t.Errorf("event %d is called %q", e, s)
+		}
+		seen[e.String()] = true
+	}
+	if s := numEvents.String(); s != "unknown" {
+		t.Errorf("what is not an event is called %q", s)
+	}
+}

@@ -1,0 +1,1105 @@
+package vip
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
+)
+
+// In the steady state nothing reaches the API server, and next to nothing
+// everybody.
+func TestSteadyState(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.kubelet(t.Context(), 10*time.Second)
+		// One whose last act was sent in reply to data, and one that is idle.
+		echo := b.dial(theVIP)
+		b.request(b.dial(theVIP))
+		b.request(echo)
+		b.change(func() { echo.sent = echo.received.Add(20 * ms) })
+		stop := b.start(t)
+		rest(time.Hour)
+		stop()
+		unicast := 0
+		for _, a := range b.asks {
+			if a.LLAddr == mac(1) {
+				unicast++
+			}
+		}
+		if n := len(b.broadcasts(0)); n < 50 || n > 75 {
+			t.Errorf("everybody was asked %d times in an hour, want once a minute", n)
+		}
+		if unicast < 1780 || unicast > 1900 {
+			t.Errorf("the holder was asked %d times in an hour, want every 2 s", unicast)
+		}
+		if len(b.checks) > 0 || b.log.Len() > 0 || len(b.events) > 0 {
+			t.Errorf("%d checks, events %v and log %s", len(b.checks), b.events, b.log.String())
+		}
+		if b.resolved < 50 {
+			t.Errorf("the sweep was told %d times that the entry was renewed", b.resolved)
+		}
+	})
+}
+
+// A repair is a case of what happens to the holders of a VIP that the node talks
+// to.
+func TestRepairs(t *testing.T) {
+	const one, two, three = 1, 2, 3
+	type hosts = []*host
+	down := func(n int) func(*bench) {
+		return func(b *bench) { b.host(mac(n)).down = true }
+	}
+	become := func(n int, a api) func(*bench) {
+		return func(b *bench) { b.host(mac(n)).api = a }
+	}
+	join := func(h ...*host) func(*bench) {
+		return func(b *bench) { b.hosts = append(b.hosts, h...) }
+	}
+	all := func(fn ...func(*bench)) func(*bench) {
+		return func(b *bench) {
+			for _, f := range fn {
+				f(b)
+			}
+		}
+	}
+	deaf := func(h *host, broadcasts int) *host {
+		h.lose = broadcasts
+		return h
+	}
+	stranger := func(n int) *host { return &host{lladdr: mac(n), delay: ms} }
+
+	tests := []struct {
+		name   string
+		hosts  hosts
+		config func(*Config)
+		breaks func(*bench)
+		then   func(*bench) // 20 s later
+		wait   time.Duration
+		want   int           // whom the entry names at last
+		within time.Duration // 0: it does not move
+		events []Event
+		cause  Cause
+	}{
+		{
+			name: "the holder is silent", breaks: all(down(one), join(good(two))),
+			want: two, within: 3200 * ms, events: []Event{Moved}, cause: Stale,
+		},
+		{
+			name: "one broadcast is lost", breaks: all(down(one), join(deaf(good(two), 1))),
+			want: two, within: 3500 * ms, events: []Event{Moved}, cause: Stale,
+		},
+		{
+			name: "nobody answers, and then another does", breaks: down(one), then: join(good(two)),
+			wait: 2 * time.Minute, want: two, within: 2 * time.Minute, events: []Event{Silent, Moved, Recovered}, cause: WasSilent,
+		},
+		{
+			name: "its process is gone", breaks: all(become(one, refuses), join(good(two))),
+			want: two, within: 4 * time.Second, events: []Event{Failing, Duplicate, Moved, Recovered, Held}, cause: Zombie,
+		},
+		{
+			name: "it is frozen", breaks: all(become(one, frozen), join(good(two))),
+			want: two, within: 10 * time.Second, events: []Event{Failing, Duplicate, Moved, Recovered, Held}, cause: Zombie,
+		},
+		{
+			name: "of several others only the last serves", breaks: all(become(one, refuses), join(zombie(two, refuses), zombie(three, refuses), good(4))),
+			want: 4, within: 4 * time.Second, events: []Event{Failing, Duplicate, Moved, Recovered, Held}, cause: Zombie,
+		},
+		{
+			name: "none serves: the first is put back", breaks: all(become(one, refuses), join(zombie(two, refuses), zombie(three, frozen))),
+			want: one, events: []Event{Failing, Duplicate},
+		},
+		{
+			name: "another serves, and cannot prove who it is", breaks: all(become(one, refuses), join(stranger(two))),
+			want: one, events: []Event{Failing, Duplicate},
+		},
+		{
+			name: "the same, where the check does not verify", breaks: all(become(one, refuses), join(stranger(two)), func(b *bench) { b.lenient = true }),
+			want: one, events: []Event{Failing, Duplicate},
+		},
+		{
+			name: "healthy: one that cannot prove who it is is followed", breaks: all(become(one, refuses), join(stranger(two)), func(b *bench) { b.lenient = true }),
+			config: func(c *Config) { c.OnConflict = Healthy },
+			want:   two, within: 4 * time.Second, events: []Event{Failing, Duplicate, Moved, Recovered, Held}, cause: Zombie,
+		},
+		{
+			name: "report: none is followed", breaks: all(become(one, refuses), join(good(two))),
+			config: func(c *Config) { c.OnConflict = Report },
+			want:   one, events: []Event{Failing, Duplicate},
+		},
+		{
+			name: "no check: none is followed", breaks: all(become(one, frozen), join(good(two))),
+			config: func(c *Config) { c.Checker = nil },
+			want:   one, events: []Event{Duplicate},
+		},
+		{
+			name: "the CA file cannot be used", breaks: all(become(one, refuses), join(good(two)), func(b *bench) { b.unknown = errFake }),
+			want: one, wait: 10 * time.Second, events: nil,
+		},
+		{
+			name: "two that serve are reported once", breaks: join(good(two)),
+			wait: time.Hour, want: one, events: []Event{Duplicate},
+		},
+		{
+			name: "two that serve, and no locktime", breaks: all(join(good(two)), func(b *bench) { b.locktime = 0 }),
+			wait: time.Hour, want: one, events: []Event{Duplicate},
+		},
+		{
+			name: "moved by an announcement", breaks: all(down(one), join(good(two)), func(b *bench) {
+				e := b.entries[key]
+				e.LLAddr, e.State, e.updated = mac(two), neigh.Stale, time.Now()
+			}), want: two, within: time.Second, wait: 10 * time.Second, events: []Event{Moved},
+		},
+		{
+			name: "first its process is gone, then it is silent and another holds it", breaks: become(one, refuses), then: all(down(one), join(good(two))),
+			want: two, within: 24 * time.Second, events: []Event{Failing, Moved, Recovered}, cause: Stale,
+		},
+		{
+			name: "it was frozen, served again, and then it moves in silence", breaks: become(one, frozen),
+			then: all(become(one, serves), func(b *bench) {
+				time.AfterFunc(3*time.Minute, func() {
+					b.change(func() { all(down(one), join(good(two)))(b) })
+				})
+			}), wait: 4 * time.Minute, want: two, within: 20*time.Second + 3*time.Minute + 4*time.Second,
+			events: []Event{Failing, Recovered, Moved}, cause: Stale,
+		},
+		{
+			name: "it was silent, answered again, and then it moves in silence", breaks: down(one),
+			then: all(func(b *bench) {
+				b.host(mac(one)).down = false
+				e := b.entries[key]
+				e.State, e.updated, e.confirmed = neigh.Reachable, time.Now(), time.Now()
+				time.AfterFunc(10*time.Second, func() {
+					b.change(func() { all(down(one), join(good(two)))(b) })
+				})
+			}), wait: time.Minute, want: two, within: 34 * time.Second,
+			events: []Event{Silent, Recovered, Moved}, cause: Stale,
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				if tt.hosts == nil {
+					tt.hosts = hosts{good(one)}
+				}
+				config := func(c *Config) {
+					if tt.config != nil {
+						tt.config(c)
+					}
+				}
+				b := newBench(tt.hosts, config)
+				b.settle(t)
+				b.change(func() { tt.breaks(b) })
+				broken := time.Now()
+				if tt.then != nil {
+					time.AfterFunc(20*time.Second, func() { b.change(func() { tt.then(b) }) })
+				}
+				if tt.within == 0 {
+					rest(max(tt.wait, 30*time.Second))
+				} else if took := when(max(tt.wait, 30*time.Second), func() bool {
+					_, repairs := b.seen()
+					return b.named() == mac(tt.want) && (tt.cause == "" || len(repairs) > 0)
+				}); took > tt.within {
+					t.Errorf("repaired in %v, want it within %v", took, tt.within)
+				}
+				rest(max(5*time.Second, tt.wait-time.Since(broken)))
+				if when(5*time.Second, func() bool { return b.named() == mac(tt.want) }) == never { // a trial may be under way
+					t.Errorf("the entry names %s, want %s", b.named(), mac(tt.want))
+				}
+				b.wantEvents(t, tt.events...)
+				if tt.cause == "" {
+					b.wantRepairs(t)
+				} else {
+					b.wantRepairs(t, tt.cause)
+				}
+			})
+		})
+	}
+}
+
+// The holder misses three requests, 0.3 s apart, and the first that answers has
+// the entry at once.
+func TestSilentHolderIsReplacedInTime(t *testing.T) {
+	for _, lost := range []int{0, 1} {
+		t.Run(fmt.Sprintf("%d broadcasts lost", lost), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench([]*host{good(1)})
+				b.settle(t)
+				b.change(func() {
+					b.host(mac(1)).down = true
+					b.hosts = append(b.hosts, &host{lladdr: mac(2), delay: 4 * ms, lose: lost})
+				})
+				broken := b.now()
+				took := when(10*time.Second, func() bool { return b.named() == mac(2) })
+				var asked time.Duration
+				b.change(func() { asked = b.asks[slices.IndexFunc(b.asks, func(a ask) bool { return a.at >= broken })].at })
+				want := asked - broken + 900*ms + time.Duration(lost)*missGap + 4*ms
+				if took < want-ms || took > want+2*ms {
+					t.Errorf("it took %v, %v of them until the holder was asked next, want %v", took, asked-broken, want)
+				}
+				rest(time.Second)
+				if b.took[0] > 900*ms+time.Duration(1+lost)*missGap {
+					t.Errorf("the log says that it took %v", b.took[0])
+				}
+			})
+		})
+	}
+}
+
+// When the VIP is gone, all nodes ask for it at once, and then less and less.
+func TestNobodyAnswers(t *testing.T) {
+	const nodes = 500
+	synctest.Test(t, func(t *testing.T) {
+		benches := make([]*bench, nodes)
+		for i := range benches {
+			benches[i] = newBench([]*host{good(1)})
+			benches[i].start(t)
+		}
+		rest(10 * time.Second)
+		since := benches[0].now()
+		for _, b := range benches {
+			b.change(func() { b.hosts[0].down = true })
+		}
+		rest(10 * time.Minute)
+		var asked [600]int // in each second
+		var last []time.Duration
+		for _, b := range benches {
+			all := b.broadcasts(since)
+			for _, at := range all {
+				asked[int((at-since)/time.Second)%len(asked)]++
+			}
+			for i := len(all) - 4; i < len(all); i++ {
+				last = append(last, all[i]-all[i-1])
+			}
+		}
+		// Five seconds together, because of chance.
+		for s := 10; s+5 <= len(asked); s += 5 {
+			n := 0
+			for _, a := range asked[s : s+5] {
+				n += a
+			}
+			if limit := 5 * nodes / 20 * 13 / 10; n > limit {
+				t.Errorf("%d broadcasts in seconds %d to %d, want %d at most", n, s, s+5, limit)
+			}
+		}
+		var sum time.Duration
+		for _, d := range last {
+			if sum += d; d < 30*time.Second || d > 90*time.Second+2*interval {
+				t.Errorf("%v between two of the last broadcasts", d)
+			}
+		}
+		if mean := sum / time.Duration(len(last)); mean < 58*time.Second || mean > 64*time.Second {
+			t.Errorf("%v between the last broadcasts, want a minute", mean)
+		}
+		benches[0].wantEvents(t, Silent)
+	})
+}
+
+// The holder that nobody heard comes back, and the kernel notices by itself.
+func TestHealedByItself(t *testing.T) {
+	for _, n := range []int{1, 2} {
+		t.Run(mac(n).String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench([]*host{good(1)})
+				b.settle(t)
+				b.change(func() { b.hosts[0].down = true })
+				rest(2 * time.Minute) // the next attempt is far off
+				b.wantEvents(t, Silent)
+				b.change(func() { b.hosts = []*host{{lladdr: mac(n), proves: true, delay: ms, noBroadcast: true}} }) // so the watch does not find it
+				b.set(func(e *entry) { e.LLAddr, e.State, e.confirmed = mac(n), neigh.Reachable, time.Now() })
+				want := []Event{Silent, Recovered}
+				if n != 1 {
+					want = []Event{Silent, Moved, Recovered}
+				}
+				if took := when(time.Minute, func() bool { return b.count(Recovered) > 0 }); took > 3*time.Second {
+					t.Errorf("noticed after %v", took)
+				}
+				rest(3 * time.Second) // until it is published: everybody may be asked first
+				b.wantEvents(t, want...)
+				b.wantRepairs(t)
+				if s := b.w.Status()[0]; s.LLAddr != mac(n).String() || time.Since(s.Verified) > 5*time.Second {
+					t.Errorf("status %+v", s)
+				}
+			})
+		})
+	}
+}
+
+// An entry without an address is resolved by the kernel, and found by the watch.
+func TestUnresolved(t *testing.T) {
+	tests := []struct {
+		name   string
+		state  neigh.State
+		within time.Duration
+	}{
+		{"failed", neigh.Failed, interval},
+		{"incomplete", neigh.Incomplete, 2 * interval}, // the kernel is given one interval to find it
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench([]*host{good(1)})
+				b.settle(t)
+				b.change(func() { b.hosts = []*host{good(2)} })
+				b.set(func(e *entry) { e.State = tt.state })
+				if took := when(5*time.Second, func() bool { return b.named() == mac(2) }); took > tt.within+10*ms {
+					t.Errorf("repaired after %v", took)
+				}
+				rest(time.Second)
+				b.wantEvents(t, Moved)
+				b.wantRepairs(t, Stale)
+			})
+		})
+	}
+}
+
+// Nobody has sent anything to a VIP whose entry does not exist: that is no
+// trouble, and no reason to ask everybody all the time.
+func TestIdleConnectionWithoutEntry(t *testing.T) {
+	for _, dry := range []bool{false, true} {
+		t.Run(fmt.Sprintf("dry run %v", dry), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench([]*host{good(1)}, func(c *Config) { c.DryRun = dry })
+				b.dial(theVIP)
+				b.start(t)
+				rest(10 * time.Second)
+				b.change(func() { delete(b.entries, key) })
+				since := b.now()
+				rest(10 * time.Minute)
+				if n := len(b.broadcasts(since)); n > 25 {
+					t.Errorf("everybody was asked %d times in 10 minutes, want about once a minute", n)
+				}
+				b.wantEvents(t)
+			})
+		})
+	}
+}
+
+// Reading the entry can fail for a moment. That says nothing about its holder.
+func TestEntryCannotBeRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1), {lladdr: mac(2), proves: true, api: refuses}})
+		b.host(mac(2)).delay = 500 * time.Microsecond // it answers first
+		b.settle2(t)
+		since := b.now()
+		b.change(func() { b.getErr = neigh.ErrTimeout })
+		rest(3 * time.Minute)
+		if got := b.writes(since); len(got) > 0 || len(b.broadcasts(since)) > 0 {
+			t.Errorf("%d broadcasts, and %q", len(b.broadcasts(since)), got)
+		}
+		b.change(func() { b.getErr = nil })
+		rest(3 * time.Second)
+		if b.named() != mac(1) {
+			t.Error("the entry was moved to another holder, though its own answers")
+		}
+		if b.count(Moved) > 0 {
+			t.Errorf("events %v", b.events)
+		}
+	})
+}
+
+// Several hosts answer for a VIP that has no entry. Nothing is written, and so
+// nothing has moved.
+func TestNoEntryNoMove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1), good(2)}, func(c *Config) { c.Checker = nil }) // which would have the kernel make one
+		b.start(t)
+		rest(10 * time.Second)
+		b.change(func() { delete(b.entries, key) })
+		b.change(func() {
+			b.asking = func(shield.Question) { // now one is faster, now the other
+				b.change(func() { b.hosts[0].delay, b.hosts[1].delay = 3*ms-b.hosts[0].delay, 1500*time.Microsecond })
+			}
+		})
+		rest(30 * time.Minute)
+		if b.count(Moved) > 0 || len(b.repairs) > 0 {
+			t.Errorf("events %v, repairs %v", b.events, b.repairs)
+		}
+		if n := b.count(Duplicate); n != 1 {
+			t.Errorf("the duplicate was said %d times", n)
+		}
+	})
+}
+
+// settle2 is settle where several hosts answer.
+func (b *bench) settle2(t *testing.T) (stop func()) {
+	t.Helper()
+	b.kubelet(t.Context(), time.Second)
+	stop = b.start(t)
+	rest(10 * time.Second)
+	return stop
+}
+
+// A device or a route that cannot be looked up for a moment has not gone.
+func TestPlaceCannotBeRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		failing := false
+		b.placeErr = func(netip.Addr) error {
+			if failing {
+				return neigh.ErrTimeout
+			}
+			return nil
+		}
+		b.settle(t)
+		b.change(func() { failing = true })
+		rest(30 * time.Second)
+		b.change(func() { failing = false })
+		rest(3 * time.Second)
+		b.wantEvents(t)
+		if s := b.w.Status()[0]; !s.OnLink {
+			t.Errorf("status %+v", s)
+		}
+	})
+}
+
+// The way to the VIP is gone while its device is down, and back soon after.
+func TestRouteComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		gone := false
+		b.placeErr = func(netip.Addr) error {
+			if gone {
+				return neigh.ErrGone
+			}
+			return nil
+		}
+		b.settle(t)
+		b.change(func() { gone = true })
+		if took := when(time.Minute, func() bool { return b.count(NotOnLink) > 0 }); took > placeEvery+interval {
+			t.Errorf("noticed after %v", took)
+		}
+		b.change(func() { gone = false })
+		if took := when(time.Minute, func() bool { return b.w.Status()[0].OnLink }); took > 2*interval {
+			t.Errorf("it is watched again %v after its route came back", took)
+		}
+	})
+}
+
+// A broadcast that was not sent has renewed nothing.
+func TestResolvedIsTold(t *testing.T) {
+	tests := []struct {
+		name  string
+		fault func(*bench)
+	}{
+		{"the shield cannot be raised", func(b *bench) { b.setErr = errFake }},
+		{"nothing can be sent", func(b *bench) {
+			b.asking = func(q shield.Question) { // to everybody
+				b.change(func() {
+					if b.askErr = nil; q.LLAddr.Len() == 0 {
+						b.askErr = errFake
+					}
+				})
+			}
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench([]*host{good(1)})
+				b.settle(t)
+				b.change(func() { tt.fault(b) })
+				b.record(func() { b.resolved = 0 })
+				rest(5 * time.Minute)
+				if b.resolved > 0 {
+					t.Errorf("the sweep was told %d times that the entry was renewed, though nobody was asked", b.resolved)
+				}
+			})
+		})
+	}
+}
+
+// What the watch cannot renew is the sweep's.
+func TestClaims(t *testing.T) {
+	unable := func(b *bench) { b.askErr = errFake }
+	tests := []struct {
+		name   string
+		change func(*bench)
+		want   bool
+	}{
+		{"a VIP that works", func(*bench) {}, true},
+		{"one for which nobody answers", func(b *bench) { b.hosts[0].down = true }, false},
+		{"PERMANENT", func(b *bench) { b.entries[key].State = neigh.Permanent }, false},
+		{"ext_learned", func(b *bench) { b.entries[key].Flags = neigh.FlagExtLearned }, false},
+		{"there is no entry", func(b *bench) { delete(b.entries, key) }, false},
+		{"held here", func(b *bench) { b.places[theVIP] = neigh.Place{Here: true, Local: true} }, false},
+		{"behind a gateway", func(b *bench) { b.places[theVIP] = neigh.Place{Gateway: source} }, false},
+		{"CAP_NET_RAW is taken away", func(b *bench) { b.askErr = neigh.ErrPermission }, false},
+		{"a device on which nobody can be asked", unable, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench([]*host{good(1)})
+				b.start(t)
+				if got := b.w.Claims(); len(got) > 0 {
+					t.Errorf("claims %v before the first look", got)
+				}
+				rest(10 * time.Second)
+				if got := b.w.Claims(); !slices.Equal(got, []neigh.Key{key}) {
+					t.Errorf("claims %v, want the VIP's entry", got)
+				}
+				b.change(func() { tt.change(b) })
+				rest(time.Minute)
+				if got := b.w.Claims(); (len(got) > 0) != tt.want {
+					t.Errorf("claims %v", got)
+				}
+			})
+		})
+	}
+}
+
+// What somebody else owns is reported, and never written, whatever happens to
+// the VIP.
+func TestPinned(t *testing.T) {
+	for name, pin := range map[string]func(*entry){"PERMANENT": permanent, "ext_learned": extLearned} {
+		for what, breaks := range map[string]func(*bench){
+			"works": func(*bench) {},
+			"moves": func(b *bench) { b.hosts = []*host{good(2)} },
+			"fails": func(b *bench) { b.hosts = []*host{zombie(1, refuses), good(2)} },
+		} {
+			t.Run(name+" "+what, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					b := newBench([]*host{good(1)})
+					b.entries[key].confirmed = time.Now().Add(time.Hour)
+					pin(b.entries[key])
+					b.kubelet(t.Context(), time.Second)
+					b.start(t)
+					rest(10 * time.Second)
+					b.wantEvents(t, Pinned)
+					b.change(func() { breaks(b) })
+					rest(10 * time.Minute)
+					if b.named() != mac(1) || len(b.ops) > 0 || len(b.broadcasts(0)) > 0 {
+						t.Errorf("the entry names %s, %d broadcasts, and %v", b.named(), len(b.broadcasts(0)), b.ops)
+					}
+					if b.count(Pinned) != 1 || b.count(Moved) > 0 || len(b.lines("pinned")) != 1 {
+						t.Errorf("events %v", b.events)
+					}
+					if what == "moves" && b.count(Silent) != 1 {
+						t.Errorf("events %v, want it silent once", b.events)
+					}
+				})
+			})
+		}
+	}
+}
+
+// An entry can become somebody else's at any moment.
+func TestPinnedMeanwhile(t *testing.T) {
+	tests := []struct {
+		name   string
+		breaks func(*bench, func(*entry))
+	}{
+		{"as everybody is asked for a silent holder", func(b *bench, pin func(*entry)) {
+			b.hosts = []*host{good(2)}
+			b.asking = func(q shield.Question) {
+				if q.LLAddr.Len() == 0 {
+					b.set(pin)
+				}
+			}
+		}},
+		{"as everybody is asked under the shield", func(b *bench, pin func(*entry)) {
+			b.hosts = []*host{zombie(1, refuses), good(2)}
+			b.asking = func(q shield.Question) {
+				if q.LLAddr.Len() == 0 {
+					b.set(pin)
+				}
+			}
+		}},
+		{"in a trial", func(b *bench, pin func(*entry)) {
+			b.hosts = []*host{zombie(1, refuses), zombie(2, refuses), zombie(3, refuses)}
+			b.checking = func(holder neigh.LLAddr) {
+				if holder != mac(1) {
+					b.set(pin)
+				}
+			}
+		}},
+		{"while it is checked", func(b *bench, pin func(*entry)) {
+			b.hosts = []*host{zombie(1, refuses), good(2)}
+			b.checking = func(neigh.LLAddr) { b.set(pin) }
+		}},
+	}
+	for _, tt := range tests {
+		for name, pin := range map[string]func(*entry){"PERMANENT": permanent, "ext_learned": extLearned} {
+			t.Run(tt.name+" "+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					b := newBench([]*host{good(1)})
+					b.settle(t)
+					before := -1
+					b.change(func() {
+						tt.breaks(b, func(e *entry) {
+							if before < 0 {
+								before = len(b.ops)
+							}
+							pin(e)
+						})
+					})
+					rest(5 * time.Minute)
+					if before < 0 {
+						t.Fatal("it never came to that")
+					}
+					if got := b.ops[before:]; len(got) > 0 {
+						t.Errorf("%v after the entry had become somebody else's", got)
+					}
+					if b.count(Pinned) == 0 {
+						t.Errorf("events %v", b.events)
+					}
+					if b.count(Moved) > 0 {
+						t.Errorf("events %v, repairs %v of an entry that never moved", b.events, b.repairs)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A repair that the kernel refuses is none.
+func TestWriteRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.settle(t)
+		b.change(func() {
+			b.replaceErr = errFake
+			b.hosts = []*host{good(2)}
+			b.locktime = time.Hour
+		})
+		since := b.now()
+		rest(10 * time.Minute)
+		if b.count(Moved) > 0 || len(b.repairs) > 0 {
+			t.Errorf("%d moves and %d repairs of an entry that still names %s", b.count(Moved), len(b.repairs), b.named())
+		}
+		if n := len(b.broadcasts(since)); n > 40 {
+			t.Errorf("%d broadcasts in 10 minutes of no avail", n)
+		}
+	})
+}
+
+// A dry run changes nothing, and bothers nobody but the holder.
+func TestDryRun(t *testing.T) {
+	for name, hosts := range map[string][]*host{
+		"works": {good(1)}, "moves": {good(2)}, "fails": {zombie(1, frozen), good(2)}, "gone": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench([]*host{good(1)}, func(c *Config) { c.DryRun = true })
+				b.settle(t)
+				conns := len(b.conns)
+				b.change(func() { b.hosts = hosts })
+				rest(10 * time.Minute)
+				if len(b.ops) > 0 || len(b.broadcasts(0)) > 0 || len(b.w.Claims()) > 0 {
+					t.Errorf("%v, %d broadcasts, claims %v", b.ops, len(b.broadcasts(0)), b.w.Claims())
+				}
+				for _, c := range b.conns[:min(conns, len(b.conns))] {
+					if c.destroyed {
+						t.Error("a connection was closed")
+					}
+				}
+				switch name {
+				case "works":
+					b.wantEvents(t)
+				case "fails":
+					b.wantEvents(t, Failing)
+				default:
+					b.wantEvents(t, Silent)
+				}
+			})
+		})
+	}
+}
+
+// Without CAP_NET_RAW nobody can be asked. What connections show is found all the
+// same.
+func TestBlind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.askErr = neigh.ErrPermission
+		b.kubelet(t.Context(), time.Second)
+		b.start(t)
+		rest(10 * time.Minute)
+		b.wantEvents(t)
+		if n := len(b.lines("CAP_NET_RAW")); n != 1 || len(b.asks) != 1 {
+			t.Errorf("said %d times, and tried %d times", n, len(b.asks))
+		}
+		if s := b.w.Status()[0]; time.Since(s.Verified) > 5*time.Second {
+			t.Errorf("status %+v of a VIP to which connections work", s)
+		}
+		b.change(func() { b.hosts[0].api = refuses })
+		rest(time.Minute)
+		b.wantEvents(t, Failing)
+		if len(b.ops) > 0 || len(b.w.Claims()) > 0 {
+			t.Errorf("%v, claims %v", b.ops, b.w.Claims())
+		}
+	})
+}
+
+// The agent is stopped while traffic is at the mercy of a holder on trial.
+func TestStoppedInATrial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		stop := b.settle(t)
+		trial := make(chan struct{})
+		b.change(func() {
+			b.hosts = []*host{zombie(1, refuses), zombie(2, frozen)}
+			b.checking = func(holder neigh.LLAddr) {
+				if holder == mac(2) {
+					close(trial)
+				}
+			}
+		})
+		<-trial
+		if b.named() != mac(2) {
+			t.Fatal("it is not on trial")
+		}
+		rest(500 * ms)
+		at := time.Now()
+		stop()
+		if took := time.Since(at); took > 10*ms || b.named() != mac(1) {
+			t.Errorf("%v later the entry names %s", took, b.named())
+		}
+		b.wantRepairs(t)
+	})
+}
+
+// One that announces itself during the trial of another is newer than what the
+// round of questions knows.
+func TestAnnouncedInATrial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.settle(t)
+		b.change(func() {
+			b.hosts = []*host{zombie(1, refuses), zombie(2, frozen)}
+			b.checking = func(holder neigh.LLAddr) {
+				if holder == mac(2) {
+					b.change(func() { b.hosts = []*host{zombie(1, refuses), good(3)} })
+					b.announces(mac(3))
+				}
+			}
+		})
+		if took := when(time.Minute, func() bool { return b.named() == mac(3) }); took == never {
+			t.Fatal("it was not announced")
+		}
+		since := b.now()
+		rest(2500 * ms)
+		if got := b.writes(since); b.named() != mac(3) {
+			t.Errorf("%q: the entry names %s, want the new holder", got, b.named())
+		}
+	})
+}
+
+// A host that is deaf to unicast requests, as some proxies are, is no reason to
+// ask everybody every few seconds.
+func TestHolderAnswersBroadcastsOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{{lladdr: mac(1), proves: true, delay: ms, noUnicast: true}})
+		b.kubelet(t.Context(), time.Second)
+		b.start(t)
+		rest(time.Hour)
+		if n := len(b.broadcasts(0)); n > 200 {
+			t.Errorf("everybody was asked %d times in an hour", n)
+		}
+		if b.count(Moved) > 0 || b.count(Silent) > 0 {
+			t.Errorf("events %v", b.events)
+		}
+	})
+}
+
+// An API server that is up and down all the time, beside a holder that does not
+// serve, is checked and others are tried, but not every few seconds for ever.
+func TestFlappingServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.settle(t)
+		b.change(func() { b.hosts = append(b.hosts, zombie(2, frozen)) })
+		go func() {
+			for i := 0; sleep(t.Context(), 4*time.Second); i++ {
+				b.change(func() { b.hosts[0].api = []api{refuses, serves}[i%2] })
+			}
+		}()
+		since := b.now()
+		rest(time.Hour)
+		trials := 0
+		for _, h := range b.checked() {
+			if h == mac(2) {
+				trials++
+			}
+		}
+		t.Logf("%d broadcasts, %d checks, %d trials", len(b.broadcasts(since)), len(b.checked()), trials)
+		if trials > 180 || len(b.checked()) > 500 {
+			t.Errorf("%d trials and %d checks in an hour: traffic was with a host that does not serve for %v", trials, len(b.checked()), time.Duration(trials)*2*time.Second)
+		}
+	})
+}
+
+// While the VIP cannot be checked, its entry still does not grow old.
+func TestRenewedWhileItCannotBeChecked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.settle(t)
+		b.change(func() { b.hosts[0].api, b.unknown = frozen, errFake })
+		rest(2 * time.Minute)
+		for range 10 {
+			b.record(func() { b.resolved = 0 })
+			rest(5 * time.Minute)
+			if len(b.w.Claims()) > 0 && b.resolved == 0 {
+				t.Fatal("it is claimed, and nobody was asked for 5 minutes")
+			}
+		}
+	})
+}
+
+// A flood of answers costs a bounded number of trials, log lines and bytes.
+func TestFlood(t *testing.T) {
+	const strangers = 10000
+	flood := func(b *bench) {
+		// Every time other ones.
+		base := 1000
+		b.asking = func(q shield.Question) {
+			b.change(func() {
+				if q.LLAddr.Len() > 0 {
+					return
+				}
+				b.hosts = b.hosts[:1]
+				for range perAsk - 1 {
+					b.hosts = append(b.hosts, &host{lladdr: mac(base), delay: ms})
+					base++
+				}
+				base = 1000 + (base-1000)%strangers
+			})
+		}
+	}
+	tests := []struct {
+		name   string
+		breaks func(*bench)
+	}{
+		{"answers beside a holder that serves", func(*bench) {}},
+		{"answers beside one that does not", func(b *bench) { b.hosts[0].api = refuses }},
+		{"answers beside one that is silent", func(b *bench) { b.hosts[0].down = true }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench([]*host{good(1)})
+				b.settle(t)
+				b.change(func() { flood(b); tt.breaks(b) })
+				since := b.now()
+				rest(time.Hour)
+				b.bounded(t, since, time.Hour)
+			})
+		})
+	}
+	t.Run("announcements", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench([]*host{good(1)})
+			b.settle(t)
+			since := b.now()
+			for i := range strangers {
+				b.announces(mac(1000 + i))
+				rest(100 * ms)
+			}
+			b.bounded(t, since, b.now()-since)
+			// It is over.
+			took := when(5*time.Minute, func() bool { return b.named() == mac(1) })
+			if took > 10*time.Second { // the budget is spent
+				t.Errorf("the holder is used again after %v", took)
+			}
+		})
+	})
+}
+
+// bounded checks what a flood has cost.
+func (b *bench) bounded(t *testing.T, since, d time.Duration) {
+	t.Helper()
+	minutes := int(d / time.Minute)
+	if n := len(b.checked()); n > (minutes+3)*(2+maxTrials) {
+		t.Errorf("%d checks in %v", n, d)
+	}
+	if n := len(b.broadcasts(since)); n > allowance+int(d/refill) {
+		t.Errorf("%d broadcasts in %v", n, d)
+	} else {
+		t.Logf("%d broadcasts and %d checks in %v", n, len(b.checks), d)
+	}
+	lines := b.lines("")
+	if n := len(lines); n > logLines+int(d/logEarn)+minutes {
+		t.Errorf("%d lines of log in %v", n, d)
+	}
+	for _, l := range lines {
+		if len(l) > 5000 {
+			t.Errorf("a line of %d bytes", len(l))
+		}
+	}
+	v := b.w.watches[theVIP]
+	if len(v.proven) > maxKnown+1 || len(v.tracker.holders) > 3*perAsk {
+		t.Errorf("%d hosts are remembered, and %d holders", len(v.proven), len(v.tracker.holders))
+	}
+}
+
+// A VIP that is somewhere else is not asked for.
+func TestNotOnLink(t *testing.T) {
+	tests := []struct {
+		name  string
+		place neigh.Place
+		err   error
+		want  []Event
+	}{
+		{name: "held here", place: neigh.Place{Here: true, Local: true}, want: []Event{HeldHere}},
+		{name: "on kube-ipvs0", place: neigh.Place{Local: true, Link: neigh.Link{Name: "kube-ipvs0", NoARP: true}}, want: []Event{NotOnLink}},
+		{name: "behind a gateway", place: neigh.Place{Gateway: source, Link: neigh.Link{Index: eth0, Name: "eth0"}}, want: []Event{NotOnLink}},
+		{name: "by a tunnel", place: neigh.Place{Link: neigh.Link{Index: eth0, Name: "wg0", NoARP: true}}, want: []Event{NotOnLink}},
+		{name: "no route", err: neigh.ErrGone, want: []Event{NotOnLink}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench([]*host{good(1)})
+				b.places[theVIP] = tt.place
+				b.placeErr = func(netip.Addr) error { return tt.err }
+				b.kubelet(t.Context(), time.Second)
+				b.start(t)
+				rest(10 * time.Minute)
+				b.wantEvents(t, tt.want...)
+				if len(b.asks)+len(b.ops)+len(b.checks) > 0 {
+					t.Errorf("asks %v, ops %v, checks %v", b.asks, b.ops, b.checks)
+				}
+				s := b.w.Status()[0]
+				if s.OnLink || s.LLAddr != "" || s.HeldHere != (tt.want[0] == HeldHere) {
+					t.Errorf("status %+v", s)
+				}
+			})
+		})
+	}
+}
+
+// The VIP is reached by another device from now on.
+func TestAnotherDevice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.settle(t)
+		other := neigh.Key{Addr: theVIP, Index: eth1}
+		b.change(func() {
+			e := *b.entries[key]
+			e.Key, e.LLAddr = other, mac(2)
+			b.hosts = append(b.hosts, good(2))
+			b.entries[other] = &e
+			b.places[theVIP] = onLink(eth1)
+		})
+		rest(placeEvery + 2*interval)
+		if b.count(Moved)+b.count(Silent) > 0 {
+			t.Errorf("events %v", b.events)
+		}
+		if got := b.w.Claims(); !slices.Equal(got, []neigh.Key{other}) {
+			t.Errorf("claims %v", got)
+		}
+		if s := b.w.Status()[0]; s.Device != "eth1" || s.LLAddr != mac(2).String() {
+			t.Errorf("status %+v", s)
+		}
+	})
+}
+
+// After a repair the connections of the node are new ones, and the next failure is
+// noticed as soon as the first was.
+func TestFailsAgainAfterARepair(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.settle(t)
+		b.change(func() { b.hosts = []*host{zombie(1, refuses), good(2)} })
+		if took := when(10*time.Second, func() bool { return b.named() == mac(2) }); took == never {
+			t.Fatal("not repaired")
+		}
+		rest(5 * time.Second)
+		b.change(func() { b.hosts[0].api, b.hosts[1].api = serves, frozen })
+		if took := when(time.Minute, func() bool { return b.named() == mac(1) }); took > 15*time.Second {
+			t.Errorf("the second failure was repaired after %v", took)
+		}
+	})
+}
+
+// A check that found nothing wrong puts off the next one, but not that of another
+// holder, whom somebody has put into the entry meanwhile.
+func TestCalmIsAboutOneHolder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.settle(t)
+		// Requests that take their time, one after the other.
+		for range 6 {
+			c := b.dial(theVIP)
+			rest(time.Second)
+			b.change(func() { c.sent, c.waits = time.Now(), true })
+			rest(10 * time.Second)
+			b.close(c)
+		}
+		if n := len(b.checked()); n < 2 || n > 6 {
+			t.Fatalf("%d checks", n)
+		}
+		b.wantEvents(t)
+		b.change(func() { b.hosts = []*host{good(1), zombie(2, frozen)} })
+		b.announces(mac(2))
+		if took := when(2*time.Minute, func() bool { return b.named() == mac(1) }); took > 15*time.Second {
+			t.Errorf("repaired after %v", took)
+		}
+	})
+}
+
+// Log lines are bounded, and those that were not written are counted.
+func TestMayLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		v := newWatch(b.w, target{addr: theVIP})
+		for range 1000 {
+			v.happened(Change{Event: Moved}, true)
+		}
+		if n := len(b.lines("moved")); n != logLines {
+			t.Errorf("%d lines at once, want %d", n, logLines)
+		}
+		rest(logEarn)
+		v.happened(Change{Event: Contested, Holders: []neigh.LLAddr{mac(1)}, Reason: "why", Cause: Stale, Took: time.Second}, true)
+		if got := b.lines("suppressed=980"); len(got) != 1 || len(b.events) != 1001 {
+			t.Errorf("%q, %d events", got, len(b.events))
+		}
+	})
+}
+
+// Hooks that are not there are not called.
+func TestNoHooks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)}, func(c *Config) { c.Hooks = Hooks{} })
+		b.settle(t)
+		b.change(func() { b.hosts = []*host{zombie(1, refuses), good(2)} })
+		rest(time.Minute)
+		if b.named() != mac(2) {
+			t.Error("not repaired")
+		}
+	})
+}
+
+// Two VIPs fail at once: the budget has room for both.
+func TestSeveralVIPs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var addrs []netip.Addr
+		for i := range maxVIPs {
+			addrs = append(addrs, netip.AddrFrom4([4]byte{10, 0, 0, byte(100 + i)}))
+		}
+		b := newBench([]*host{good(1)}, func(c *Config) { c.Addrs = addrs })
+		for _, a := range addrs {
+			e := *b.entries[key]
+			e.Addr = a
+			b.entries[e.Key] = &e
+		}
+		b.start(t)
+		rest(10 * time.Second)
+		b.change(func() { b.hosts = []*host{good(2)} })
+		rest(4 * time.Second)
+		b.change(func() {
+			for k, e := range maps.All(b.entries) {
+				if e.LLAddr != mac(2) {
+					t.Errorf("%s still names %s", k.Addr, e.LLAddr)
+				}
+			}
+		})
+	})
+}
