@@ -5,7 +5,7 @@ RUN go mod download
 COPY cmd cmd
 COPY pkg pkg
 ARG VERSION=dev
-RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /arp-cache-cleaner ./cmd/arp-cache-cleaner
+RUN CGO_ENABLED=0 go build -tags nethttpomithttp2 -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /arp-cache-cleaner ./cmd/arp-cache-cleaner
 
 FROM gcr.io/distroless/static-debian12
 COPY --from=build /arp-cache-cleaner /arp-cache-cleaner

@@ -10,7 +10,7 @@ TOOL    := go tool -modfile=hack/tools/go.mod
 .PHONY: build run test demo bench-loss bench-vip lint fuzz generate image clean
 
 build: ## compile bin/arp-cache-cleaner
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/arp-cache-cleaner ./cmd/arp-cache-cleaner
+	CGO_ENABLED=0 go build -tags nethttpomithttp2 -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/arp-cache-cleaner ./cmd/arp-cache-cleaner
 
 run: build ## renew this machine's neighbour entries until interrupted
 	$(SUDO) bin/arp-cache-cleaner $(ARGS)

@@ -54,7 +54,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 		_, _ = fmt.Fprintln(stdout, "arp-cache-cleaner", version, revision(), runtime.Version())
 		return 0
 	}
-	do := map[string]func(context.Context, *options, io.Writer, io.Writer) error{"": agent, "list": list, "probe": probe}[o.Command]
+	do := map[string]func(context.Context, *options, io.Writer, io.Writer) error{"": agent, "list": list, "probe": probe, "ready": ready}[o.Command]
 	err = do(ctx, o, stdout, stderr)
 	var holders holderCount
 	switch {
@@ -135,11 +135,11 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 		return once(ctx, sweeper, acting, reason, stdout)
 	}
 
-	web, err := server.Listen(ctx, o.Web, server.Metrics(m.Handler(log)), log)
+	web, err := server.Listen(ctx, o.Web, o.WebConfig, server.Metrics(m.Handler(log)), log)
 	if err != nil {
 		return fmt.Errorf("--web.listen-address: %w", err)
 	}
-	health, err := server.Listen(ctx, o.Health,
+	health, err := server.Listen(ctx, o.Health, "", // kubelet has no credentials
 		server.Health(
 			func() error { return sweeper.Live(time.Now()) },
 			func() error { return sweeper.Ready(time.Now()) }), log)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -293,6 +294,35 @@ func TestPortTaken(t *testing.T) {
 	second := start(t, n)
 	if code := second.wait(); code != 1 || !strings.Contains(second.stderr.String(), "--web.listen-address: listening on 127.0.0.1:10330") {
 		t.Errorf("exit code %d: %q", code, second.stderr.String())
+	}
+}
+
+// What guards the metrics does not keep kubelet, or the ready command, from the
+// probes.
+func TestWebConfigGuardsMetricsOnly(t *testing.T) {
+	n := node(t)
+	config := filepath.Join(t.TempDir(), "web.yaml")
+	if err := os.WriteFile(config, []byte("basic_auth_users: {prometheus: $2a$04$jmVBJ7yxBRQQLjwBvz0kpe/r1MIFKYDyZy1sVXdTQmpa/nTBH3g6q}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, n, "--web.config.file="+config)
+	p.ready()
+	if code, _ := p.get("http://127.0.0.1:10330/metrics"); code != http.StatusUnauthorized {
+		t.Errorf("metrics without a password: %d, want 401", code)
+	}
+	ask := prepare(t, n, "ready", "--listen-host=127.0.0.1")
+	if err := n.Start(ask.cmd); err != nil {
+		t.Fatal(err)
+	}
+	if code := ask.wait(); code != 0 || ask.stdout.String() != "ok\n" {
+		t.Errorf("ready: exit code %d, %q%q", code, ask.stdout.String(), ask.stderr.String())
+	}
+	ask = prepare(t, n, "ready", "--health.listen-address=:1")
+	if err := n.Start(ask.cmd); err != nil {
+		t.Fatal(err)
+	}
+	if code := ask.wait(); code != 1 || !strings.Contains(ask.stderr.String(), "connection refused") {
+		t.Errorf("nobody there: exit code %d, %q%q", code, ask.stdout.String(), ask.stderr.String())
 	}
 }
 

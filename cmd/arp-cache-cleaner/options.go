@@ -28,7 +28,7 @@ const (
 
 // options is everything that flags and environment decide.
 type options struct {
-	Command string // "", "list", "probe"
+	Command string // "", "list", "probe", "ready"
 
 	Interval   time.Duration
 	ScanPeriod time.Duration
@@ -38,6 +38,7 @@ type options struct {
 	PerEntry   int
 	VIP        vipOptions
 	Web        []string
+	WebConfig  string
 	Health     []string
 	Log        slog.HandlerOptions
 	LogFormat  string
@@ -80,6 +81,7 @@ type flags struct {
 	sources map[string]string // the variables that set flags, by flag
 
 	family, level        string
+	listenHost           string
 	cidrs, excludeCIDRs  []string
 	interfaces, excludes []string
 	vips                 []string
@@ -101,6 +103,16 @@ func newFlags(command string, o *options) *flags {
 		say("interface", "the name of a device", "the one that the route to the address uses")
 		f.StringVarP(&o.Output, "output", "o", "table", "output format")
 		say("output", "table or json", "")
+		return f
+	}
+	listen := func() {
+		f.StringSliceVar(&o.Health, "health.listen-address", []string{":10331"}, "address of /healthz and /readyz; repeatable")
+		say("health.listen-address", "host:port, :port or [ipv6]:port", "")
+		f.StringVar(&f.listenHost, "listen-host", "", "address that listen addresses without a host, such as :10330, are on; in a pod, the node's")
+		say("listen-host", "an IPv4 or IPv6 address", "every address of the node")
+	}
+	if command == "ready" {
+		listen()
 		return f
 	}
 	if command == "" {
@@ -144,8 +156,9 @@ func newFlags(command string, o *options) *flags {
 	say("metrics-per-entry", "a number from 0 to 10000", "")
 	f.StringSliceVar(&o.Web, "web.listen-address", []string{":10330"}, "address of /metrics; repeatable")
 	say("web.listen-address", "host:port, :port or [ipv6]:port", "")
-	f.StringSliceVar(&o.Health, "health.listen-address", []string{":10331"}, "address of /healthz and /readyz; repeatable")
-	say("health.listen-address", "host:port, :port or [ipv6]:port", "")
+	f.StringVar(&o.WebConfig, "web.config.file", "", "TLS, client certificates and passwords for --web.listen-address")
+	say("web.config.file", "a web configuration file of the Prometheus exporter toolkit", "none: plain HTTP")
+	listen()
 	f.StringVar(&f.level, "log-level", "info", "least severe level that is logged")
 	say("log-level", "debug, info, warn or error", "")
 	f.StringVar(&o.LogFormat, "log-format", "text", "log format")
@@ -164,7 +177,7 @@ func parse(args []string, env func(string) (string, bool), stdout io.Writer) (*o
 		o.Command, args = args[0], args[1:]
 	}
 	if _, ok := usage[o.Command]; !ok {
-		return nil, fmt.Errorf("unknown command %q: want list or probe, or none to run the agent", o.Command)
+		return nil, fmt.Errorf("unknown command %q: want list, probe or ready, or none to run the agent", o.Command)
 	}
 	f := newFlags(o.Command, o)
 	err := f.Parse(args)
@@ -233,7 +246,11 @@ func (f *flags) validate() error {
 		}
 		return nil
 	}
-	errs := []error{f.empty(), oneOf("family", f.family, "ipv4", "ipv6", "all")}
+	errs := []error{f.empty(), f.listen()}
+	if o.Command == "ready" {
+		return first(errs)
+	}
+	errs = append(errs, oneOf("family", f.family, "ipv4", "ipv6", "all"))
 	if f.family != "all" {
 		o.Scope.Family = f.family
 	}
@@ -277,12 +294,6 @@ func (f *flags) validate() error {
 	}
 	if o.PerEntry < 0 || o.PerEntry > maxPerEntry {
 		errs = append(errs, f.refuse("metrics-per-entry", strconv.Itoa(o.PerEntry)))
-	}
-	for _, a := range o.Web {
-		errs = append(errs, f.address("web.listen-address", a))
-	}
-	for _, a := range o.Health {
-		errs = append(errs, f.address("health.listen-address", a))
 	}
 	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
 	level, ok := levels[f.level]
@@ -362,13 +373,30 @@ func (f *flags) empty() (err error) {
 	return err
 }
 
-func (f *flags) address(name, value string) error {
-	_, port, err := net.SplitHostPort(value)
-	if err == nil {
-		_, err = strconv.ParseUint(port, 10, 16)
+func (f *flags) listen() error {
+	if f.listenHost != "" {
+		if _, err := netip.ParseAddr(f.listenHost); err != nil {
+			return f.refuse("listen-host", f.listenHost)
+		}
 	}
-	if err != nil {
-		return f.refuse(name, value)
+	return first([]error{f.addresses("web.listen-address", f.o.Web), f.addresses("health.listen-address", f.o.Health)})
+}
+
+// addresses checks listen addresses, and puts --listen-host into those that
+// name no host. It is done here because $(HOST_IP):10330, in a manifest, is no
+// address where HOST_IP is an IPv6 one.
+func (f *flags) addresses(name string, values []string) error {
+	for i, v := range values {
+		host, port, err := net.SplitHostPort(v)
+		if err == nil {
+			_, err = strconv.ParseUint(port, 10, 16)
+		}
+		if err != nil {
+			return f.refuse(name, v)
+		}
+		if host == "" {
+			values[i] = net.JoinHostPort(f.listenHost, port)
+		}
 	}
 	return nil
 }
@@ -390,6 +418,7 @@ Usage:
   arp-cache-cleaner [flags]       run the agent
   arp-cache-cleaner list [flags]  show the table, and what the agent would do with each entry
   arp-cache-cleaner probe ADDRESS ask who holds an address, and show everybody who answers
+  arp-cache-cleaner ready         ask the agent on this node whether it is ready
 
 Flags, each also read from the environment (--scan-period from ARP_CACHE_CLEANER_SCAN_PERIOD):
 `,
@@ -403,6 +432,16 @@ Usage:
 Exit code: 0 if one holder answers, 3 if none does, 4 if several do.
 
 Flags:
+`,
+	"ready": `Asks the agent on this node whether it is ready, as kubelet does, and shows what
+it answers.
+
+Usage:
+  arp-cache-cleaner ready [flags]
+
+Exit code: 0 if it is ready, 1 if not.
+
+Flags, each also read from the environment (--listen-host from ARP_CACHE_CLEANER_LISTEN_HOST):
 `,
 	"list": `Shows the neighbour table, and what the agent would do with each entry once it
 is due. Changes nothing, and needs no privilege.

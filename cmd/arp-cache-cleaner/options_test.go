@@ -96,6 +96,22 @@ func TestParse(t *testing.T) {
 			want: func(o *options) { o.VIP.Auto = false },
 		},
 		{
+			name: "listen host, IPv6 as Kubernetes gives it", env: map[string]string{"ARP_CACHE_CLEANER_LISTEN_HOST": "2001:db8::7"},
+			want: func(o *options) { o.Web, o.Health = []string{"[2001:db8::7]:10330"}, []string{"[2001:db8::7]:10331"} },
+		},
+		{
+			name: "listen host, only where none is named", args: []string{"--listen-host=10.0.0.7", "--web.listen-address=:1,127.0.0.1:2"},
+			want: func(o *options) { o.Web, o.Health = []string{"10.0.0.7:1", "127.0.0.1:2"}, []string{"10.0.0.7:10331"} },
+		},
+		{
+			name: "web configuration", args: []string{"--web.config.file=/etc/web.yaml"},
+			want: func(o *options) { o.WebConfig = "/etc/web.yaml" },
+		},
+		{
+			name: "ready", args: []string{"ready"}, env: map[string]string{"ARP_CACHE_CLEANER_LISTEN_HOST": "10.0.0.7"},
+			want: func(o *options) { *o = options{Command: "ready", Health: []string{"10.0.0.7:10331"}} },
+		},
+		{
 			name: "logging", args: []string{"--log-level=debug", "--log-format=json", "--metrics-per-entry=7", "--act=vsphere"},
 			want: func(o *options) { o.Log.Level, o.LogFormat, o.PerEntry, o.Act = slog.LevelDebug, "json", 7, "vsphere" },
 		},
@@ -157,12 +173,15 @@ func TestBadInput(t *testing.T) {
 		{args: []string{"--web.listen-address=10330"}, want: `--web.listen-address: "10330": want host:port, :port or [ipv6]:port`},
 		{args: []string{"--health.listen-address=::1:80"}, want: `--health.listen-address: "::1:80": want host:port, :port or [ipv6]:port`},
 		{args: []string{"--health.listen-address=:99999"}, want: `--health.listen-address: ":99999": want host:port, :port or [ipv6]:port`},
+		{args: []string{"--listen-host=[::1]"}, want: `--listen-host: "[::1]": want an IPv4 or IPv6 address`},
+		{env: map[string]string{"ARP_CACHE_CLEANER_LISTEN_HOST": "node1"}, want: `ARP_CACHE_CLEANER_LISTEN_HOST: "node1": want an IPv4 or IPv6 address`},
+		{args: []string{"ready", "--health.listen-address=10331"}, want: `--health.listen-address: "10331": want host:port, :port or [ipv6]:port`},
 		{args: []string{"--log-level=loud"}, want: `--log-level: "loud": want debug, info, warn or error`},
 		{args: []string{"--log-format=xml"}, want: `--log-format: "xml": want text or json`},
 		{args: []string{"list", "-o", "yaml"}, want: `--output: "yaml": want table or json`},
 		{args: []string{"list", "--interval=5s"}, want: `unknown flag: --interval; see --help`},
 		{args: []string{"--no-such-flag"}, want: `unknown flag: --no-such-flag; see --help`},
-		{args: []string{"flush"}, want: `unknown command "flush": want list or probe, or none to run the agent`},
+		{args: []string{"flush"}, want: `unknown command "flush": want list, probe or ready, or none to run the agent`},
 		{args: []string{"probe"}, want: `probe: 0 addresses: want one`},
 		{args: []string{"probe", "10.0.0.1", "10.0.0.2"}, want: `probe: 2 addresses: want one`},
 		{args: []string{"probe", "vip.example"}, want: `probe: "vip.example": want the IPv4 or IPv6 address of a neighbour`},
@@ -186,7 +205,7 @@ func TestBadInput(t *testing.T) {
 }
 
 func TestEveryFlagSaysWhatIsAllowed(t *testing.T) {
-	for _, command := range []string{"", "list", "probe"} {
+	for _, command := range []string{"", "list", "probe", "ready"} {
 		f := newFlags(command, &options{})
 		for _, p := range declared(f) {
 			if f.text[p.Name].allowed == "" || p.Usage == "" {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/prometheus/exporter-toolkit/web"
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 )
@@ -25,23 +26,23 @@ const maxConnections = 64
 
 // Server serves one handler on any number of addresses.
 type Server struct {
-	http      *http.Server
-	listeners []net.Listener
+	listeners  []net.Listener
+	servers    []*http.Server // one for each listener: the toolkit changes what it is given
+	configFile string
+	log        *slog.Logger
 }
 
 // Listen opens all addresses ("host:port", "[::1]:port", ":port"), so that a
-// port that is taken is an error at start. It serves nothing yet.
-func Listen(ctx context.Context, addresses []string, h http.Handler, log *slog.Logger) (*Server, error) {
-	s := &Server{http: &http.Server{
-		Handler: h,
-		// A scraper that hangs must not pin a connection of a privileged process.
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      30 * time.Second,
-		IdleTimeout:       30 * time.Second,
-		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}}
+// port that is taken is an error at start. It serves nothing yet. configFile
+// is a web configuration file of the Prometheus exporter toolkit (TLS, client
+// certificates, basic authentication), "" for plain HTTP open to everybody; it
+// is read again for every request, so that certificates and passwords can
+// change without a restart.
+func Listen(ctx context.Context, addresses []string, configFile string, h http.Handler, log *slog.Logger) (*Server, error) {
+	if err := web.Validate(configFile); err != nil {
+		return nil, fmt.Errorf("web configuration %s: %w", configFile, err)
+	}
+	s := &Server{configFile: configFile, log: log}
 	var lc net.ListenConfig
 	for _, a := range addresses {
 		l, err := lc.Listen(ctx, "tcp", a)
@@ -50,8 +51,26 @@ func Listen(ctx context.Context, addresses []string, h http.Handler, log *slog.L
 			return nil, fmt.Errorf("listening on %s: %w", a, err)
 		}
 		s.listeners = append(s.listeners, netutil.LimitListener(l, maxConnections))
+		s.servers = append(s.servers, newServer(h, log))
 	}
 	return s, nil
+}
+
+func newServer(h http.Handler, log *slog.Logger) *http.Server {
+	s := &http.Server{
+		Handler: h,
+		// A scraper that hangs must not pin a connection of a privileged process.
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       30 * time.Second,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		Protocols:         new(http.Protocols),
+	}
+	// With HTTP/2 a connection could carry any number of requests.
+	s.Protocols.SetHTTP1(true)
+	return s
 }
 
 // Addrs returns the addresses listened on, with the ports chosen for :0.
@@ -67,24 +86,31 @@ func (s *Server) Addrs() []net.Addr {
 // moment, and returns nil.
 func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	for _, l := range s.listeners {
+	for i, l := range s.listeners {
 		g.Go(func() error {
-			if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			if err := s.serve(l, s.servers[i]); !errors.Is(err, http.ErrServerClosed) {
 				return fmt.Errorf("serving on %s: %w", l.Addr(), err)
 			}
 			return nil
 		})
+		g.Go(func() error {
+			<-ctx.Done()
+			grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+			defer cancel()
+			if err := s.servers[i].Shutdown(grace); err != nil {
+				_ = s.servers[i].Close() // a client that does not hang up
+			}
+			return nil
+		})
 	}
-	g.Go(func() error {
-		<-ctx.Done()
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
-		defer cancel()
-		if err := s.http.Shutdown(grace); err != nil {
-			_ = s.http.Close() // a client that does not hang up
-		}
-		return nil
-	})
 	return g.Wait()
+}
+
+func (s *Server) serve(l net.Listener, server *http.Server) error {
+	if s.configFile == "" {
+		return server.Serve(l)
+	}
+	return web.Serve(l, server, &web.FlagConfig{WebConfigFile: &s.configFile}, s.log)
 }
 
 func (s *Server) close() {

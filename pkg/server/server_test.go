@@ -49,7 +49,7 @@ func TestHealth(t *testing.T) {
 
 func listen(t *testing.T, h http.Handler, addresses ...string) *Server {
 	t.Helper()
-	s, err := Listen(t.Context(), addresses, h, slog.New(slog.DiscardHandler))
+	s, err := Listen(t.Context(), addresses, "", h, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +118,7 @@ func TestListenNamesTheAddress(t *testing.T) {
 	s := listen(t, http.NotFoundHandler(), "127.0.0.1:0")
 	defer s.close()
 	taken := s.Addrs()[0].String()
-	_, err := Listen(t.Context(), []string{"127.0.0.1:0", taken}, http.NotFoundHandler(), slog.New(slog.DiscardHandler))
+	_, err := Listen(t.Context(), []string{"127.0.0.1:0", taken}, "", http.NotFoundHandler(), slog.New(slog.DiscardHandler))
 	if err == nil || !strings.Contains(err.Error(), "listening on "+taken) {
 		t.Errorf("error %v does not name %s", err, taken)
 	}
