@@ -7,7 +7,12 @@ ENGINE  ?= $(firstword $(foreach e,docker podman buildah,$(if $(shell command -v
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 TOOL    := go tool -modfile=hack/tools/go.mod
 
-.PHONY: build run test demo bench-loss bench-vip lint fuzz generate image clean
+# Only deploy/ needs these. They are built once, and kept out of every go.mod.
+HELM        ?= go run helm.sh/helm/v3/cmd/helm@v3.22.0
+KUSTOMIZE   ?= go run sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
+KUBECONFORM ?= go run github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0
+
+.PHONY: build run test demo bench-loss bench-vip lint fuzz generate manifests check-deploy image clean
 
 build: ## compile bin/arp-cache-cleaner
 	CGO_ENABLED=0 go build -tags nethttpomithttp2 -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/arp-cache-cleaner ./cmd/arp-cache-cleaner
@@ -44,6 +49,12 @@ fuzz: ## fuzz every decoder for FUZZTIME each
 
 generate: ## write the tables of README.md from the code
 	go generate ./...
+
+manifests: ## render deploy/chart into everything else under deploy/
+	hack/manifests.sh $(HELM)
+
+check-deploy: ## lint the chart, hold manifests to their schemas, test the alerts; needs promtool
+	HELM="$(HELM)" KUSTOMIZE="$(KUSTOMIZE)" KUBECONFORM="$(KUBECONFORM)" hack/check-deploy.sh
 
 image: ## build the container image with docker, podman or buildah
 	$(or $(ENGINE),$(error make image needs docker, podman or buildah)) build --build-arg VERSION=$(VERSION) -t $(IMAGE) .
