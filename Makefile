@@ -2,6 +2,8 @@
 # Both need Go and iproute2, nothing else; Go fetches what it needs by itself.
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT  := $(shell git rev-parse HEAD 2>/dev/null)
+EPOCH   := $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 IMAGE   ?= ghcr.io/arp-cache-cleaner/arp-cache-cleaner:$(VERSION)
 ENGINE  ?= $(firstword $(foreach e,docker podman buildah,$(if $(shell command -v $(e)),$(e))))
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -11,6 +13,7 @@ TOOL    := go tool -modfile=hack/tools/go.mod
 HELM        ?= go run helm.sh/helm/v3/cmd/helm@v3.22.0
 KUSTOMIZE   ?= go run sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
 KUBECONFORM ?= go run github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0
+ACTIONLINT  ?= go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
 .PHONY: build run test demo bench-loss bench-vip lint fuzz generate manifests check-deploy image clean
 
@@ -54,10 +57,15 @@ manifests: ## render deploy/chart into everything else under deploy/
 	hack/manifests.sh $(HELM)
 
 check-deploy: ## lint the chart, hold manifests to their schemas, test the alerts; needs promtool
-	HELM="$(HELM)" KUSTOMIZE="$(KUSTOMIZE)" KUBECONFORM="$(KUBECONFORM)" hack/check-deploy.sh
+	HELM="$(HELM)" KUSTOMIZE="$(KUSTOMIZE)" KUBECONFORM="$(KUBECONFORM)" ACTIONLINT="$(ACTIONLINT)" hack/check-deploy.sh
 
+# The same commit gives the same image: its files and its configuration carry the
+# commit's time.
 image: ## build the container image with docker, podman or buildah
-	$(or $(ENGINE),$(error make image needs docker, podman or buildah)) build --build-arg VERSION=$(VERSION) -t $(IMAGE) .
+	SOURCE_DATE_EPOCH=$(EPOCH) $(or $(ENGINE),$(error make image needs docker, podman or buildah)) build \
+		$(if $(filter docker,$(notdir $(ENGINE))),,--timestamp $(EPOCH)) $(if $(PLATFORM),--platform $(PLATFORM)) \
+		--build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) --build-arg SOURCE_DATE_EPOCH=$(EPOCH) \
+		-t $(IMAGE) $(IMAGEFLAGS) .
 
 clean:
 	rm -rf bin

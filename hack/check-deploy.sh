@@ -84,3 +84,6 @@ echo "== alerts"
 command -v promtool >/dev/null || fail "promtool is missing: it comes with Prometheus"
 promtool check rules deploy/chart/files/alerts.yaml
 promtool test rules deploy/alerts_test.yaml
+
+echo "== workflows"
+$ACTIONLINT

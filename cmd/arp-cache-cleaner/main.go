@@ -30,8 +30,8 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/vip"
 )
 
-// version is set by the linker in releases.
-var version = "dev"
+// version and commit are set by the linker in releases.
+var version, commit = "dev", ""
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -221,6 +221,9 @@ func logger(o *options, w io.Writer) *slog.Logger {
 
 // revision is the commit the binary was built from, as far as the build knew.
 func revision() string {
+	if commit != "" {
+		return commit
+	}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range info.Settings {
 			if s.Key == "vcs.revision" {
