@@ -15,7 +15,7 @@ KUSTOMIZE   ?= go run sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
 KUBECONFORM ?= go run github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0
 ACTIONLINT  ?= go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
-.PHONY: build run test demo bench-loss bench-vip lint fuzz generate manifests check-deploy image clean
+.PHONY: build run test demo bench-loss bench-vip lint fuzz generate manifests check-deploy e2e image clean
 
 build: ## compile bin/arp-cache-cleaner
 	CGO_ENABLED=0 go build -tags nethttpomithttp2 -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/arp-cache-cleaner ./cmd/arp-cache-cleaner
@@ -58,6 +58,9 @@ manifests: ## render deploy/chart into everything else under deploy/
 
 check-deploy: ## lint the chart, hold manifests to their schemas, test the alerts; needs promtool
 	HELM="$(HELM)" KUSTOMIZE="$(KUSTOMIZE)" KUBECONFORM="$(KUBECONFORM)" ACTIONLINT="$(ACTIONLINT)" hack/check-deploy.sh
+
+e2e: build ## show the promise on the cluster that KUBECONFIG names; hack/e2e/main.go says what it asks for
+	go run ./hack/e2e
 
 # The same commit gives the same image: its files and its configuration carry the
 # commit's time.
