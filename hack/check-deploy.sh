@@ -80,6 +80,9 @@ pack=$(echo deploy/palette/$name-*)
 sed -n "/^  $name:\$/,\$p" "$pack/values.yaml" | sed '1d; s/^    //' >"$tmp/values.yaml"
 $HELM template $name "$pack"/charts/*.tgz --namespace $name --values "$tmp/values.yaml" | diff - <(template) || fail "the pack differs from the chart"
 
+version=$(sed -n 's/^appVersion: //p' deploy/chart/Chart.yaml)
+if grep -o 'ref=[^"]*' deploy/kustomization.yaml | grep -vx "ref=$version"; then fail "deploy/kustomization.yaml shows another version than $version"; fi
+
 echo "== alerts"
 command -v promtool >/dev/null || fail "promtool is missing: it comes with Prometheus"
 promtool check rules deploy/chart/files/alerts.yaml
