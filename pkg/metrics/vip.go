@@ -100,13 +100,15 @@ var (
 	vipHereDesc   = desc("vip_held_here", "1 if this node itself has the address, 0 if not.", "vip")
 	vipOnLinkDesc = desc("vip_on_link",
 		"1 if the VIP is a neighbour of this node, so that it can be watched, 0 if it is held here or behind a gateway.", "vip")
+	vipPinnedDesc = desc("vip_pinned",
+		"1 if this node's entry for the VIP is somebody else's, PERMANENT for example, so that the agent cannot correct it, 0 if not.", "vip")
 	vipAgeDesc = desc("vip_verified_age_seconds",
 		"Time in seconds since the VIP was last known to work on this node: its holder answered, and no connection to it was suspect. It grows while the VIP is silent or does not serve.", "vip")
 )
 
 // Describe implements prometheus.Collector.
 func (c *vips) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{vipInfoDesc, vipHoldersDesc, vipHereDesc, vipOnLinkDesc, vipAgeDesc} {
+	for _, d := range []*prometheus.Desc{vipInfoDesc, vipHoldersDesc, vipHereDesc, vipOnLinkDesc, vipPinnedDesc, vipAgeDesc} {
 		ch <- d
 	}
 }
@@ -123,6 +125,7 @@ func (c *vips) Collect(ch chan<- prometheus.Metric) {
 		if !s.OnLink {
 			continue
 		}
+		gauge(vipPinnedDesc, boolean(s.Pinned), vip)
 		gauge(vipHoldersDesc, float64(s.Holders), vip)
 		if s.LLAddr != "" {
 			gauge(vipInfoDesc, 1, vip, s.Device, s.LLAddr, s.Source)

@@ -15,6 +15,7 @@ type VIP struct {
 	Holders  int
 	OnLink   bool
 	HeldHere bool
+	Pinned   bool // its entry is somebody else's, who alone can correct it
 	// Verified is when the VIP was last known to work: its holder answered, and no
 	// connection to it was suspect.
 	Verified time.Time

@@ -107,6 +107,9 @@ func (t *Tracker) Holder() (neigh.LLAddr, time.Time) { return t.holder, t.since 
 // Holders returns how many hosts answered when everybody was last asked.
 func (t *Tracker) Holders() int { return len(t.holders) }
 
+// Pinned reports whether the entry is somebody else's.
+func (t *Tracker) Pinned() bool { return t.pinned != "" }
+
 // Where returns where the VIP is.
 func (t *Tracker) Where() Where { return t.where }
 

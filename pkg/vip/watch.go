@@ -422,7 +422,7 @@ func (v *watch) publish() {
 	holder, _ := v.tracker.Holder()
 	s := &report.VIP{
 		Addr: v.target.addr, Source: string(v.target.source), Holders: v.tracker.Holders(),
-		OnLink: v.tracker.Where() == OnLink, HeldHere: v.tracker.Where() == Here, Verified: v.verified,
+		OnLink: v.tracker.Where() == OnLink, HeldHere: v.tracker.Where() == Here, Pinned: v.tracker.Pinned(), Verified: v.verified,
 	}
 	if s.OnLink {
 		s.Device, s.LLAddr = v.place.Link.Name, holder.String()
