@@ -252,7 +252,7 @@ func TestHandsOff(t *testing.T) {
 	one := func(n int) bool { return r.IntN(n) == 0 }
 	var scope Scope
 	touched := 0
-	const rounds = 200_000
+	const rounds = 1_000_000
 	for range rounds {
 		e := neigh.Entry{Key: neigh.Key{Addr: netip.AddrFrom4([4]byte{10, 0, byte(r.Uint32()), byte(r.Uint32())}), Index: 1 + r.IntN(4)}}
 		if one(2) {
