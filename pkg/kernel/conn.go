@@ -37,6 +37,10 @@ type conn struct {
 	port uint32 // our own netlink port id
 	seq  uint32
 	buf  []byte
+
+	// The system calls. Tests put faults in their way.
+	sendto   func(fd int, p []byte, flags int, to unix.Sockaddr) error
+	recvfrom func(fd int, p []byte, flags int) (n int, from unix.Sockaddr, err error)
 }
 
 // dial opens a socket of a netlink protocol (NETLINK_*) in the network namespace
@@ -51,7 +55,7 @@ func dial(protocol int) (*conn, error) {
 		sock.Close()
 		return nil, fmt.Errorf("reading netlink port id: %w", err)
 	}
-	return &conn{sock: sock, port: port, buf: make([]byte, bufferSize)}, nil
+	return &conn{sock: sock, port: port, buf: make([]byte, bufferSize), sendto: unix.Sendto, recvfrom: unix.Recvfrom}, nil
 }
 
 func (c *conn) close() { c.sock.Close() }
@@ -67,10 +71,14 @@ func (c *conn) reserve(n int) uint32 {
 // all of them before the call returns.
 func (c *conn) send(b []byte) error {
 	for {
-		switch err := unix.Sendto(c.sock.GetFd(), b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); {
+		switch err := c.sendto(c.sock.GetFd(), b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); {
 		case err == nil:
 			return nil
 		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES): // of a security module, or seccomp
+			return fmt.Errorf("sending to netlink: %w (%w)", neigh.ErrPermission, err)
+		case errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
+			return fmt.Errorf("sending to netlink: %w (%w)", neigh.ErrNoMemory, err)
 		default:
 			return fmt.Errorf("sending to netlink: %w", err)
 		}
@@ -137,7 +145,7 @@ func (c *conn) dump(seq uint32, each func(message) error) error {
 func (c *conn) read() ([]byte, error) {
 	deadline := time.Now().Add(answerTimeout)
 	for {
-		n, from, err := unix.Recvfrom(c.sock.GetFd(), c.buf, unix.MSG_TRUNC)
+		n, from, err := c.recvfrom(c.sock.GetFd(), c.buf, unix.MSG_TRUNC)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -148,6 +156,8 @@ func (c *conn) read() ([]byte, error) {
 			continue
 		case errors.Is(err, unix.ENOBUFS):
 			return nil, neigh.ErrOverrun
+		case errors.Is(err, unix.ENOMEM):
+			return nil, fmt.Errorf("receiving from netlink: %w (%w)", neigh.ErrNoMemory, err)
 		case err != nil:
 			return nil, fmt.Errorf("receiving from netlink: %w", err)
 		case n > len(c.buf):
@@ -218,6 +228,8 @@ func (m *message) status() error {
 		return fmt.Errorf("%w (%w)", neigh.ErrPermission, errno)
 	case unix.ENOBUFS:
 		return fmt.Errorf("%w (%w)", neigh.ErrOverrun, errno)
+	case unix.ENOMEM:
+		return fmt.Errorf("%w (%w)", neigh.ErrNoMemory, errno)
 	case unix.EBUSY: // a dump that was given up is still under way
 		return fmt.Errorf("%w (%w)", neigh.ErrInterrupted, errno)
 	case unix.EOPNOTSUPP:

@@ -74,7 +74,7 @@ func New(info Info, last func() *report.Report, broadcast func() bool) *Metrics 
 			"Time in seconds a scan took: reading the table and deciding, without the renewals."),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: namespace, Name: "scan_failures_total",
-			Help: "Scans that failed, or whose renewals did, by reason (permission: CAP_NET_ADMIN is missing; overrun: the kernel dropped messages; interrupted: the table kept changing under the dump; timeout: the kernel did not answer; malformed: a message did not parse; other).",
+			Help: "Scans that failed, or whose renewals did, by reason (permission: CAP_NET_ADMIN is missing; overrun: the kernel dropped messages; interrupted: the table kept changing under the dump; timeout: the kernel did not answer; malformed: a message did not parse; memory: the kernel had none; other).",
 		}, []string{"reason"}),
 		lastSuccess: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: namespace, Name: "last_success_timestamp_seconds",

@@ -169,7 +169,7 @@ func TestBeforeTheFirstScan(t *testing.T) {
 
 func TestFailuresAreNamed(t *testing.T) {
 	m := New(Info{}, func() *report.Report { return nil }, func() bool { return true })
-	for _, err := range []error{neigh.ErrPermission, neigh.ErrOverrun, neigh.ErrInterrupted, neigh.ErrTimeout, neigh.ErrMalformed, errors.New("what else")} {
+	for _, err := range []error{neigh.ErrPermission, neigh.ErrOverrun, neigh.ErrInterrupted, neigh.ErrTimeout, neigh.ErrMalformed, neigh.ErrNoMemory, errors.New("what else")} {
 		m.Scanned(time.Now(), time.Millisecond, fmt.Errorf("wrapped: %w", err))
 	}
 	got := scrape(t, m)

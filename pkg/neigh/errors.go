@@ -20,6 +20,8 @@ var (
 	ErrTimeout = errors.New("no answer from the kernel")
 	// ErrMalformed: a message does not parse.
 	ErrMalformed = errors.New("malformed netlink message")
+	// ErrNoMemory: the kernel had no memory for a request or an answer.
+	ErrNoMemory = errors.New("the kernel is out of memory")
 )
 
 // Failure is an entry that could not be changed.
@@ -29,11 +31,11 @@ type Failure struct {
 }
 
 // FailureReasons lists what FailureReason can return.
-var FailureReasons = [...]string{"permission", "overrun", "interrupted", "timeout", "malformed", "other"}
+var FailureReasons = [...]string{"permission", "overrun", "interrupted", "timeout", "malformed", "memory", "other"}
 
 // FailureReason names the kind of err, for metric labels.
 func FailureReason(err error) string {
-	for i, target := range [...]error{ErrPermission, ErrOverrun, ErrInterrupted, ErrTimeout, ErrMalformed} {
+	for i, target := range [...]error{ErrPermission, ErrOverrun, ErrInterrupted, ErrTimeout, ErrMalformed, ErrNoMemory} {
 		if errors.Is(err, target) {
 			return FailureReasons[i]
 		}

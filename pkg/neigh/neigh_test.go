@@ -160,6 +160,7 @@ func TestFailureReason(t *testing.T) {
 		{ErrInterrupted, "interrupted"},
 		{ErrTimeout, "timeout"},
 		{ErrMalformed, "malformed"},
+		{ErrNoMemory, "memory"},
 		{ErrGone, "other"}, // not a failure, so nobody should ask
 		{errors.New("anything"), "other"},
 	}

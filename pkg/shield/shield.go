@@ -10,6 +10,7 @@
 package shield
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/netip"
@@ -214,10 +215,14 @@ func Reread(t Table, scope *policy.Scope, k neigh.Key, link *neigh.Link, nextHop
 // only), during which no ordinary answer moves the entry to another link-layer
 // address (arp_process in net/ipv4/arp.c).
 func Raise(t Table, e *neigh.Entry) error {
+	var err error
 	if e.State != neigh.Stale {
-		if err := t.SetState(e.Key, neigh.Stale); err != nil {
+		err = t.SetState(e.Key, neigh.Stale)
+		if errors.Is(err, neigh.ErrGone) || errors.Is(err, neigh.ErrNoAddress) || errors.Is(err, neigh.ErrTimeout) {
 			return err
 		}
 	}
-	return t.Use(e.Key)
+	// After any other error the entry may be NUD_STALE all the same: the kernel did
+	// as it was told, and its answer was lost. It must not be left looking idle.
+	return cmp.Or(err, t.Use(e.Key))
 }

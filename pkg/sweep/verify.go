@@ -68,12 +68,19 @@ type InPlace struct {
 
 // Verify implements Verifier. All outcomes are reported when it returns.
 func (v *InPlace) Verify(ctx context.Context, jobs []Job, report func(*Job, Outcome)) {
+	var hung error // the kernel does not answer: waiting again for each entry would stop the loop
 	for i := range jobs {
 		if err := ctx.Err(); err != nil {
 			report(&jobs[i], Outcome{Method: ByStale, Err: errChanged})
 			continue
 		}
-		m, err := v.verify(&jobs[i])
+		m, err := ByStale, hung
+		if hung == nil {
+			m, err = v.verify(&jobs[i])
+		}
+		if errors.Is(err, neigh.ErrTimeout) {
+			hung = err
+		}
 		report(&jobs[i], Outcome{Method: m, Err: err})
 	}
 }
