@@ -16,9 +16,12 @@ type Shown struct {
 var ages = regexp.MustCompile(`used (\d+)/(\d+)/(\d+)`)
 
 // Neighbours runs `ip -statistics neighbour` on the host.
-func (h *Host) Neighbours() []Shown {
+func (h *Host) Neighbours() []Shown { return ParseShown(h.IP("-statistics neighbour")) }
+
+// ParseShown reads what that command prints.
+func ParseShown(text string) []Shown {
 	var shown []Shown
-	for line := range strings.Lines(h.IP("-statistics neighbour")) {
+	for line := range strings.Lines(text) {
 		f := strings.Fields(line)
 		if len(f) < 4 {
 			continue
