@@ -12,17 +12,12 @@ import (
 	"time"
 
 	"github.com/prometheus/exporter-toolkit/web"
-	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 )
 
 // shutdownTimeout is how long requests in flight may take to finish once the
 // server is told to stop. The whole agent is to be gone within a second.
 const shutdownTimeout = 500 * time.Millisecond
-
-// maxConnections bounds the connections to one address: the ports are open to
-// whoever reaches the node, and the memory of a DaemonSet is small.
-const maxConnections = 64
 
 // Server serves one handler on any number of addresses.
 type Server struct {
@@ -50,7 +45,7 @@ func Listen(ctx context.Context, addresses []string, configFile string, h http.H
 			s.close()
 			return nil, fmt.Errorf("listening on %s: %w", a, err)
 		}
-		s.listeners = append(s.listeners, netutil.LimitListener(l, maxConnections))
+		s.listeners = append(s.listeners, &limited{Listener: l})
 		s.servers = append(s.servers, newServer(h, log))
 	}
 	return s, nil
@@ -58,7 +53,8 @@ func Listen(ctx context.Context, addresses []string, configFile string, h http.H
 
 func newServer(h http.Handler, log *slog.Logger) *http.Server {
 	s := &http.Server{
-		Handler: h,
+		Handler:     answered(h),
+		ConnContext: remember,
 		// A scraper that hangs must not pin a connection of a privileged process.
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,

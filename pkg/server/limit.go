@@ -1,0 +1,92 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+)
+
+// maxConnections bounds the connections to one address: the ports are open to
+// whoever reaches the node, and the memory of a DaemonSet is small.
+const maxConnections = 64
+
+// limited is a listener with at most maxConnections connections. A new one takes
+// the place of the oldest that is not being answered, so that clients who open
+// connections and say nothing, or say it slowly, keep nobody out: neither a
+// scrape, nor the probes by which the kubelet decides to restart the agent.
+type limited struct {
+	net.Listener
+
+	mu    sync.Mutex
+	conns []*conn // in the order of their coming
+}
+
+// conn is one of them.
+type conn struct {
+	net.Conn
+	of        *limited
+	answering bool // a request has been read, and the answer is being written
+}
+
+// Accept implements net.Listener.
+func (l *limited) Accept() (net.Conn, error) {
+	raw, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	c := &conn{Conn: raw, of: l}
+	if victim := l.add(c); victim != nil {
+		_ = victim.Close()
+	}
+	return c, nil
+}
+
+// add takes in a connection, and returns the one that has to go for it, if any.
+func (l *limited) add(c *conn) *conn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conns = append(l.conns, c)
+	if len(l.conns) <= maxConnections {
+		return nil
+	}
+	i := slices.IndexFunc(l.conns, func(c *conn) bool { return !c.answering })
+	return l.conns[i] // the new one at the latest
+}
+
+// Close implements net.Conn.
+func (c *conn) Close() error {
+	c.of.mu.Lock()
+	c.of.conns = slices.DeleteFunc(c.of.conns, func(o *conn) bool { return o == c })
+	c.of.mu.Unlock()
+	return c.Conn.Close()
+}
+
+func (c *conn) answers(yes bool) {
+	c.of.mu.Lock()
+	defer c.of.mu.Unlock()
+	c.answering = yes
+}
+
+type connKey struct{}
+
+// remember lets handlers find the connection of a request.
+func remember(ctx context.Context, c net.Conn) context.Context {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	return context.WithValue(ctx, connKey{}, c)
+}
+
+// answered marks the connections of requests that h answers.
+func answered(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c, ok := r.Context().Value(connKey{}).(*conn); ok {
+			c.answers(true)
+			defer c.answers(false)
+		}
+		h.ServeHTTP(w, r)
+	})
+}

@@ -1,0 +1,109 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+)
+
+// A thousand clients connect; half say nothing, half begin a request and do not
+// finish it. Who comes after them is served at once, and so is who came before
+// them and waits for an answer.
+func TestSlowClientsKeepNobodyOut(t *testing.T) {
+	entered, answer := make(chan struct{}), make(chan struct{})
+	mux := http.NewServeMux()
+	mux.HandleFunc("/slow", func(w http.ResponseWriter, _ *http.Request) {
+		close(entered)
+		<-answer
+		_, _ = io.WriteString(w, "late")
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })
+	s := listen(t, mux, "127.0.0.1:0")
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	dial := func(say string) net.Conn {
+		c, err := net.Dial("tcp", s.Addrs()[0].String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		_, _ = io.WriteString(c, say) // it may have been closed already
+		return c
+	}
+	hear := func(c net.Conn) string {
+		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			return err.Error()
+		}
+		defer resp.Body.Close()
+		b, _ := io.ReadAll(resp.Body)
+		return string(b)
+	}
+	slow := dial("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+	<-entered
+	var others []net.Conn
+	for i := range 1000 {
+		others = append(others, dial([]string{"", "GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "}[i%2]))
+		if i%100 == 0 {
+			if got := hear(dial("GET / HTTP/1.1\r\nHost: x\r\n\r\n")); got != "ok" {
+				t.Errorf("after %d clients: %q", i, got)
+			}
+		}
+	}
+	if got := hear(dial("GET / HTTP/1.1\r\nHost: x\r\n\r\n")); got != "ok" {
+		t.Errorf("after all of them: %q", got)
+	}
+	l := s.listeners[0].(*limited)
+	l.mu.Lock()
+	open := len(l.conns)
+	l.mu.Unlock()
+	if open > maxConnections {
+		t.Errorf("%d connections are open, the limit is %d", open, maxConnections)
+	}
+	close(answer)
+	if got := hear(slow); got != "late" {
+		t.Errorf("the request that was being answered: %q", got)
+	}
+	for _, c := range others {
+		_ = c.Close()
+	}
+	for start := time.Now(); ; <-time.After(5 * time.Millisecond) {
+		l.mu.Lock()
+		open = len(l.conns)
+		l.mu.Unlock()
+		if open <= 2 { // the two that were answered are kept alive
+			break
+		}
+		if time.Since(start) > 10*time.Second {
+			t.Fatalf("%d connections are remembered that are closed", open)
+		}
+	}
+}
+
+// Where all connections are being answered, the new one has to go.
+func TestAnswersAreNotCutOff(t *testing.T) {
+	l := &limited{}
+	for range maxConnections {
+		c := &conn{of: l}
+		if victim := l.add(c); victim != nil {
+			t.Fatal("there was room")
+		}
+		c.answers(true)
+	}
+	c := &conn{of: l}
+	if victim := l.add(c); victim != c {
+		t.Errorf("%p had to go for %p", victim, c)
+	}
+}
