@@ -43,12 +43,10 @@ lint: ## formatting, vet, linters, tidy modules
 	cd hack/tools && go mod tidy -diff
 
 FUZZTIME ?= 30s
-fuzz: ## fuzz every decoder for FUZZTIME each
-	go test -run '^$$' -fuzz FuzzDecodeEntry -fuzztime $(FUZZTIME) ./pkg/kernel
-	go test -run '^$$' -fuzz FuzzNextMessage -fuzztime $(FUZZTIME) ./pkg/kernel
-	go test -run '^$$' -fuzz FuzzDecodeSocket -fuzztime $(FUZZTIME) ./pkg/kernel
-	go test -run '^$$' -fuzz FuzzParseARP -fuzztime $(FUZZTIME) ./pkg/solicit
-	go test -run '^$$' -fuzz FuzzParseNA -fuzztime $(FUZZTIME) ./pkg/solicit
+fuzz: ## fuzz every decoder, the flags and the HTTP handlers for FUZZTIME each
+	@for p in $$(go list ./...); do \
+	  for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \
+	    echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
 
 generate: ## write the tables of README.md from the code
 	go generate ./...

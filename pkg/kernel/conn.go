@@ -34,6 +34,7 @@ type message struct {
 // message.
 type conn struct {
 	sock *nl.NetlinkSocket
+	fd   int
 	port uint32 // our own netlink port id
 	seq  uint32
 	buf  []byte
@@ -55,7 +56,7 @@ func dial(protocol int) (*conn, error) {
 		sock.Close()
 		return nil, fmt.Errorf("reading netlink port id: %w", err)
 	}
-	return &conn{sock: sock, port: port, buf: make([]byte, bufferSize), sendto: unix.Sendto, recvfrom: unix.Recvfrom}, nil
+	return &conn{sock: sock, fd: sock.GetFd(), port: port, buf: make([]byte, bufferSize), sendto: unix.Sendto, recvfrom: unix.Recvfrom}, nil
 }
 
 func (c *conn) close() { c.sock.Close() }
@@ -71,7 +72,7 @@ func (c *conn) reserve(n int) uint32 {
 // all of them before the call returns.
 func (c *conn) send(b []byte) error {
 	for {
-		switch err := c.sendto(c.sock.GetFd(), b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); {
+		switch err := c.sendto(c.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); {
 		case err == nil:
 			return nil
 		case errors.Is(err, unix.EINTR):
@@ -145,7 +146,7 @@ func (c *conn) dump(seq uint32, each func(message) error) error {
 func (c *conn) read() ([]byte, error) {
 	deadline := time.Now().Add(answerTimeout)
 	for {
-		n, from, err := c.recvfrom(c.sock.GetFd(), c.buf, unix.MSG_TRUNC)
+		n, from, err := c.recvfrom(c.fd, c.buf, unix.MSG_TRUNC)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -175,7 +176,7 @@ func (c *conn) wait(d time.Duration) error {
 	if d <= 0 {
 		return neigh.ErrTimeout
 	}
-	fds := []unix.PollFd{{Fd: int32(c.sock.GetFd()), Events: unix.POLLIN}} //nolint:gosec // a file descriptor
+	fds := []unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}} //nolint:gosec // a file descriptor
 	n, err := unix.Poll(fds, int(d.Milliseconds())+1)
 	switch {
 	case errors.Is(err, unix.EINTR):

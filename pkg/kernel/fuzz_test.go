@@ -1,0 +1,87 @@
+package kernel
+
+import (
+	"errors"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+)
+
+// A whole conversation: whatever the kernel says in whatever datagrams, a dump,
+// a lookup and a change come to an end, and every failure has a name.
+func FuzzConversation(f *testing.F) {
+	answer := func(typ, flags uint16, body ...[]byte) []byte { return netlinkMessage(typ, flags, 1, body...) }
+	entry := answer(unix.RTM_NEWNEIGH, unix.NLM_F_MULTI, fullBody)
+	done := answer(unix.NLMSG_DONE, unix.NLM_F_MULTI, u32s(0))
+	f.Add(append(append([]byte(nil), entry...), done...), uint16(0))
+	f.Add(append(append([]byte(nil), entry...), done...), uint16(len(entry)))
+	f.Add(append(answer(unix.RTM_NEWNEIGH, unix.NLM_F_DUMP_INTR, fullBody), done...), uint16(40))
+	f.Add(answer(unix.NLMSG_ERROR, 0, u32s(^uint32(unix.EBUSY)+1)), uint16(0))
+	f.Add(answer(unix.NLMSG_ERROR, 0, u32s(0)), uint16(3))
+	f.Add(answer(unix.NLMSG_DONE, 0), uint16(0))
+	f.Fuzz(func(t *testing.T, said []byte, cut uint16) {
+		datagrams := [][]byte{said}
+		if n := int(cut); n < len(said) {
+			datagrams = [][]byte{said[:n], said[n:]}
+		}
+		for name, talk := range map[string]func(*Table) error{
+			"dump":   func(t *Table) error { return t.Dump(func(*neigh.Entry) {}) },
+			"lookup": func(t *Table) error { _, err := t.Get(key("10.0.0.2", 7)); return err },
+			"lookups": func(t *Table) error {
+				return t.GetAll([]neigh.Key{key("10.0.0.2", 7), key("10.0.0.3", 7)}, func(*neigh.Entry) {})
+			},
+			"change": func(t *Table) error { return t.SetState(key("10.0.0.2", 7), neigh.Stale) },
+			"delete": func(t *Table) error {
+				failed, err := t.Delete([]neigh.Key{key("10.0.0.2", 7), key("10.0.0.3", 7)})
+				for _, f := range failed {
+					err = errors.Join(err, f.Err)
+				}
+				return err
+			},
+			"sockets": func(table *Table) error { _, err := (&Sockets{conn: table.conn}).List(6443); return err },
+		} {
+			left := datagrams
+			c := &conn{port: 4242, buf: make([]byte, bufferSize)}
+			c.sendto = func(int, []byte, int, unix.Sockaddr) error { return nil }
+			c.recvfrom = func(_ int, p []byte, _ int) (int, unix.Sockaddr, error) {
+				if len(left) == 0 {
+					return 0, nil, unix.ECONNRESET // it says no more
+				}
+				b := left[0]
+				left = left[1:]
+				copy(p, b)
+				return len(b), fromKernel, nil
+			}
+			err := talk(&Table{conn: c, single: true})
+			known := err == nil || errors.Is(err, unix.ECONNRESET) || errors.Is(err, neigh.ErrGone) || errors.Is(err, neigh.ErrUnsupported) ||
+				errors.Is(err, neigh.ErrNoAddress) || neigh.FailureReason(err) != "other"
+			var errno unix.Errno
+			if !known && !errors.As(err, &errno) {
+				t.Errorf("%s: %v has no name", name, err)
+			}
+		}
+	})
+}
+
+func FuzzDecodeEvents(f *testing.F) {
+	f.Add(netlinkMessage(unix.RTM_NEWNEIGH, 0, 0, fullBody))
+	f.Add(netlinkMessage(unix.RTM_DELNEIGH, 0, 0, fullBody))
+	f.Add(append(netlinkMessage(unix.RTM_NEWNEIGH, 0, 0, fullBody), 1, 2, 3))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		visited := 0
+		err := decodeEvents(b, func(e *neigh.Entry) {
+			visited++
+			if !e.Addr.IsValid() {
+				t.Errorf("%+v has no address", e)
+			}
+		})
+		if err != nil && !errors.Is(err, neigh.ErrMalformed) {
+			t.Errorf("%v, want ErrMalformed", err)
+		}
+		if visited > len(b)/(unix.NLMSG_HDRLEN+ndmsgLen) {
+			t.Errorf("%d entries in %d bytes", visited, len(b))
+		}
+	})
+}
