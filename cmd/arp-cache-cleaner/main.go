@@ -122,6 +122,7 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 		DryRun:     !acting,
 		PerEntry:   o.PerEntry,
 		Watched:    claims,
+		Missed:     kernel.NewGaps().Total,
 		Log:        log,
 		Events: sweep.Events{
 			Scanned: func(took time.Duration, err error) { m.Scanned(time.Now(), took, err) },

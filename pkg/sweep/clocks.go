@@ -33,6 +33,9 @@ func newClocks(now time.Time) *clocks {
 	return &clocks{base: now, seed: maphash.MakeSeed(), m: make(map[neigh.Key]clock)}
 }
 
+// advance makes everything older.
+func (c *clocks) advance(d time.Duration) { c.base = c.base.Add(-d) }
+
 // begin starts a scan.
 func (c *clocks) begin() {
 	c.scan++

@@ -85,8 +85,11 @@ type Config struct {
 	// Watched, if not nil, returns the few entries that somebody else renews. Their
 	// owner says when by Renewed.
 	Watched func() []neigh.Key
-	Events  Events
-	Log     *slog.Logger
+	// Missed, if not nil, returns how much time has passed in all that time.Now
+	// does not count: while the machine was suspended, or frozen.
+	Missed func() time.Duration
+	Events Events
+	Log    *slog.Logger
 }
 
 // Sweeper renews the learned entries of one table.
@@ -100,6 +103,7 @@ type Sweeper struct {
 	topology   neigh.Topology
 	topologyAt time.Time // zero: read it again
 	dumped     time.Time // when the last dump began
+	missed     time.Duration
 
 	report atomic.Pointer[report.Report]
 	status atomic.Pointer[status]
@@ -273,6 +277,9 @@ func (s *Sweeper) look(isDue func(*neigh.Entry, time.Duration) bool, spread bool
 		}
 		s.topology, s.topologyAt = topology, now
 	}
+	if s.cfg.Missed != nil {
+		s.catchUp(s.cfg.Missed())
+	}
 	var watched []neigh.Key
 	if s.cfg.Watched != nil {
 		watched = s.cfg.Watched()
@@ -336,6 +343,20 @@ func (s *Sweeper) look(isDue func(*neigh.Entry, time.Duration) bool, spread bool
 	s.first = false
 	s.report.Store(r.Finish())
 	return nil
+}
+
+// catchUp adds to the clocks the time that they have missed. What came before it
+// was noted by them already.
+func (s *Sweeper) catchUp(missed time.Duration) {
+	gap := missed - s.missed
+	s.missed = missed
+	if gap <= 0 {
+		return
+	}
+	s.clocks.advance(gap)
+	if gap >= time.Second {
+		s.cfg.Log.Info("this machine stood still, or its clock was set", "for", gap.Round(time.Second))
+	}
 }
 
 // spread puts off an entry that the first scan sees, so that nodes that start
