@@ -26,6 +26,9 @@ import (
 const beAgent = "ARP_TEST_BE_AGENT"
 
 func TestMain(m *testing.M) {
+	if mask := os.Getenv(confine); mask != "" {
+		beConfined(mask)
+	}
 	if os.Getenv(beAgent) != "" {
 		main()
 	}

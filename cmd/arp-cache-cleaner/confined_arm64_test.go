@@ -1,0 +1,4 @@
+package main
+
+// extraSystemCalls exist on this architecture only.
+var extraSystemCalls []uint32
