@@ -24,6 +24,46 @@ const (
 	tick = 10 * time.Millisecond
 )
 
+// decodePart calls visit for each IPv4 and IPv6 entry in one part of the answer
+// to a dump request, all of them in the place of e. It reports true for the last
+// part, and the first error; a message that does not parse as an entry does not
+// hide those behind it. What is not meant for the port, or answers another
+// request, is skipped.
+func decodePart(b []byte, port, seq uint32, e *neigh.Entry, visit func(*neigh.Entry)) (done bool, first error) {
+	note := func(err error) {
+		if first == nil {
+			first = err
+		}
+	}
+	for len(b) > 0 && !done {
+		m, rest, err := nextMessage(b)
+		if err != nil {
+			note(err)
+			break
+		}
+		b = rest
+		if m.port != port || m.seq != seq {
+			continue
+		}
+		if m.flags&unix.NLM_F_DUMP_INTR != 0 {
+			note(neigh.ErrInterrupted)
+		}
+		switch m.typ {
+		case unix.RTM_NEWNEIGH:
+			ok, err := decodeEntry(m.body, e)
+			if err != nil {
+				note(err)
+			} else if ok {
+				visit(e)
+			}
+		case unix.NLMSG_DONE, unix.NLMSG_ERROR:
+			done = true
+			note(m.status())
+		}
+	}
+	return done, first
+}
+
 // decodeEntry reads the body of an RTM_NEWNEIGH message into e. It reports
 // false for an entry of another family than IPv4 and IPv6, and an error that
 // wraps neigh.ErrMalformed where the body is no valid entry. Attributes that
@@ -46,8 +86,9 @@ func decodeEntry(b []byte, e *neigh.Entry) (bool, error) {
 		if n < rtattrLen || n > len(b) {
 			return false, fmt.Errorf("attribute of %d bytes where %d are left: %w", n, len(b), neigh.ErrMalformed)
 		}
-		if err := decodeAttr(binary.NativeEndian.Uint16(b[2:])&attrTypeMask, b[rtattrLen:n], family, e); err != nil {
-			return false, err
+		typ, v := binary.NativeEndian.Uint16(b[2:])&attrTypeMask, b[rtattrLen:n]
+		if !decodeAttr(typ, v, family, e) {
+			return false, fmt.Errorf("attribute %d of %d bytes in family %d: %w", typ, len(v), family, neigh.ErrMalformed)
 		}
 		b = b[min(align(n), len(b)):]
 	}
@@ -57,10 +98,9 @@ func decodeEntry(b []byte, e *neigh.Entry) (bool, error) {
 	return true, nil
 }
 
-func decodeAttr(typ uint16, v []byte, family uint8, e *neigh.Entry) error {
-	short := func(want int) error {
-		return fmt.Errorf("attribute %d of %d bytes, want %d: %w", typ, len(v), want, neigh.ErrMalformed)
-	}
+// decodeAttr reads one attribute into e. It reports false for one whose length
+// is wrong.
+func decodeAttr(typ uint16, v []byte, family uint8, e *neigh.Entry) bool {
 	switch typ {
 	case netlink.NDA_DST:
 		switch {
@@ -69,17 +109,13 @@ func decodeAttr(typ uint16, v []byte, family uint8, e *neigh.Entry) error {
 		case family == unix.AF_INET6 && len(v) == 16:
 			e.Addr = netip.AddrFrom16([16]byte(v))
 		default:
-			return fmt.Errorf("address of %d bytes in family %d: %w", len(v), family, neigh.ErrMalformed)
+			return false
 		}
 	case netlink.NDA_LLADDR:
-		a, ok := neigh.LLAddrFrom(v)
-		if !ok {
-			return fmt.Errorf("link-layer address of %d bytes: %w", len(v), neigh.ErrMalformed)
-		}
-		e.LLAddr = a
+		return e.LLAddr.Set(v)
 	case netlink.NDA_CACHEINFO:
 		if len(v) < 16 {
-			return short(16)
+			return false
 		}
 		// struct nda_cacheinfo: confirmed, used, updated, refcnt.
 		e.Confirmed = age(binary.NativeEndian.Uint32(v))
@@ -87,16 +123,16 @@ func decodeAttr(typ uint16, v []byte, family uint8, e *neigh.Entry) error {
 		e.Updated = age(binary.NativeEndian.Uint32(v[8:]))
 	case netlink.NDA_PROTOCOL:
 		if len(v) < 1 {
-			return short(1)
+			return false
 		}
 		e.Protocol = neigh.Protocol(v[0])
 	case netlink.NDA_FLAGS_EXT:
 		if len(v) < 4 {
-			return short(4)
+			return false
 		}
 		e.FlagsExt = neigh.FlagsExt(binary.NativeEndian.Uint32(v))
 	}
-	return nil
+	return true
 }
 
 // maxTicks is 246 days. A time stamp that another CPU wrote while the kernel

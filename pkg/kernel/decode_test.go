@@ -426,32 +426,112 @@ func TestAppendRequestBatch(t *testing.T) {
 	}
 }
 
-// A node is scanned for years: a scan must not allocate per entry.
-func TestDecodeEntryDoesNotAllocate(t *testing.T) {
-	b := netlinkMessage(unix.RTM_NEWNEIGH, unix.NLM_F_MULTI, 1, fullBody)
-	var e neigh.Entry
-	if n := testing.AllocsPerRun(100, func() {
-		m, _, err := nextMessage(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if ok, err := decodeEntry(m.body, &e); !ok || err != nil {
-			t.Fatal(ok, err)
-		}
-	}); n != 0 {
-		t.Errorf("%v allocations for an entry, want none", n)
+// part returns n entries as the kernel hands them over in one read of a dump.
+func part(n int) (b []byte) {
+	for i := range n {
+		body := ndmsg(unix.AF_INET, 7, netlink.NUD_STALE, 0,
+			attr(netlink.NDA_DST, 10, 0, byte(i>>8), byte(i)), lladdr, probes, times)
+		b = append(b, netlinkMessage(unix.RTM_NEWNEIGH, unix.NLM_F_MULTI, 1, body)...)
+	}
+	return b
+}
+
+func TestDecodePart(t *testing.T) {
+	const port = 4242 // of netlinkMessage
+	done := netlinkMessage(unix.NLMSG_DONE, unix.NLM_F_MULTI, 1, u32s(0))
+	entry := func(flags uint16, seq uint32, body []byte) []byte {
+		return netlinkMessage(unix.RTM_NEWNEIGH, flags, seq, body)
+	}
+	bridge := ndmsg(unix.AF_BRIDGE, 7, netlink.NUD_PERMANENT, 0, lladdr)
+	broken := ndmsg(unix.AF_INET, 7, netlink.NUD_STALE, 0, lladdr)
+	tests := []struct {
+		name string
+		part []byte
+		seen int
+		done bool
+		err  error
+	}{
+		{"entries", part(3), 3, false, nil},
+		{"the last", append(part(3), done...), 3, true, nil},
+		{"nothing but the end", done, 0, true, nil},
+		{"nothing", nil, 0, false, nil},
+		{"what follows the end", slices.Concat(done, part(1)), 0, true, nil},
+		{"another family", slices.Concat(entry(0, 1, bridge), part(1)), 1, false, nil},
+		{"another request", slices.Concat(entry(0, 2, fullBody), part(1)), 1, false, nil},
+		{"another type", slices.Concat(netlinkMessage(unix.RTM_DELNEIGH, 0, 1, fullBody), part(1)), 1, false, nil},
+		{"interrupted", slices.Concat(entry(unix.NLM_F_DUMP_INTR, 1, fullBody), part(1)), 2, false, neigh.ErrInterrupted},
+		{"interrupted at the end", netlinkMessage(unix.NLMSG_DONE, unix.NLM_F_DUMP_INTR, 1, u32s(0)), 0, true, neigh.ErrInterrupted},
+		{"no valid entry", slices.Concat(entry(0, 1, broken), part(2)), 2, false, neigh.ErrMalformed},
+		{"cut off", part(3)[:200], 2, false, neigh.ErrMalformed},
+		{"refused", netlinkMessage(unix.NLMSG_ERROR, 0, 1, u32s(uint32(1<<32-uint64(unix.EPERM)))), 0, true, neigh.ErrPermission},
+		{"another dump under way", netlinkMessage(unix.NLMSG_ERROR, 0, 1, u32s(uint32(1<<32-uint64(unix.EBUSY)))), 0, true, neigh.ErrInterrupted},
+		{"failed at the end", netlinkMessage(unix.NLMSG_DONE, 0, 1, u32s(uint32(1<<32-uint64(unix.ENOBUFS)))), 0, true, neigh.ErrOverrun},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			seen := 0
+			done, err := decodePart(tt.part, port, 1, new(neigh.Entry), func(*neigh.Entry) { seen++ })
+			if seen != tt.seen || done != tt.done || !errors.Is(err, tt.err) || (err == nil) != (tt.err == nil) {
+				t.Errorf("%d entries, %v, %v; want %d, %v, %v", seen, done, err, tt.seen, tt.done, tt.err)
+			}
+			if done, err := decodePart(tt.part, port+1, 1, new(neigh.Entry), func(*neigh.Entry) { t.Error("visited") }); done || err != nil && tt.name != "cut off" {
+				t.Errorf("meant for another port: %v, %v", done, err)
+			}
+		})
 	}
 }
 
-func BenchmarkDecodeEntry(b *testing.B) {
+// A node is scanned for years: a scan must not allocate per entry.
+func TestDecodePartDoesNotAllocate(t *testing.T) {
+	b := part(200)
+	var e, last neigh.Entry
+	visit := func(e *neigh.Entry) { last = *e }
+	if n := testing.AllocsPerRun(100, func() {
+		if _, err := decodePart(b, 4242, 1, &e, visit); err != nil {
+			t.Fatal(err)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations for 200 entries, want none", n)
+	}
+	if last.Addr != netip.MustParseAddr("10.0.0.199") {
+		t.Errorf("last %v", last.Addr)
+	}
+}
+
+func BenchmarkDecodePart(b *testing.B) {
+	p := part(200)
 	b.ReportAllocs()
-	b.SetBytes(int64(len(fullBody)))
+	b.SetBytes(int64(len(p)))
 	var e neigh.Entry
+	n := 0
 	for b.Loop() {
-		if ok, err := decodeEntry(fullBody, &e); !ok || err != nil {
-			b.Fatal(ok, err)
+		if _, err := decodePart(p, 4242, 1, &e, func(*neigh.Entry) { n++ }); err != nil {
+			b.Fatal(err)
 		}
 	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/entry")
+}
+
+func FuzzDecodePart(f *testing.F) {
+	f.Add(part(2))
+	f.Add(append(part(1), netlinkMessage(unix.NLMSG_DONE, unix.NLM_F_MULTI, 1, u32s(0))...))
+	f.Add(append(netlinkMessage(unix.NLMSG_ERROR, unix.NLM_F_DUMP_INTR, 1, u32s(1<<32-1)), 1, 2, 3))
+	f.Add(netlinkMessage(unix.RTM_NEWNEIGH, 0, 1, fullBody[:30]))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		in := bytes.Clone(b)
+		seen := 0
+		_, _ = decodePart(b, 4242, 1, new(neigh.Entry), func(e *neigh.Entry) {
+			if seen++; !e.Addr.IsValid() {
+				t.Errorf("visited %+v", e)
+			}
+		})
+		if !bytes.Equal(b, in) {
+			t.Error("the input was changed")
+		}
+		if seen*(unix.NLMSG_HDRLEN+ndmsgLen) > len(b) {
+			t.Errorf("%d entries in %d bytes", seen, len(b))
+		}
+	})
 }
 
 func FuzzDecodeEntry(f *testing.F) {

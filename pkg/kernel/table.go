@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -30,14 +31,23 @@ const maxBatch = 200
 // a message of its own in the receive buffer.
 const maxLookups = 100
 
+// partSize is how much of the table a dump hands over at once: not quite as many
+// entries as a batch deletes (an IPv4 entry takes 76 bytes), so that a part that
+// is to be deleted as a whole is so before it is old.
+const partSize = 14 << 10
+
 // Table is the neighbour table of one network namespace: that of the thread
-// that opened it. It is safe for concurrent use, one request at a time.
+// that opened it. It is safe for concurrent use, one request at a time, and one
+// dump beside it.
 type Table struct {
 	mu     sync.Mutex
 	conn   *conn
 	handle *netlink.Handle
 	out    []byte
 	single bool // the kernel answers RTM_GETNEIGH for one entry (Linux 5.0)
+
+	dumping sync.Mutex
+	dumps   *conn // for dumps alone, so that entries can be changed meanwhile
 }
 
 // Open opens the table of the calling thread's network namespace and finds out
@@ -47,17 +57,23 @@ func Open() (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
+	d, err := dial(unix.NETLINK_ROUTE)
+	if err != nil {
+		c.close()
+		return nil, err
+	}
+	d.buf = d.buf[:partSize]
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		c.close()
+		d.close()
 		return nil, fmt.Errorf("opening netlink route socket: %w", err)
 	}
+	t := &Table{conn: c, dumps: d, handle: h}
 	if err := h.SetSocketTimeout(answerTimeout); err != nil {
-		h.Close()
-		c.close()
+		t.Close()
 		return nil, fmt.Errorf("setting netlink timeout: %w", err)
 	}
-	t := &Table{conn: c, handle: h}
 	if err := t.probe(); err != nil {
 		t.Close()
 		return nil, err
@@ -84,55 +100,59 @@ func (t *Table) probe() error {
 func (t *Table) Close() {
 	t.handle.Close()
 	t.conn.close()
+	t.dumps.close()
 }
 
 // Dump calls visit for every IPv4 and IPv6 entry of the table. The entry is
-// reused: visit copies what it keeps, and does not call back into the Table. Entries that change during the dump may
+// reused: visit copies what it keeps. Entries that change during the dump may
 // be seen twice or not at all. An error means that entries may be missing.
-func (t *Table) Dump(visit func(*neigh.Entry)) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	seq := t.conn.reserve(1)
-	t.out = appendRequest(t.out[:0], &request{typ: unix.RTM_GETNEIGH, flags: unix.NLM_F_DUMP}, seq)
-	if err := t.conn.send(t.out); err != nil {
+func (t *Table) Dump(visit func(*neigh.Entry)) error { return t.DumpParts(visit, nil) }
+
+// DumpParts is Dump for callers that act while the table is being read. The
+// kernel hands it over in parts of fewer than 200 entries, and part is called after
+// each of them, but not any more once an error is certain. The entries of the
+// part have been read from the table at since or later.
+//
+// Both functions may call what changes and reads single entries. Deleting what
+// has been visited does not make the dump skip others: it goes on from a bucket
+// of the kernel's hash table and a place in it (neigh_dump_table), and has read
+// the next part already.
+func (t *Table) DumpParts(visit func(*neigh.Entry), part func(since time.Time)) error {
+	t.dumping.Lock()
+	defer t.dumping.Unlock()
+	if err := t.dumps.entries(visit, part); err != nil {
 		return fmt.Errorf("dumping neighbour table: %w", err)
 	}
+	return nil
+}
+
+// entries is DumpParts.
+func (c *conn) entries(visit func(*neigh.Entry), part func(since time.Time)) error {
+	seq := c.reserve(1)
+	since := time.Now()
+	if err := c.send(appendRequest(nil, &request{typ: unix.RTM_GETNEIGH, flags: unix.NLM_F_DUMP}, seq)); err != nil {
+		return err
+	}
 	var e neigh.Entry
-	var done bool
 	var first error // the dump is read to its end all the same: the kernel refuses another while one is under way
-	note := func(err error) {
+	for done := false; !done; {
+		next := time.Now() // the kernel reads the next part from the table while it hands over this one
+		b, err := c.read()
+		if err == nil {
+			done, err = decodePart(b, c.port, seq, &e, visit)
+		}
 		if first == nil {
 			first = err
 		}
-	}
-	handle := func(m message) (bool, error) {
-		if m.flags&unix.NLM_F_DUMP_INTR != 0 {
-			note(neigh.ErrInterrupted)
-		}
-		switch m.typ {
-		case unix.NLMSG_DONE, unix.NLMSG_ERROR:
-			done = true
-			return true, m.status()
-		case unix.RTM_NEWNEIGH:
-			ok, err := decodeEntry(m.body, &e)
-			note(err)
-			if ok {
-				visit(&e)
-			}
-		}
-		return false, nil
-	}
-	for !done {
-		err := t.conn.receive(seq, seq, handle)
-		note(err)
-		if !errors.Is(err, neigh.ErrMalformed) && !errors.Is(err, neigh.ErrOverrun) {
+		if err != nil && !errors.Is(err, neigh.ErrMalformed) && !errors.Is(err, neigh.ErrOverrun) && !errors.Is(err, neigh.ErrInterrupted) {
 			break
 		}
+		if first == nil && part != nil {
+			part(since)
+		}
+		since = next
 	}
-	if first != nil {
-		return fmt.Errorf("dumping neighbour table: %w", first)
-	}
-	return nil
+	return first
 }
 
 // Get reads one entry afresh. It returns an error that wraps neigh.ErrGone
@@ -158,11 +178,13 @@ func (t *Table) GetAll(keys []neigh.Key, visit func(*neigh.Entry)) error {
 		for _, k := range keys {
 			wanted[k] = struct{}{}
 		}
-		return t.Dump(func(e *neigh.Entry) {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		return t.conn.entries(func(e *neigh.Entry) {
 			if _, ok := wanted[e.Key]; ok {
 				visit(e)
 			}
-		})
+		}, nil)
 	}
 	for batch := range slices.Chunk(keys, maxLookups) {
 		if err := t.lookups(batch, visit); err != nil {
@@ -232,12 +254,14 @@ func (t *Table) lookup(k neigh.Key, e *neigh.Entry) error {
 
 // find is lookup for kernels that only know dumps.
 func (t *Table) find(k neigh.Key, e *neigh.Entry) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	found := false
-	err := t.Dump(func(d *neigh.Entry) {
+	err := t.conn.entries(func(d *neigh.Entry) {
 		if d.Key == k {
 			*e, found = *d, true
 		}
-	})
+	}, nil)
 	if err == nil && !found {
 		err = neigh.ErrGone
 	}

@@ -9,6 +9,7 @@ package neigh
 
 import (
 	"encoding/hex"
+	"math/bits"
 	"net/netip"
 	"time"
 )
@@ -130,12 +131,18 @@ type LLAddr struct {
 // LLAddrFrom copies b. It reports false for more than 32 bytes.
 func LLAddrFrom(b []byte) (LLAddr, bool) {
 	var a LLAddr
+	ok := a.Set(b)
+	return a, ok
+}
+
+// Set is LLAddrFrom in place, for those who decode many of them.
+func (a *LLAddr) Set(b []byte) bool {
 	if len(b) > maxLLAddr {
-		return a, false
+		return false
 	}
-	a.n = uint8(len(b)) //nolint:gosec // bounded above
+	*a = LLAddr{n: uint8(len(b))} //nolint:gosec // bounded above
 	copy(a.b[:], b)
-	return a, true
+	return true
 }
 
 // Len returns the length in bytes: 0 where there is no address, 6 on Ethernet,
@@ -144,6 +151,16 @@ func (a LLAddr) Len() int { return int(a.n) }
 
 // Bytes returns a copy of the address.
 func (a LLAddr) Bytes() []byte { return append([]byte(nil), a.b[:a.n]...) }
+
+// Digest returns a number by which to tell addresses of one device apart. It is
+// the address itself where that has no more than eight bytes, as on Ethernet;
+// longer ones are folded. It is 0 where there is no address.
+func (a *LLAddr) Digest() (d uint64) {
+	for _, b := range a.b[:min(a.n, maxLLAddr)] {
+		d = bits.RotateLeft64(d, 8) ^ uint64(b)
+	}
+	return d
+}
 
 // String returns the usual colon-separated form, or "" where there is no
 // address.

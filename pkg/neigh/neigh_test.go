@@ -118,6 +118,26 @@ func TestLLAddrIsAValue(t *testing.T) {
 	}
 }
 
+func TestLLAddrDigest(t *testing.T) {
+	guid := make([]byte, 20) // of IP over InfiniBand
+	seen := map[uint64]string{0: "none"}
+	for _, b := range [][]byte{
+		{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 2}, {2, 0, 0, 0, 1, 0}, {1, 0, 0, 0, 0, 2},
+		{1, 2, 3, 4, 5, 6, 7, 8}, {8, 2, 3, 4, 5, 6, 7, 1},
+		append(guid[:19:19], 1), append(guid[:18:18], 1, 0), append([]byte{1}, guid[1:]...),
+	} {
+		a, _ := LLAddrFrom(b)
+		d := a.Digest()
+		if other, ok := seen[d]; ok {
+			t.Errorf("%s has the digest of %s", a, other)
+		}
+		seen[d] = a.String()
+	}
+	if d := new(LLAddr).Digest(); d != 0 {
+		t.Errorf("digest of no address: %d", d)
+	}
+}
+
 func TestClock(t *testing.T) {
 	want := map[Clock]string{Used: "used", Confirmed: "confirmed", Updated: "updated", Resolved: "resolved"}
 	for _, c := range Clocks {
