@@ -1,6 +1,7 @@
 package sweep
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -24,33 +25,75 @@ const (
 	Failed     Result = "failed"     // the kernel refused
 )
 
-// act carries out what is due: it starts the verifications, and deletes in
-// batches with a pause after each. It stops between two steps when ctx is done.
-// It returns the first failure known by then.
-func (s *Sweeper) act(ctx context.Context, verifies, deletes []Job, pause time.Duration, tally func(Method, Result)) error {
-	if len(verifies) > 0 {
-		s.verify(ctx, slices.Clone(verifies))
+// ignore is for those who do not count results.
+func ignore(Method, Result) {}
+
+// handOver is how long entries in use wait, at most, while idle ones are deleted
+// as the table is being read. They are handed over many at a time, so that they
+// are asked for many at a time.
+const handOver = time.Second
+
+// actor acts on what a scan finds due, while the scan goes on.
+type actor struct {
+	s       *Sweeper
+	tally   func(Method, Result)
+	spread  bool          // put off what the first scan sees
+	forgets bool          // keep no clocks of what is deleted: nobody will look
+	pause   time.Duration // for each batch of deletions
+	// How many more entries it may delete, and have verified.
+	deletes, verifies int
+
+	handed  time.Time     // when entries were last handed to the Verifier
+	more    bool          // something is left to the next scan
+	took    time.Duration // all in all
+	err     error         // the first failure
+	stopped bool          // by a failure after which it is unknown what was deleted
+}
+
+// part deletes what is idle in the part of the table that was read last, and
+// stood as it is at since.
+func (a *actor) part(ctx context.Context, since time.Time) {
+	if len(a.s.deletes) == 0 {
+		return
 	}
-	first := s.settleAll(tally)
-	for batch := range slices.Chunk(deletes, batchSize) {
-		if ctx.Err() != nil {
-			return first
-		}
-		if err := s.delete(batch, tally, &first); err != nil {
-			return err
-		}
-		if !sleep(ctx, pause) {
-			return first
-		}
+	start := time.Now()
+	if start.Sub(a.handed) >= handOver {
+		a.verify(ctx)
 	}
-	return first
+	n := min(len(a.s.deletes), a.deletes, passLimit)
+	a.more = a.more || n < len(a.s.deletes)
+	a.deletes -= n
+	for batch := range slices.Chunk(a.s.deletes[:n], batchSize) {
+		if a.stopped || ctx.Err() != nil {
+			break
+		}
+		if err := a.s.delete(batch, since, a.tally, &a.err); err != nil {
+			a.err, a.stopped = cmp.Or(a.err, err), true
+			break
+		}
+		// The parts of a table seldom end with a full batch.
+		sleep(ctx, a.pause*time.Duration(len(batch))/batchSize)
+	}
+	a.took += time.Since(start)
+}
+
+// verify has those in use verified that have been found by now.
+func (a *actor) verify(ctx context.Context) {
+	n := min(len(a.s.verifies), a.verifies)
+	a.more = a.more || n < len(a.s.verifies)
+	a.verifies -= n
+	if n > 0 {
+		a.s.verify(ctx, slices.Clone(a.s.verifies[:n]))
+	}
+	a.s.verifies = a.s.verifies[:0]
+	a.handed = time.Now()
 }
 
 // verify hands jobs, which it keeps, to the Verifier.
 func (s *Sweeper) verify(ctx context.Context, jobs []Job) {
 	now := time.Now()
 	for i := range jobs {
-		s.clocks.ask(jobs[i].Entry.Key, now)
+		s.clocks.ask(s.clockOf(&jobs[i]), now)
 	}
 	s.mu.Lock()
 	for i := range jobs {
@@ -132,10 +175,10 @@ func (s *Sweeper) noteHolders(j *Job, holders []neigh.LLAddr) {
 	}
 }
 
-// delete removes one batch. An error means that what became of it is unknown;
-// the next scan shows.
-func (s *Sweeper) delete(batch []Job, tally func(Method, Result), first *error) error {
-	if time.Since(s.dumped) > freshFor {
+// delete removes one batch, which stood as it is since then. An error means that
+// what became of it is unknown; the next scan shows.
+func (s *Sweeper) delete(batch []Job, since time.Time, tally func(Method, Result), first *error) error {
+	if time.Since(since) > freshFor {
 		var err error
 		if batch, err = s.stillIdle(batch, tally); err != nil {
 			return err
@@ -195,6 +238,9 @@ func (s *Sweeper) stillIdle(batch []Job, tally func(Method, Result)) ([]Job, err
 	return idle, nil
 }
 
+// clockOf returns the clock of the entry of a job, nil if there is none any more.
+func (s *Sweeper) clockOf(j *Job) *clock { return s.clocks.find(&j.Entry.Key, j.place) }
+
 // settle records what came of one renewal.
 func (s *Sweeper) settle(j *Job, m Method, err error, at time.Time) Result {
 	r := Failed
@@ -208,13 +254,14 @@ func (s *Sweeper) settle(j *Job, m Method, err error, at time.Time) Result {
 	case errors.Is(err, errChanged), errors.Is(err, neigh.ErrNoAddress):
 		r = Changed
 	}
+	clock := s.clockOf(j)
 	if m == ByDelete && r == OK {
-		s.clocks.ask(j.Entry.Key, at)
+		s.clocks.ask(clock, at)
 	}
 	if r == OK || r == Unanswered { // either way it was asked for afresh
-		s.clocks.renewed(j.Entry.Key, at)
+		s.clocks.renewed(clock, at)
 	} else {
-		s.clocks.forgo(j.Entry.Key)
+		s.clocks.forgo(clock)
 	}
 	if s.cfg.Events.Renewed != nil {
 		s.cfg.Events.Renewed(report.DeviceName(&j.Link), m, r, j.age)

@@ -1,37 +1,71 @@
 package sweep
 
 import (
+	"encoding/binary"
 	"hash/maphash"
+	"slices"
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 )
 
-// clock is what the agent remembers of one learned entry.
+// id is a neigh.Key without a pointer: the garbage collector need not look at
+// the clocks at all.
+type id struct {
+	high, low uint64 // the address as an IPv6 one
+	dev       uint32 // the interface index, and in the lowest bit whether the address is IPv4; 0 for none
+}
+
+func idOf(k *neigh.Key) id {
+	dev := uint32(k.Index) << 1 //nolint:gosec // an int32 by origin
+	if k.Addr.Is4() {
+		dev |= 1
+	}
+	a := k.Addr.As16()
+	return id{binary.NativeEndian.Uint64(a[:]), binary.NativeEndian.Uint64(a[8:]), dev}
+}
+
+// clock is what the agent remembers of one learned entry, in 64 bytes. Times
+// are durations since the store's base.
 type clock struct {
-	resolved time.Duration // when it was last asked for afresh, on the store's time line
-	early    time.Duration // how much sooner than its age says it is due: the spread of the first interval
-	hold     time.Duration // until when it is not due at all: the spread of what is overdue at start
-	lladdr   uint64        // hash of the last link-layer address, 0 for none
+	id
 	scan     uint32        // the scan that last saw it
+	resolved time.Duration // when it was last asked for afresh
 	asked    time.Duration // when its renewal began
+	spread   time.Duration // of the first interval: how much sooner than its age says it is due; negative: until when it is not due at all
+	lladdr   uint64        // the last link-layer address by its Digest, 0 for none
 	pending  bool          // its renewal has begun, and the answer has not been seen yet
 	absent   bool          // not seen since a scan: it was deleted and may come back
 }
 
-// clocks is the store. Times are durations since its base, so that a clock
-// holds no time.Time.
+// clocks is the store: the clocks in the order in which they were first seen,
+// and a hash table of their places.
+//
+// The kernel dumps its table in the same order each time, as long as it does not
+// grow. The clock of an entry is therefore the one behind that of the entry
+// before it, nearly always, and memory is walked from one end to the other.
 type clocks struct {
 	base time.Time
 	seed maphash.Seed
-	m    map[neigh.Key]clock
 	scan uint32
-	seen int
+	seen int // by this scan
+	next int // the place that the scan has come to
+
+	list    []clock
+	free    int      // places in list that are not in use: their id is zero
+	buckets []bucket // open addressing, a power of two in length and at most half full
 }
 
+// bucket holds the place of a clock, counted from 1, and the hash of its id,
+// which spares a look at most of the wrong ones.
+type bucket struct{ hash, place uint32 }
+
 func newClocks(now time.Time) *clocks {
-	return &clocks{base: now, seed: maphash.MakeSeed(), m: make(map[neigh.Key]clock)}
+	return &clocks{base: now, seed: maphash.MakeSeed()}
 }
+
+// len is the number of entries remembered.
+func (c *clocks) len() int { return len(c.list) - c.free }
 
 // advance makes everything older.
 func (c *clocks) advance(d time.Duration) { c.base = c.base.Add(-d) }
@@ -39,11 +73,12 @@ func (c *clocks) advance(d time.Duration) { c.base = c.base.Add(-d) }
 // begin starts a scan.
 func (c *clocks) begin() {
 	c.scan++
-	c.seen = 0
+	c.seen, c.next = 0, 0
 }
 
 // sight is what see found.
 type sight struct {
+	place     int           // of the clock, for find
 	age       time.Duration // of the agent's clock
 	due       time.Duration // the age that decides whether the entry is due
 	held      bool          // it is not due yet, whatever its ages
@@ -55,18 +90,26 @@ type sight struct {
 // given age, how early it is due, and how long it is held back.
 func (c *clocks) see(e *neigh.Entry, now time.Time, spread func(age time.Duration) (early, hold time.Duration)) (s sight) {
 	t := now.Sub(c.base)
-	k, known := c.m[e.Key]
+	i, known := c.lookup(idOf(&e.Key), c.next)
+	if !known {
+		i = c.add(idOf(&e.Key))
+	}
+	c.next = i + 1
+	k := &c.list[i]
 	if !known || k.absent {
 		// Whoever created the entry had it resolved: the agent's clock starts
 		// where the kernel's stands.
-		k.resolved, k.early, k.absent = t-e.Updated, 0, false
+		k.resolved, k.absent = t-e.Updated, false
+		k.spread = min(k.spread, 0)
 		if !known {
-			k.early, k.hold = spread(e.Updated)
-			k.hold += t
+			early, hold := spread(e.Updated)
+			if k.spread = early; hold > 0 {
+				k.spread = -(t + hold)
+			}
 		}
 	}
 	if e.State.Valid() {
-		lladdr := c.hash(&e.LLAddr)
+		lladdr := e.LLAddr.Digest()
 		switch {
 		case k.pending && k.resolved < k.asked:
 			// The renewal is under way. An answer may have confirmed the entry
@@ -85,39 +128,42 @@ func (c *clocks) see(e *neigh.Entry, now time.Time, spread func(age time.Duratio
 		k.scan = c.scan
 		c.seen++
 	}
-	c.m[e.Key] = k
-	s.age, s.due, s.held = t-k.resolved, t-k.resolved+k.early, t < k.hold
+	s.place, s.age = i, t-k.resolved
+	s.due, s.held = s.age+max(k.spread, 0), t < -k.spread
 	return s
 }
 
 // has reports whether the entry is remembered.
-func (c *clocks) has(key neigh.Key) bool {
-	_, ok := c.m[key]
-	return ok
+func (c *clocks) has(key neigh.Key) bool { return c.find(&key, 0) != nil }
+
+// find returns the clock of an entry, nil if it is not remembered. It is quick
+// where the entry is in the place where it was last seen.
+func (c *clocks) find(key *neigh.Key, place int) *clock {
+	if i, ok := c.lookup(idOf(key), place); ok {
+		return &c.list[i]
+	}
+	return nil
 }
 
 // ask notes that the renewal of an entry begins: a link-layer address that is
 // seen from now on, and differs, is its answer.
-func (c *clocks) ask(key neigh.Key, now time.Time) {
-	if k, ok := c.m[key]; ok {
+func (c *clocks) ask(k *clock, now time.Time) {
+	if k != nil {
 		k.asked, k.pending = now.Sub(c.base), true
-		c.m[key] = k
 	}
 }
 
 // forgo notes that a renewal came to nothing.
-func (c *clocks) forgo(key neigh.Key) {
-	if k, ok := c.m[key]; ok {
+func (c *clocks) forgo(k *clock) {
+	if k != nil {
 		k.pending = false
-		c.m[key] = k
 	}
 }
 
 // renewed restarts the clock of an entry that was asked for afresh.
-func (c *clocks) renewed(key neigh.Key, at time.Time) {
-	if k, ok := c.m[key]; ok {
-		k.resolved, k.early = at.Sub(c.base), 0
-		c.m[key] = k
+func (c *clocks) renewed(k *clock, at time.Time) {
+	if k != nil {
+		k.resolved, k.spread = at.Sub(c.base), min(k.spread, 0)
 	}
 }
 
@@ -125,25 +171,92 @@ func (c *clocks) renewed(key neigh.Key, at time.Time) {
 // deleted is remembered for as long as keep, so that a correction shows when
 // it comes back.
 func (c *clocks) end(now time.Time, keep time.Duration) {
-	if c.seen == len(c.m) {
+	if c.seen == c.len() {
 		return
 	}
 	t := now.Sub(c.base)
-	for key, k := range c.m {
+	for i := range c.list {
+		k := &c.list[i]
 		switch {
-		case k.scan == c.scan:
+		case k.dev == 0 || k.scan == c.scan:
 		case !k.pending || t-k.asked > keep:
-			delete(c.m, key)
-		case !k.absent:
+			*k = clock{}
+			c.free++
+		default:
 			k.absent = true
-			c.m[key] = k
+		}
+	}
+	if c.free > len(c.list)/4 {
+		c.compact()
+	}
+}
+
+// lookup returns the place of the clock with the given id. It looks at one place
+// first.
+func (c *clocks) lookup(k id, first int) (place int, ok bool) {
+	if first < len(c.list) && c.list[first].id == k {
+		return first, true
+	}
+	if len(c.buckets) == 0 {
+		return 0, false
+	}
+	hash := c.hash(&k)
+	for b := hash; ; b++ {
+		switch at := c.buckets[c.mask(b)]; {
+		case at.place == 0:
+			return 0, false
+		case at.hash == hash && c.list[at.place-1].id == k:
+			return int(at.place - 1), true
 		}
 	}
 }
 
-func (c *clocks) hash(a *neigh.LLAddr) uint64 {
-	if a.Len() == 0 {
-		return 0
+// add makes a clock for an id that has none.
+func (c *clocks) add(k id) (place int) {
+	if len(c.list) == cap(c.list) {
+		c.list = slices.Grow(c.list, max(64, len(c.list))) // append alone is thriftier, and copies more often
 	}
-	return maphash.Comparable(c.seed, *a) | 1
+	c.list = append(c.list, clock{id: k})
+	if 2*len(c.list) > len(c.buckets) {
+		old := c.buckets
+		c.buckets = make([]bucket, max(128, 2*len(old)))
+		for _, b := range old {
+			c.enter(b)
+		}
+	}
+	c.enter(bucket{c.hash(&k), uint32(len(c.list))}) //nolint:gosec // the kernel counts entries in 32 bits as well
+	return len(c.list) - 1
+}
+
+// enter puts a place into the hash table. It stays there until compact, even
+// when it falls out of use.
+func (c *clocks) enter(new bucket) {
+	if new.place == 0 {
+		return
+	}
+	b := new.hash
+	for c.buckets[c.mask(b)].place != 0 {
+		b++
+	}
+	c.buckets[c.mask(b)] = new
+}
+
+// mask maps a hash to a bucket.
+func (c *clocks) mask(b uint32) int { return int(b) & (len(c.buckets) - 1) }
+
+// hash is seeded at random: whoever is on the link chooses addresses, and must
+// not be able to make them collide.
+func (c *clocks) hash(k *id) uint32 {
+	return uint32(maphash.Comparable(c.seed, *k)) //nolint:gosec // half of it will do
+}
+
+// compact gives back the places that are not in use.
+func (c *clocks) compact() {
+	old := c.list
+	c.list, c.free, c.buckets = nil, 0, nil
+	for i := range old {
+		if old[i].dev != 0 {
+			c.list[c.add(old[i].id)] = old[i]
+		}
+	}
 }

@@ -172,6 +172,16 @@ func (e *fakeEntry) snapshot() neigh.Entry {
 	return s
 }
 
+// DumpParts shows everything in one part.
+func (f *fakeTable) DumpParts(visit func(*neigh.Entry), part func(since time.Time)) error {
+	since := time.Now()
+	if err := f.Dump(visit); err != nil {
+		return err
+	}
+	part(since)
+	return nil
+}
+
 func (f *fakeTable) Dump(visit func(*neigh.Entry)) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
@@ -29,29 +30,7 @@ func (s Summary) String() string {
 // Once renews everything the policy allows, whatever its age. In a dry run it
 // counts what it would have done. The error says what failed first.
 func (s *Sweeper) Once(ctx context.Context) (Summary, error) {
-	// What is in NUD_PROBE is being renewed by the kernel already.
-	err := s.scan(func(e *neigh.Entry, _ time.Duration) bool { return e.State != neigh.Probe }, false)
 	var sum Summary
-	if r := s.report.Load(); r != nil {
-		for _, d := range r.Devices {
-			for _, f := range d.Families {
-				for _, n := range f.States {
-					sum.Entries += n
-				}
-			}
-		}
-		sum.Kept = sum.Entries - len(s.verifies) - len(s.deletes)
-	}
-	if err == nil {
-		err = ctx.Err()
-	}
-	if err != nil {
-		return sum, err
-	}
-	if s.cfg.DryRun {
-		sum.Verified, sum.Deleted = len(s.verifies), len(s.deletes)
-		return sum, nil
-	}
 	tally := func(m Method, r Result) {
 		switch {
 		case r == Failed:
@@ -66,7 +45,30 @@ func (s *Sweeper) Once(ctx context.Context) (Summary, error) {
 			sum.Verified++
 		}
 	}
-	err = s.act(ctx, s.verifies, s.deletes, 0, tally)
+	a := actor{s: s, tally: tally}
+	if !s.cfg.DryRun {
+		a.deletes, a.verifies, a.forgets = math.MaxInt, math.MaxInt, true
+	}
+	// What is in NUD_PROBE is being renewed by the kernel already.
+	err := s.scan(ctx, func(e *neigh.Entry, _ time.Duration) bool { return e.State != neigh.Probe }, &a)
+	if r := s.report.Load(); r != nil {
+		for _, d := range r.Devices {
+			for _, f := range d.Families {
+				for _, n := range f.States {
+					sum.Entries += n
+				}
+			}
+		}
+		sum.Kept = sum.Entries - s.idle - s.inUse
+	}
+	if err = cmp.Or(err, ctx.Err()); err != nil {
+		return sum, err
+	}
+	if s.cfg.DryRun {
+		sum.Verified, sum.Deleted = s.inUse, s.idle
+		return sum, nil
+	}
+	a.verify(ctx)
 	s.cfg.Verifier.Wait()
-	return sum, cmp.Or(err, s.settleAll(tally), ctx.Err())
+	return sum, cmp.Or(a.err, s.settleAll(tally), ctx.Err())
 }

@@ -27,12 +27,12 @@ const (
 	batchSize  = 200
 	batchPause = 10 * time.Millisecond
 
-	// passLimit bounds what is done on one dump. What is left over is dumped
-	// afresh.
+	// passLimit bounds what is done on one part of a dump. What is left over is
+	// dumped afresh.
 	passLimit = 2000
 
-	// freshFor is how old the dump may be that a deletion is decided on. After
-	// that the entry is read again first: somebody may have pinned it.
+	// freshFor is how old the part of a dump may be that a deletion is decided
+	// on. After that the entry is read again first: somebody may have pinned it.
 	freshFor = 20 * time.Millisecond
 
 	// dumpTries is how often a dump that was cut short is repeated at once.
@@ -48,7 +48,7 @@ const (
 
 // Table is the kernel's neighbour table.
 type Table interface {
-	Dump(visit func(*neigh.Entry)) error
+	DumpParts(visit func(*neigh.Entry), part func(since time.Time)) error
 	Get(k neigh.Key) (neigh.Entry, error)
 	GetAll(keys []neigh.Key, visit func(*neigh.Entry)) error
 	Delete(keys []neigh.Key) ([]neigh.Failure, error)
@@ -102,16 +102,17 @@ type Sweeper struct {
 
 	topology   neigh.Topology
 	topologyAt time.Time // zero: read it again
-	dumped     time.Time // when the last dump began
 	missed     time.Duration
 
 	report atomic.Pointer[report.Report]
 	status atomic.Pointer[status]
 	failed string // the error logged last
 
-	// What the last scan found due, and scratch space; reused from scan to scan.
-	verifies, deletes []Job
-	keys              []neigh.Key
+	// What the scan has found due, and scratch space; reused from scan to scan.
+	verifies    []Job // not handed to the Verifier yet
+	deletes     []Job // of the part that was read last
+	idle, inUse int   // how many of either there were in the whole table
+	keys        []neigh.Key
 
 	contests map[neigh.Key]contest
 
@@ -136,8 +137,9 @@ type status struct {
 
 // New returns a Sweeper. It starts nothing.
 func New(cfg Config) *Sweeper {
+	now := time.Now()
 	return &Sweeper{
-		cfg: cfg, made: time.Now(), first: true, random: rand.Float64,
+		cfg: cfg, made: now, first: true, random: rand.Float64, clocks: newClocks(now),
 		contests: make(map[neigh.Key]contest), renewed: make(map[neigh.Key]time.Time), inFlight: make(map[neigh.Key]struct{}),
 	}
 }
@@ -210,14 +212,16 @@ func (s *Sweeper) Run(ctx context.Context) error {
 // pass scans and acts, and says whether there is more to do at once.
 func (s *Sweeper) pass(ctx context.Context) (more bool) {
 	start := time.Now()
-	settled := s.settleAll(func(Method, Result) {})
-	err := s.scan(s.cfg.Timing.Due, true)
-	took := time.Since(start)
-	if err == nil && !s.cfg.DryRun {
-		verifies := s.verifies[:min(len(s.verifies), passLimit)]
-		deletes := s.deletes[:min(len(s.deletes), passLimit)]
-		more = len(verifies)+len(deletes) < len(s.verifies)+len(s.deletes)
-		err = s.act(ctx, verifies, deletes, batchPause, func(Method, Result) {})
+	settled := s.settleAll(ignore)
+	a := actor{s: s, tally: ignore, spread: true, pause: batchPause}
+	if !s.cfg.DryRun {
+		a.deletes, a.verifies = s.deleteLimit(), passLimit
+	}
+	err := s.scan(ctx, s.cfg.Timing.Due, &a)
+	took := time.Since(start) - a.took
+	if err == nil {
+		a.verify(ctx)
+		err = cmp.Or(a.err, s.settleAll(ignore))
 	}
 	err = cmp.Or(err, settled)
 	s.status.Store(&status{at: time.Now(), err: err})
@@ -225,7 +229,13 @@ func (s *Sweeper) pass(ctx context.Context) (more bool) {
 		s.cfg.Events.Scanned(took, err)
 	}
 	s.logFailure(err)
-	return more && err == nil
+	return a.more && !s.cfg.DryRun && err == nil
+}
+
+// deleteLimit is how many entries a pass may delete: what the pace allows in a
+// quarter of the lead, so that what changes meanwhile is seen in time.
+func (s *Sweeper) deleteLimit() int {
+	return max(passLimit, int(s.cfg.Timing.Lead/4/batchPause)*batchSize)
 }
 
 // logFailure logs an error when it appears and when it is over, not while it
@@ -246,36 +256,34 @@ func (s *Sweeper) logFailure(err error) {
 	}
 }
 
-// scan reads the table, moves the clocks, publishes a report, and leaves in
-// s.verifies and s.deletes what isDue picks. spread puts off what is first seen by the first scan.
-func (s *Sweeper) scan(isDue func(*neigh.Entry, time.Duration) bool, spread bool) error {
-	if s.clocks == nil {
-		s.clocks = newClocks(time.Now())
-	}
+// scan reads the table, moves the clocks, and publishes a report. What isDue
+// picks it leaves to a: what is to be deleted part by part, what is to be verified
+// in s.verifies.
+func (s *Sweeper) scan(ctx context.Context, isDue func(*neigh.Entry, time.Duration) bool, a *actor) error {
 	s.mu.Lock()
 	for k, at := range s.renewed {
-		s.clocks.renewed(k, at)
+		s.clocks.renewed(s.clocks.find(&k, 0), at)
 	}
 	clear(s.renewed)
 	s.mu.Unlock()
 	var err error
 	for range dumpTries {
-		if err = s.look(isDue, spread); !errors.Is(err, neigh.ErrInterrupted) && !errors.Is(err, neigh.ErrOverrun) {
+		if err = s.look(ctx, isDue, a); !errors.Is(err, neigh.ErrInterrupted) && !errors.Is(err, neigh.ErrOverrun) {
 			return err
 		}
 	}
 	return err
 }
 
-func (s *Sweeper) look(isDue func(*neigh.Entry, time.Duration) bool, spread bool) error {
-	now := time.Now()
-	s.verifies, s.deletes = s.verifies[:0], s.deletes[:0]
-	if now.Sub(s.topologyAt) >= min(topologyAge, s.cfg.Timing.Interval/10) {
+func (s *Sweeper) look(ctx context.Context, isDue func(*neigh.Entry, time.Duration) bool, a *actor) error {
+	start := time.Now()
+	s.verifies, s.deletes, s.idle, s.inUse = s.verifies[:0], s.deletes[:0], 0, 0
+	if start.Sub(s.topologyAt) >= min(topologyAge, s.cfg.Timing.Interval/10) {
 		topology, err := s.cfg.Table.Topology()
 		if err != nil {
 			return err
 		}
-		s.topology, s.topologyAt = topology, now
+		s.topology, s.topologyAt = topology, start
 	}
 	if s.cfg.Missed != nil {
 		s.catchUp(s.cfg.Missed())
@@ -285,10 +293,13 @@ func (s *Sweeper) look(isDue func(*neigh.Entry, time.Duration) bool, spread bool
 		watched = s.cfg.Watched()
 	}
 	s.clocks.begin()
-	s.dumped = now
-	r := report.NewBuilder(now, s.cfg.PerEntry)
-	err := s.cfg.Table.Dump(func(e *neigh.Entry) {
-		link := s.topology.Links[e.Index]
+	r := report.NewBuilder(start, s.cfg.PerEntry)
+	now := start
+	link := s.topology.Links[0]
+	err := s.cfg.Table.DumpParts(func(e *neigh.Entry) {
+		if e.Index != link.Index {
+			link = s.topology.Links[e.Index]
+		}
 		isDefault, nextHop := s.topology.NextHops[e.Key]
 		verdict := s.cfg.Scope.Decide(e, &link, nextHop)
 		if verdict.Reason == policy.UnknownDevice {
@@ -301,12 +312,15 @@ func (s *Sweeper) look(isDue func(*neigh.Entry, time.Duration) bool, spread bool
 		if slices.Contains(watched, e.Key) {
 			verdict = policy.Verdict{Action: policy.Keep, Reason: policy.Watched}
 		}
-		seen := s.clocks.see(e, now, func(age time.Duration) (early, hold time.Duration) {
-			if !spread || !s.first {
-				return 0, 0
-			}
-			return s.spread(e, age, verdict.Action == policy.Verify && link.Uplink)
-		})
+		seen := sight{age: e.Updated, due: e.Updated}
+		if !a.forgets || verdict.Action != policy.Delete {
+			seen = s.clocks.see(e, now, func(age time.Duration) (early, hold time.Duration) {
+				if !s.first || !a.spread {
+					return 0, 0
+				}
+				return s.spread(e, age, verdict.Action == policy.Verify && link.Uplink)
+			})
+		}
 		if seen.again {
 			return
 		}
@@ -321,12 +335,18 @@ func (s *Sweeper) look(isDue func(*neigh.Entry, time.Duration) bool, spread bool
 		if verdict.Action == policy.Keep || seen.held || !isDue(e, seen.due) || s.busy(e.Key) {
 			return
 		}
-		j := Job{Entry: *e, Link: link, NextHop: nextHop, age: max(e.Used, e.Updated, seen.age)}
+		j := Job{Entry: *e, Link: link, NextHop: nextHop, age: max(e.Used, e.Updated, seen.age), place: seen.place}
 		if verdict.Action == policy.Delete {
 			s.deletes = append(s.deletes, j)
+			s.idle++
 		} else {
 			s.verifies = append(s.verifies, j)
+			s.inUse++
 		}
+	}, func(since time.Time) {
+		a.part(ctx, since)
+		s.deletes = s.deletes[:0]
+		now = time.Now()
 	})
 	if err != nil {
 		return err

@@ -1483,7 +1483,7 @@ func TestClocksForget(t *testing.T) {
 		expect := func(when string, want int) {
 			t.Helper()
 			s.pass(t.Context())
-			if got := len(s.clocks.m); got != want {
+			if got := s.clocks.len(); got != want {
 				t.Errorf("%s: %d clocks, want %d", when, got, want)
 			}
 		}

@@ -16,7 +16,8 @@ type Job struct {
 	Link    neigh.Link
 	NextHop bool
 
-	age time.Duration // the greatest of its used, updated and resolved ages
+	age   time.Duration // the greatest of its used, updated and resolved ages
+	place int           // of its clock, when it was seen
 }
 
 // Outcome is what came of a verification.

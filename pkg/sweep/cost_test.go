@@ -1,0 +1,189 @@
+package sweep
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+)
+
+// stillTable is a table that shows the same entries in parts, as the kernel
+// does, at no cost of its own, and takes every deletion.
+type stillTable struct {
+	*fakeTable
+	entries []neigh.Entry
+	age     time.Duration // of all of them
+}
+
+func newStill(n int) *stillTable {
+	t := &stillTable{fakeTable: newFake(), age: time.Second}
+	for i := range n {
+		t.entries = append(t.entries, neigh.Entry{Key: idleKey(i), LLAddr: mac(byte(i)), State: neigh.Stale})
+	}
+	t.fakeTable.nextHop(idleKey(n), true) // a table without one is no node's
+	return t
+}
+
+func (t *stillTable) DumpParts(visit func(*neigh.Entry), part func(since time.Time)) error {
+	var e neigh.Entry
+	for i := range t.entries {
+		e = t.entries[i]
+		e.Used, e.Confirmed, e.Updated = t.age, t.age, t.age
+		if visit(&e); i%batchSize == batchSize-1 {
+			part(time.Now())
+		}
+	}
+	part(time.Now())
+	return nil
+}
+
+func (t *stillTable) Delete([]neigh.Key) ([]neigh.Failure, error) { return nil, nil }
+
+// A node is scanned for years, and may hold many entries: neither a scan nor the
+// renewal of what is idle may allocate for each of them.
+func TestScanDoesNotAllocatePerEntry(t *testing.T) {
+	measure := func(n int, age time.Duration) float64 {
+		table := newStill(n)
+		s := sweeper(table.fakeTable, func(c *Config) { c.Table = table })
+		pass := func() {
+			a := actor{s: s, tally: ignore, deletes: n, verifies: n}
+			if err := s.scan(t.Context(), s.cfg.Timing.Due, &a); err != nil || a.err != nil || a.more {
+				t.Fatal(err, a.err, a.more)
+			}
+			if want := map[bool]int{true: n}[age >= interval]; s.idle != want {
+				t.Fatalf("%d entries were due, want %d", s.idle, want)
+			}
+		}
+		table.age = age
+		pass() // the clocks are made
+		if age < interval && s.clocks.len() != n {
+			t.Fatalf("%d clocks of %d entries", s.clocks.len(), n)
+		}
+		return testing.AllocsPerRun(10, pass)
+	}
+	for _, tt := range []struct {
+		name string
+		age  time.Duration
+	}{{"nothing due", time.Second}, {"all due", interval}} {
+		t.Run(tt.name, func(t *testing.T) {
+			few, many := measure(2*batchSize, tt.age), measure(20*batchSize, tt.age)
+			if many > few {
+				t.Errorf("%v allocations for %d entries, %v for %d: want no more", many, 20*batchSize, few, 2*batchSize)
+			}
+		})
+	}
+}
+
+func BenchmarkScan(b *testing.B) {
+	const n = 10000
+	table := newStill(n)
+	s := sweeper(table.fakeTable, func(c *Config) { c.Table = table })
+	s.first = false
+	b.ReportAllocs()
+	for b.Loop() {
+		a := actor{s: s, tally: ignore}
+		if err := s.scan(context.Background(), s.cfg.Timing.Due, &a); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/entry")
+}
+
+func BenchmarkClocks(b *testing.B) {
+	const n = 10000
+	now := time.Now()
+	entries := newStill(n).entries
+	none := func(time.Duration) (early, hold time.Duration) { return 0, 0 }
+	scan := func(c *clocks) {
+		c.begin()
+		for i := range entries {
+			c.see(&entries[i], now, none)
+		}
+		c.end(now, interval)
+	}
+	run := func(name string, prepare, turn func(c *clocks)) {
+		b.Run(name, func(b *testing.B) {
+			c := newClocks(now)
+			prepare(c)
+			b.ReportAllocs()
+			for b.Loop() {
+				turn(c)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/entry")
+		})
+	}
+	run("in order", scan, scan)
+	run("in another order", scan, func(c *clocks) {
+		c.begin()
+		for i := range entries {
+			c.see(&entries[i*7919%n], now, none)
+		}
+	})
+	run("new", func(*clocks) {}, func(c *clocks) {
+		*c = *newClocks(now)
+		scan(c)
+	})
+}
+
+// The clocks are where they are looked for, whatever comes and goes.
+func TestClocksStore(t *testing.T) {
+	const n = 5000
+	c := newClocks(time.Now())
+	none := func(time.Duration) (early, hold time.Duration) { return 0, 0 }
+	at := c.base
+	key := func(i int) neigh.Key {
+		k := neigh.Key{Addr: netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), Index: 1 + i%3}
+		if i%5 == 0 { // the same bytes in the other family
+			k.Addr = netip.AddrFrom16(k.Addr.As16())
+		}
+		return k
+	}
+	live := make(map[int]time.Duration) // when they were last renewed
+	for round := range 40 {
+		at = at.Add(period)
+		c.begin()
+		seen := make(map[int]bool)
+		for i := range n {
+			// A window that moves, and holes that come and go.
+			if i < 60*round || i > 60*round+2000 || (i*31+round)%7 == 0 {
+				continue
+			}
+			seen[i] = true
+			e := neigh.Entry{Key: key(i), State: neigh.Stale, LLAddr: mac(byte(i))}
+			s := c.see(&e, at, none)
+			was, known := live[i]
+			if want := at.Sub(c.base) - was; known && s.age != want || !known && s.age != 0 || s.again {
+				t.Fatalf("round %d, entry %d: %+v, want age %v (known: %v)", round, i, s, want, known)
+			}
+			if !known {
+				live[i] = at.Sub(c.base)
+			}
+			if again := c.see(&e, at, none); !again.again || again.place != s.place {
+				t.Fatalf("round %d, entry %d seen twice: %+v after %+v", round, i, again, s)
+			}
+			if (i+round)%11 == 0 {
+				c.renewed(c.find(&e.Key, s.place), at)
+				live[i] = at.Sub(c.base)
+			}
+		}
+		c.end(at, interval)
+		for i := range live {
+			if !seen[i] {
+				delete(live, i)
+			}
+		}
+		if c.len() != len(live) {
+			t.Fatalf("round %d: %d clocks, want %d", round, c.len(), len(live))
+		}
+		for i := range n {
+			if _, want := live[i]; c.has(key(i)) != want {
+				t.Fatalf("round %d: entry %d remembered: %v", round, i, !want)
+			}
+		}
+	}
+	if len(c.list) > 2*c.len() || len(c.buckets) > 8*c.len() {
+		t.Errorf("%d places and %d buckets for %d clocks", len(c.list), len(c.buckets), c.len())
+	}
+}
