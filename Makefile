@@ -15,7 +15,7 @@ KUSTOMIZE   ?= go run sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
 KUBECONFORM ?= go run github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0
 ACTIONLINT  ?= go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
-.PHONY: build run test demo bench-loss bench-vip lint fuzz generate manifests check-deploy e2e image clean
+.PHONY: build run test demo bench bench-footprint bench-loss bench-vip lint fuzz generate manifests check-deploy e2e image clean
 
 build: ## compile bin/arp-cache-cleaner
 	CGO_ENABLED=0 go build -tags nethttpomithttp2 -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/arp-cache-cleaner ./cmd/arp-cache-cleaner
@@ -31,6 +31,18 @@ test: ## all tests; live ones need root or user namespaces
 demo: build ## watch the agent work in namespaces for half a minute
 	go run ./hack/demo
 
+# The kernel's limits on its table are raised meanwhile, which takes root.
+BENCH_SIZES ?= 1000,10000,100000
+bench: build bin/bench ## CPU time of renewals, scans and scrapes: the agent beside the usual ways
+	$(SUDO) bin/bench -sizes $(BENCH_SIZES)
+
+bench-footprint: build bin/bench ## memory, idle CPU time, size and start of the agent
+	$(SUDO) bin/bench -footprint
+
+.PHONY: bin/bench
+bin/bench:
+	cd hack/bench && go build -o ../../bin/bench .
+
 bench-loss: build ## packets lost while an entry is renewed: the agent beside the usual commands
 	go run ./hack/bench-loss
 
@@ -39,8 +51,10 @@ bench-vip: build ## seconds until a moved VIP is used, with the agent and withou
 
 lint: ## formatting, vet, linters, tidy modules
 	$(TOOL) golangci-lint run ./...
+	cd hack/bench && go tool -modfile=../tools/go.mod golangci-lint run ./...
 	go mod tidy -diff
 	cd hack/tools && go mod tidy -diff
+	cd hack/bench && go mod tidy -diff
 
 FUZZTIME ?= 30s
 fuzz: ## fuzz every decoder, the flags and the HTTP handlers for FUZZTIME each

@@ -1,0 +1,253 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/lab"
+)
+
+const (
+	idleEntries   = 200
+	steadyEntries = 10000
+	scrapeEvery   = 15 * time.Second
+	starts        = 15
+)
+
+// footprint measures what a running agent takes.
+func footprint(ctx context.Context, agent string, idle time.Duration) (err error) {
+	if err := lab.Enter(); err != nil {
+		return err
+	}
+	limits, err := raiseLimits(2 * steadyEntries)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, limits.restore()) }()
+	l := lab.New(func(err error) {
+		fmt.Fprintln(os.Stderr, "bench:", errors.Join(err, limits.restore()))
+		os.Exit(1)
+	})
+	defer l.Close()
+	node, api, sw := l.Host("node"), l.Host("api"), l.Switch()
+	node.Plug(sw, "eth0", "", "10.255.255.254/8")
+	api.Plug(sw, "eth0", "", "10.255.255.253/8")
+	node.IP("route add default via 10.255.255.253")
+	// The connection by which the agent finds the VIP.
+	var listener net.Listener
+	var kubelet net.Conn
+	err = errors.Join(
+		api.Do(func() (err error) {
+			listener, err = net.Listen("tcp", "10.255.255.253:6443")
+			return err
+		}),
+		node.Do(func() (err error) {
+			kubelet, err = net.Dial("tcp", "10.255.255.253:6443")
+			return err
+		}))
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	defer kubelet.Close()
+	t, err := newTable(node, "eth0")
+	if err != nil {
+		return err
+	}
+
+	describe(os.Stdout)
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	defer w.Flush()
+	fi, err := os.Stat(agent)
+	if err != nil {
+		return fmt.Errorf("the agent (make build makes it): %w", err)
+	}
+	fmt.Fprintf(w, "\nbinary\t%.1f MB\n", float64(fi.Size())/1e6)
+
+	if err := t.fill(idleEntries); err != nil {
+		return err
+	}
+	var took []time.Duration
+	for range starts {
+		p, err := run(ctx, node, agent)
+		if err != nil {
+			return err
+		}
+		took = append(took, p.ready)
+		if err := p.stop(); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintf(w, "start to ready, median of %d\t%.1f ms\n", starts, median(took).Seconds()*1000)
+
+	p, err := run(ctx, node, agent)
+	if err != nil {
+		return err
+	}
+	used, err := p.cpuOver(ctx, idle)
+	if err := errors.Join(err, p.stop()); err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "CPU time of an idle agent, %d entries, VIP watch on, over %v\t%.2f s an hour\n",
+		idleEntries, idle, used.Seconds()*float64(time.Hour)/float64(idle))
+
+	if limits.room() < steadyEntries {
+		fmt.Fprintf(w, "memory at %d entries\tskipped: the kernel holds %d (gc_thresh), and only root may change that\n", steadyEntries, limits.room())
+		return nil
+	}
+	if err := t.fill(steadyEntries); err != nil {
+		return err
+	}
+	if p, err = run(ctx, node, agent); err != nil {
+		return err
+	}
+	for range 8 { // two minutes
+		if err = errors.Join(sleep(ctx, scrapeEvery), p.get(ctx, "http://127.0.0.1:10330/metrics")); err != nil {
+			break
+		}
+	}
+	rss, anon, memErr := p.memory()
+	if err := errors.Join(err, memErr, p.stop()); err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "memory at %d entries, a scrape every %v\t%.1f MiB resident, %.1f MiB of them anonymous\n",
+		steadyEntries, scrapeEvery, mib(rss), mib(anon))
+	return nil
+}
+
+func mib(b int) float64 { return float64(b) / (1 << 20) }
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// running is an agent, its default flags but for the addresses it listens on.
+type running struct {
+	cmd    *exec.Cmd
+	client *http.Client
+	ready  time.Duration // from its start
+}
+
+func run(ctx context.Context, h *lab.Host, agent string) (*running, error) {
+	p := &running{
+		cmd: exec.Command(agent, "--log-level=error", "--web.listen-address=127.0.0.1:10330", "--health.listen-address=127.0.0.1:10331"),
+		client: &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (c net.Conn, err error) {
+			hostErr := h.Do(func() error {
+				c, err = new(net.Dialer).DialContext(ctx, network, addr)
+				return err
+			})
+			return c, hostErr
+		}}},
+	}
+	p.cmd.Stderr = os.Stderr
+	start := time.Now()
+	if err := h.Start(p.cmd); err != nil {
+		return nil, err
+	}
+	for p.get(ctx, "http://127.0.0.1:10331/readyz") != nil {
+		if err := sleep(ctx, time.Millisecond); err != nil || time.Since(start) > 10*time.Second {
+			return nil, errors.Join(err, errors.New("the agent does not become ready"), p.stop())
+		}
+	}
+	p.ready = time.Since(start)
+	return p, nil
+}
+
+func (p *running) get(ctx context.Context, url string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := p.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(resp.Status)
+	}
+	return nil
+}
+
+func (p *running) stop() error {
+	p.client.CloseIdleConnections()
+	return errors.Join(p.cmd.Process.Signal(syscall.SIGTERM), p.cmd.Wait())
+}
+
+// cpuOver is the CPU time that all threads use while d passes, by the kernel's
+// count in nanoseconds. What comes with a start is left out.
+func (p *running) cpuOver(ctx context.Context, d time.Duration) (time.Duration, error) {
+	if err := sleep(ctx, 10*time.Second); err != nil {
+		return 0, err
+	}
+	before, err := p.cpu()
+	if err != nil {
+		return 0, err
+	}
+	if err := sleep(ctx, d); err != nil {
+		return 0, err
+	}
+	after, err := p.cpu()
+	return after - before, err
+}
+
+func (p *running) cpu() (sum time.Duration, err error) {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	for _, path := range tasks {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return 0, err
+		}
+		ns, _, _ := strings.Cut(string(b), " ")
+		n, err := strconv.ParseInt(ns, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", path, err)
+		}
+		sum += time.Duration(n)
+	}
+	return sum, nil
+}
+
+// memory returns the resident and the anonymous bytes.
+func (p *running) memory() (rss, anon int, err error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if len(f) != 3 {
+			continue
+		}
+		switch n, _ := strconv.Atoi(f[1]); f[0] {
+		case "VmRSS:":
+			rss = n << 10
+		case "RssAnon:":
+			anon = n << 10
+		}
+	}
+	return rss, anon, nil
+}
