@@ -161,11 +161,12 @@ func show(out io.Writer, subjects []*subject, n int, perEntry map[string]time.Du
 			fmt.Fprintf(w, "\n%s, %d entries\tCPU\tan entry\tratio\tspread\tgrowth\n", group, n)
 		}
 		each := took / time.Duration(n)
-		if perEntry[s.name] == 0 {
-			perEntry[s.name] = each
+		key := s.group + s.name
+		if perEntry[key] == 0 {
+			perEntry[key] = each
 		}
 		fmt.Fprintf(w, "%s\t%.2f ms\t%d ns\t%.2f\t%.0f %%\t%.2f\n", s.name, float64(took)/1e6, each.Nanoseconds(),
-			float64(took)/float64(base), spread(s.took), float64(each)/float64(perEntry[s.name]))
+			float64(took)/float64(base), spread(s.took), float64(each)/float64(perEntry[key]))
 	}
 	return w.Flush()
 }

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"runtime"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -74,6 +76,8 @@ type agent struct {
 const scanPeriod = 5 * time.Second
 
 func startAgent() (*agent, error) {
+	runtime.GOMAXPROCS(2) // as the agent's main has it
+	debug.SetGCPercent(50)
 	a := &agent{gate: make(chan struct{}), scanned: make(chan error)}
 	var err error
 	if a.Table, err = kernel.Open(); err != nil {

@@ -22,7 +22,7 @@ func newStill(n int) *stillTable {
 	for i := range n {
 		t.entries = append(t.entries, neigh.Entry{Key: idleKey(i), LLAddr: mac(byte(i)), State: neigh.Stale})
 	}
-	t.fakeTable.nextHop(idleKey(n), true) // a table without one is no node's
+	t.nextHop(idleKey(n), true) // a table without one is no node's
 	return t
 }
 
