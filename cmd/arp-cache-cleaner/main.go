@@ -43,15 +43,10 @@ func main() {
 
 // tune sets the Go runtime up for a process that sleeps nearly always, unless the
 // environment says otherwise: two threads of Go code at most, the second for what
-// must not wait for a scan, and a small heap that is collected twice as often as
-// usual. On a machine with many CPUs that saves most of the memory that the
-// runtime would take.
+// must not wait for a scan. Each would take memory of its own.
 func tune() {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(min(2, runtime.NumCPU()))
-	}
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -77,7 +76,6 @@ const scanPeriod = 5 * time.Second
 
 func startAgent() (*agent, error) {
 	runtime.GOMAXPROCS(2) // as the agent's main has it
-	debug.SetGCPercent(50)
 	a := &agent{gate: make(chan struct{}), scanned: make(chan error)}
 	var err error
 	if a.Table, err = kernel.Open(); err != nil {

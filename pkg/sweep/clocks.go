@@ -3,7 +3,6 @@ package sweep
 import (
 	"encoding/binary"
 	"hash/maphash"
-	"slices"
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
@@ -51,10 +50,17 @@ type clocks struct {
 	seen int // by this scan
 	next int // the place that the scan has come to
 
-	list    []clock
-	free    int      // places in list that are not in use: their id is zero
-	buckets []bucket // open addressing, a power of two in length and at most half full
+	chunks  []*[chunk]clock // they grow without leaving garbage behind
+	places  int             // that have been given out
+	free    int             // of them, that are not in use any more: their id is zero
+	buckets []bucket        // open addressing, a power of two in length and at most half full
 }
+
+// chunk is how many clocks are allocated at a time: 64 KB.
+const chunk = 1024
+
+// at returns the clock in a place.
+func (c *clocks) at(i int) *clock { return &c.chunks[i/chunk][i%chunk] }
 
 // bucket holds the place of a clock, counted from 1, and the hash of its id,
 // which spares a look at most of the wrong ones.
@@ -65,7 +71,7 @@ func newClocks(now time.Time) *clocks {
 }
 
 // len is the number of entries remembered.
-func (c *clocks) len() int { return len(c.list) - c.free }
+func (c *clocks) len() int { return c.places - c.free }
 
 // advance makes everything older.
 func (c *clocks) advance(d time.Duration) { c.base = c.base.Add(-d) }
@@ -95,7 +101,7 @@ func (c *clocks) see(e *neigh.Entry, now time.Time, spread func(age time.Duratio
 		i = c.add(idOf(&e.Key))
 	}
 	c.next = i + 1
-	k := &c.list[i]
+	k := c.at(i)
 	if !known || k.absent {
 		// Whoever created the entry had it resolved: the agent's clock starts
 		// where the kernel's stands.
@@ -140,7 +146,7 @@ func (c *clocks) has(key neigh.Key) bool { return c.find(&key, 0) != nil }
 // where the entry is in the place where it was last seen.
 func (c *clocks) find(key *neigh.Key, place int) *clock {
 	if i, ok := c.lookup(idOf(key), place); ok {
-		return &c.list[i]
+		return c.at(i)
 	}
 	return nil
 }
@@ -175,8 +181,8 @@ func (c *clocks) end(now time.Time, keep time.Duration) {
 		return
 	}
 	t := now.Sub(c.base)
-	for i := range c.list {
-		k := &c.list[i]
+	for i := range c.places {
+		k := c.at(i)
 		switch {
 		case k.dev == 0 || k.scan == c.scan:
 		case !k.pending || t-k.asked > keep:
@@ -186,7 +192,7 @@ func (c *clocks) end(now time.Time, keep time.Duration) {
 			k.absent = true
 		}
 	}
-	if c.free > len(c.list)/4 {
+	if c.free > c.places/4 {
 		c.compact()
 	}
 }
@@ -194,7 +200,7 @@ func (c *clocks) end(now time.Time, keep time.Duration) {
 // lookup returns the place of the clock with the given id. It looks at one place
 // first.
 func (c *clocks) lookup(k id, first int) (place int, ok bool) {
-	if first < len(c.list) && c.list[first].id == k {
+	if first < c.places && c.at(first).id == k {
 		return first, true
 	}
 	if len(c.buckets) == 0 {
@@ -205,7 +211,7 @@ func (c *clocks) lookup(k id, first int) (place int, ok bool) {
 		switch at := c.buckets[c.mask(b)]; {
 		case at.place == 0:
 			return 0, false
-		case at.hash == hash && c.list[at.place-1].id == k:
+		case at.hash == hash && c.at(int(at.place-1)).id == k:
 			return int(at.place - 1), true
 		}
 	}
@@ -213,19 +219,21 @@ func (c *clocks) lookup(k id, first int) (place int, ok bool) {
 
 // add makes a clock for an id that has none.
 func (c *clocks) add(k id) (place int) {
-	if len(c.list) == cap(c.list) {
-		c.list = slices.Grow(c.list, max(64, len(c.list))) // append alone is thriftier, and copies more often
+	if c.places == len(c.chunks)*chunk {
+		c.chunks = append(c.chunks, new([chunk]clock))
 	}
-	c.list = append(c.list, clock{id: k})
-	if 2*len(c.list) > len(c.buckets) {
+	place = c.places
+	c.places++
+	*c.at(place) = clock{id: k}
+	if 2*c.places > len(c.buckets) {
 		old := c.buckets
 		c.buckets = make([]bucket, max(128, 2*len(old)))
 		for _, b := range old {
 			c.enter(b)
 		}
 	}
-	c.enter(bucket{c.hash(&k), uint32(len(c.list))}) //nolint:gosec // the kernel counts entries in 32 bits as well
-	return len(c.list) - 1
+	c.enter(bucket{c.hash(&k), uint32(c.places)}) //nolint:gosec // the kernel counts entries in 32 bits as well
+	return place
 }
 
 // enter puts a place into the hash table. It stays there until compact, even
@@ -252,11 +260,11 @@ func (c *clocks) hash(k *id) uint32 {
 
 // compact gives back the places that are not in use.
 func (c *clocks) compact() {
-	old := c.list
-	c.list, c.free, c.buckets = nil, 0, nil
-	for i := range old {
-		if old[i].dev != 0 {
-			c.list[c.add(old[i].id)] = old[i]
+	old := *c
+	c.chunks, c.places, c.free, c.buckets = nil, 0, 0, nil
+	for i := range old.places {
+		if k := old.at(i); k.dev != 0 {
+			*c.at(c.add(k.id)) = *k
 		}
 	}
 }

@@ -183,7 +183,7 @@ func TestClocksStore(t *testing.T) {
 			}
 		}
 	}
-	if len(c.list) > 2*c.len() || len(c.buckets) > 8*c.len() {
-		t.Errorf("%d places and %d buckets for %d clocks", len(c.list), len(c.buckets), c.len())
+	if c.places > 2*c.len() || len(c.buckets) > 8*c.len() {
+		t.Errorf("%d places and %d buckets for %d clocks", c.places, len(c.buckets), c.len())
 	}
 }
