@@ -18,7 +18,7 @@ ACTIONLINT  ?= go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 .PHONY: build run test demo bench bench-footprint bench-loss bench-vip lint fuzz generate manifests check-deploy e2e image clean
 
 build: ## compile bin/arp-cache-cleaner
-	CGO_ENABLED=0 go build -tags nethttpomithttp2 -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/arp-cache-cleaner ./cmd/arp-cache-cleaner
+	CGO_ENABLED=0 go build -tags nethttpomithttp2 -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/arp-cache-cleaner ./cmd/arp-cache-cleaner
 
 run: build ## renew this machine's neighbour entries until interrupted
 	$(SUDO) bin/arp-cache-cleaner $(ARGS)
