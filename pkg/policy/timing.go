@@ -15,6 +15,10 @@ const unconfirmedAge = 60 * time.Second
 // failed: ucast_solicit (3) probes, retrans_time (1 s) apart, and some margin.
 const kernelVerdict = 3500 * time.Millisecond
 
+// minGrace is the least Grace. A large table takes longer to scan than the
+// shortest scan periods are.
+const minGrace = 100 * time.Millisecond
+
 // Timing says when entries are due.
 type Timing struct {
 	// Interval bounds every age of a learned entry.
@@ -36,7 +40,7 @@ func NewTiming(interval, scanPeriod time.Duration) Timing {
 	return Timing{
 		Interval: interval,
 		Lead:     min(interval/2, kernelVerdict+3*scanPeriod),
-		Grace:    2 * scanPeriod,
+		Grace:    max(2*scanPeriod, minGrace),
 	}
 }
 
