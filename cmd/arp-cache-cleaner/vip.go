@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -22,7 +23,10 @@ import (
 func watchVIPs(o *options, acting bool, timing policy.Timing, m *metrics.Metrics, renewed func(neigh.Key, time.Time), log *slog.Logger) (*vip.Watcher, func(), error) {
 	conflict := vip.Conflict(o.VIP.OnConflict)
 	if o.VIP.CAFile != "" && o.VIP.Health == "https" {
-		if err := apicheck.CheckCAFile(o.VIP.CAFile); err != nil {
+		switch err := apicheck.CheckCAFile(o.VIP.CAFile); {
+		case errors.Is(err, fs.ErrNotExist): // a ConfigMap that Kubernetes has yet to fill
+			log.Warn("--vip-ca-file does not exist: until it does, no VIP can be checked", "file", o.VIP.CAFile)
+		case err != nil:
 			return nil, nil, fmt.Errorf("--vip-ca-file: %w", err)
 		}
 	} else if conflict == vip.Verified {
