@@ -338,6 +338,24 @@ func TestWebConfigGuardsMetricsOnly(t *testing.T) {
 	}
 }
 
+// A CA file may come later. One that is none is refused before anything runs.
+func TestCAFile(t *testing.T) {
+	n := node(t)
+	garbage := filepath.Join(t.TempDir(), "ca.crt")
+	if err := os.WriteFile(garbage, []byte("no certificate"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, n, "--vip-ca-file="+garbage)
+	if code := p.wait(); code != 1 || strings.Count(p.stderr.String(), "\n") != 1 || !strings.Contains(p.stderr.String(), "--vip-ca-file: no usable CA file: "+garbage) {
+		t.Errorf("exit code %d: %q", code, p.stderr.String())
+	}
+	p = start(t, n, "--vip-ca-file="+garbage+".later")
+	p.ready()
+	if !strings.Contains(p.stderr.String(), "--vip-ca-file does not exist") {
+		t.Errorf("log: %s", p.stderr.String())
+	}
+}
+
 func TestDecideToAct(t *testing.T) {
 	for _, tt := range []struct {
 		act, vendor string

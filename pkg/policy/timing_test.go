@@ -18,7 +18,7 @@ func TestNewTiming(t *testing.T) {
 		{60 * time.Second, time.Second, 6500 * ms, 2 * time.Second, 53500 * ms},
 		{24 * time.Hour, 15 * time.Second, 48500 * ms, 30 * time.Second, 24*time.Hour - 48500*ms},
 		{6 * time.Second, 100 * ms, 3 * time.Second, 200 * ms, 3 * time.Second}, // no room for the kernel's verdict
-		{time.Second, 20 * ms, 500 * ms, 100 * ms, 500 * ms}, // a scan may take longer than its period
+		{time.Second, 20 * ms, 500 * ms, 100 * ms, 500 * ms},                    // a scan may take longer than its period
 	}
 	for _, tt := range tests {
 		t.Run(tt.interval.String(), func(t *testing.T) {
