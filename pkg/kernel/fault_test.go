@@ -157,6 +157,14 @@ func (f *faultyConn) lift() int {
 	return f.hits
 }
 
+// socketOf is the socket on which a table sends requests of a kind.
+func socketOf(t *Table, kind string) *conn {
+	if kind == "dump" {
+		return t.dumps
+	}
+	return t.conn
+}
+
 // breakable makes c fail as f says.
 func breakable(c *conn) *faultyConn {
 	f := &faultyConn{port: c.port}
@@ -251,7 +259,7 @@ neigh replace 10.0.0.52 lladdr 02:00:00:00:00:52 dev eth0 nud reachable`)
 // survives sweeps a table, filled by fill, while it fails, and once more when it
 // works again.
 func survives(t *testing.T, table *Table, kind string, what *fault, fill func()) {
-	faulty := breakable(table.conn)
+	faulty := breakable(socketOf(table, kind))
 	var sweeper *sweep.Sweeper
 	m := metrics.New(metrics.Info{}, func() *report.Report { return sweeper.Report() }, func() bool { return true })
 	scope := &policy.Scope{}

@@ -54,7 +54,7 @@ func FuzzConversation(f *testing.F) {
 				copy(p, b)
 				return len(b), fromKernel, nil
 			}
-			err := talk(&Table{conn: c, single: true})
+			err := talk(&Table{conn: c, dumps: c, single: true})
 			known := err == nil || errors.Is(err, unix.ECONNRESET) || errors.Is(err, neigh.ErrGone) || errors.Is(err, neigh.ErrUnsupported) ||
 				errors.Is(err, neigh.ErrNoAddress) || neigh.FailureReason(err) != "other"
 			var errno unix.Errno

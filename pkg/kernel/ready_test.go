@@ -57,7 +57,7 @@ func TestUnreadyWhileTheTableFails(t *testing.T) {
 					}
 				}
 			}
-			faulty := breakable(table.conn)
+			faulty := breakable(socketOf(table, tt.kind))
 			ctx, stop := context.WithCancel(t.Context())
 			ended := make(chan error, 1)
 			go func() { ended <- s.Run(ctx) }()
