@@ -2,6 +2,7 @@ FROM --platform=$BUILDPLATFORM golang:1.26 AS build
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
+COPY hack/build.sh hack/
 COPY cmd cmd
 COPY pkg pkg
 ARG TARGETOS
@@ -9,8 +10,7 @@ ARG TARGETARCH
 ARG VERSION=dev
 ARG COMMIT
 ARG SOURCE_DATE_EPOCH=0
-RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -tags nethttpomithttp2 -trimpath \
-      -ldflags "-s -w -X main.version=$VERSION -X main.commit=$COMMIT" -o /arp-cache-cleaner ./cmd/arp-cache-cleaner \
+RUN GOOS=$TARGETOS GOARCH=$TARGETARCH VERSION=$VERSION COMMIT=$COMMIT hack/build.sh /arp-cache-cleaner \
  && touch -d @$SOURCE_DATE_EPOCH /arp-cache-cleaner
 
 # Nothing but the binary: it asks no certificate authority but the one that it is

@@ -22,7 +22,7 @@ CYCLONEDX   ?= go run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v
 .PHONY: build run test demo bench bench-footprint bench-loss bench-vip lint fuzz generate manifests check-deploy e2e soak faults oldkernel cover govulncheck sbom image clean
 
 build: ## compile bin/arp-cache-cleaner
-	CGO_ENABLED=0 go build -tags nethttpomithttp2 -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/arp-cache-cleaner ./cmd/arp-cache-cleaner
+	VERSION=$(VERSION) COMMIT=$(COMMIT) hack/build.sh bin/arp-cache-cleaner
 
 run: build ## renew this machine's neighbour entries until interrupted
 	$(SUDO) bin/arp-cache-cleaner $(ARGS)
