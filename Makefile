@@ -79,11 +79,11 @@ e2e: build ## show the promise on the cluster that KUBECONFIG names; hack/e2e/ma
 	go run ./hack/e2e
 
 soak: ## a day's scans in minutes, over a table that churns; then some with the race detector
-	go test -timeout 60m -run '^TestSoak$$' -v -soak 17280 ./cmd/arp-cache-cleaner
-	go test -race -timeout 60m -run '^TestSoak$$' -v -soak 1728 ./cmd/arp-cache-cleaner
+	go test -timeout 60m -run '^TestSoak$$' -v ./cmd/arp-cache-cleaner -soak 17280
+	go test -race -timeout 60m -run '^TestSoak$$' -v ./cmd/arp-cache-cleaner -soak 1728
 
 faults: ## kill and stop agents 200 times, at random moments and in the middle of trials
-	go test -timeout 60m -run '^Test(Killed|Stopped|Frozen)' -v -kills 200 ./cmd/arp-cache-cleaner
+	go test -timeout 60m -run '^Test(Killed|Stopped|Frozen)' -v ./cmd/arp-cache-cleaner -kills 200
 
 oldkernel: ## the live tests on older kernels, in virtual machines; SUITES names Debian's releases
 	hack/oldkernel/run $(SUITES)

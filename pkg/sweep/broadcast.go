@@ -19,9 +19,10 @@ const (
 	// roundSize is how many entries are asked for at once, so that requests leave
 	// within 100 ms of the shield.
 	roundSize = 64
-	// roundPause is the time between the beginnings of two rounds on a device:
-	// at most 640 broadcasts a second, which is enough for passLimit entries
-	// within the lead, the silent ones included.
+	// roundPause is the time between the beginning of a full round on a device and
+	// that of the next, and less for one that is not full: at most 640 broadcasts
+	// a second, which is enough for passLimit entries within the lead, the silent
+	// ones included.
 	roundPause = 100 * time.Millisecond
 )
 
@@ -70,7 +71,7 @@ func (b *Broadcast) Verify(ctx context.Context, jobs []Job, report func(*Job, Ou
 	}
 	for device, jobs := range byLink {
 		for chunk := range slices.Chunk(jobs, roundSize) {
-			start := b.turn(device)
+			start := b.turn(device, len(chunk))
 			b.wg.Go(func() {
 				sleep(ctx, time.Until(start))
 				if b.Available() {
@@ -84,8 +85,9 @@ func (b *Broadcast) Verify(ctx context.Context, jobs []Job, report func(*Job, Ou
 	b.Fallback.Verify(ctx, others, report)
 }
 
-// turn returns when the next round on the device may begin, and takes it.
-func (b *Broadcast) turn(device int) time.Time {
+// turn returns when the next round on the device may begin, of so many entries,
+// and takes it.
+func (b *Broadcast) turn(device, entries int) time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	start := time.Now()
@@ -100,7 +102,7 @@ func (b *Broadcast) turn(device int) time.Time {
 			delete(b.next, d)
 		}
 	}
-	b.next[device] = start.Add(roundPause)
+	b.next[device] = start.Add(roundPause * time.Duration(entries) / roundSize)
 	return start
 }
 
