@@ -158,6 +158,9 @@ func (v *watch) write(holder neigh.LLAddr) bool {
 	case err == nil && (e.LLAddr != holder || !e.State.Valid()):
 		err = v.cfg.Table.Replace(e.Key, holder, e.Flags)
 	}
+	if err == nil { // the one age that this leaves: the next time to ask is put off as if all had restarted
+		err = v.cfg.Table.Use(e.Key)
+	}
 	if err != nil && !errors.Is(err, neigh.ErrGone) {
 		v.log.Debug("writing the entry", "lladdr", holder, "err", err)
 	}
