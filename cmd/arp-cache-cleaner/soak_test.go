@@ -78,7 +78,7 @@ func TestSoak(t *testing.T) {
 	const life = 6.5
 	p := prepare(t, a.Node)
 	cmd := a.Agent(&c, "/proc/self/exe")
-	cmd.Env, cmd.Stderr = append(p.cmd.Env, beMeasured+"=1"), &p.stderr
+	cmd.Env, cmd.Stderr = slices.Concat(p.cmd.Env, []string{beMeasured + "=1"}), &p.stderr
 	p.cmd = cmd
 	p.launch(nil)
 	a.p = p

@@ -86,7 +86,7 @@ func lived() *Metrics {
 	m.Renewed("other", "stale", "failed", 284*time.Second)
 	m.Corrected("eth0")
 	w := m.WatchVIPs(VIPs{
-		Status: func() []*report.VIP { return sampleVIPs() },
+		Status: sampleVIPs,
 		Events: []string{"moved", "silent"}, Causes: []string{"stale"}, Results: []string{"served", "timeout"},
 	})
 	w.Watching("10.0.0.100")
