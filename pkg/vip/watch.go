@@ -208,7 +208,8 @@ func (v *watch) look(ctx context.Context, heldOut bool) {
 	case err == nil:
 		v.works(now)
 		v.silence.helped()
-		if !now.Before(v.everybody) {
+		// An agent that has just started finds the entry as old as it is.
+		if !now.Before(v.everybody) || v.cfg.Timing.Due(&e, 0) {
 			v.askEverybody(ctx)
 		}
 	case v.blind && len(v.connections.known) > 0: // as far as can be told

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
 )
 
@@ -511,6 +512,25 @@ func TestResolvedIsTold(t *testing.T) {
 					t.Errorf("the sweep was told %d times that the entry was renewed, though nobody was asked", b.resolved)
 				}
 			})
+		})
+	}
+}
+
+// An agent that starts, as in a rolling update, finds the entry as old as the one
+// before it has left it, and renews it before the interval is over.
+func TestRenewedByTheNextAgent(t *testing.T) {
+	for range 20 { // whatever the jitter
+		synctest.Test(t, func(t *testing.T) {
+			const bound = 30 * time.Second
+			b := newBench([]*host{good(1)}, func(c *Config) { c.Timing = policy.NewTiming(bound, bound/60) })
+			b.entries[key].updated = time.Now().Add(-24 * time.Second)
+			b.start(t)
+			for range 600 {
+				rest(100 * ms)
+				if e, err := b.Get(key); err != nil || e.Updated > bound {
+					t.Fatalf("the entry was updated %v ago, %v", e.Updated, err)
+				}
+			}
 		})
 	}
 }
