@@ -28,9 +28,10 @@ run: build ## renew this machine's neighbour entries until interrupted
 	$(SUDO) bin/arp-cache-cleaner $(ARGS)
 
 # One package at a time: the kernel's neighbour table and its limits are shared
-# by all network namespaces, and live tests look at the clock.
+# by all network namespaces, and live tests look at the clock. Within one, most tests
+# wait most of the time.
 test: ## all tests; live ones need root or user namespaces
-	go test -p 1 -timeout 10m $(TESTFLAGS) ./...
+	go test -p 1 -parallel 4 -timeout 15m $(TESTFLAGS) ./...
 
 demo: build ## watch the agent work in namespaces for half a minute
 	go run ./hack/demo
