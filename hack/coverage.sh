@@ -10,7 +10,7 @@ rooms="neigh/ policy/ report/ shield/ vip/tracker.go vip/suspicion.go vip/backof
 profile=${1:-}
 if [ -z "$profile" ]; then
 	profile=$(mktemp); trap 'rm -f "$profile"' EXIT
-	go test -short -p 1 -coverprofile="$profile" $(for r in $rooms; do echo "./pkg/${r%%/*}"; done | sort -u) >/dev/null
+	go test -short -p 1 -coverprofile="$profile" $(for r in $rooms; do echo "./pkg/${r%%/*}"; done | sort -u)
 fi
 
 # Lines are file:from,to statements count. A block may stand there several times.

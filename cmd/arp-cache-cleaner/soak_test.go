@@ -159,6 +159,7 @@ func TestSoak(t *testing.T) {
 	close(stop)
 	<-ended
 	<-ended
+	defer a.Node.IP("link del eth0") // a namespace is taken down a while after it is left, with what it has in the table
 	if failed := p.failures(); failed != 0 {
 		t.Errorf("%v scans failed", failed)
 	}
@@ -179,12 +180,16 @@ func TestSoak(t *testing.T) {
 	if third < 10 {
 		t.Fatalf("%d looks are too few to compare", len(seen))
 	}
-	// A repair, and a round of broadcasts, have some of their own for a moment.
-	if after.fds > before.fds+6 || after.Goroutines > before.Goroutines+10 {
-		t.Error("file descriptors or goroutines grow")
-	}
 	if *soak < 5000 {
-		return // the table itself is still growing
+		// The table itself is still growing. One more for every scan would show.
+		if limit := *soak / 3; after.fds > limit || after.Goroutines > limit {
+			t.Error("file descriptors or goroutines grow")
+		}
+		return
+	}
+	// Repairs and rounds of broadcasts have some of their own for a moment.
+	if after.fds > before.fds+10 || after.Goroutines > before.Goroutines+10 {
+		t.Error("file descriptors or goroutines grow")
 	}
 	if after.Heap > before.Heap*5/4 || after.rss > before.rss*11/10+1 {
 		t.Error("memory grows")
