@@ -469,6 +469,7 @@ func sweeper(table *fakeTable, change ...func(*Config)) *Sweeper {
 	}
 	s := New(cfg)
 	s.random = rand.New(rand.NewPCG(1, 2)).Float64
+	s.phase = func() float64 { return 1 }
 	return s
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -97,8 +98,9 @@ type Sweeper struct {
 	cfg    Config
 	made   time.Time
 	clocks *clocks
-	first  bool // the first complete scan is still to come
-	random func() float64
+	first  bool           // the first complete scan is still to come
+	random func() float64 // where in the first interval an entry is due
+	phase  func() float64 // where in the first scan period the second scan begins
 
 	topology   neigh.Topology
 	topologyAt time.Time // zero: read it again
@@ -139,7 +141,7 @@ type status struct {
 func New(cfg Config) *Sweeper {
 	now := time.Now()
 	return &Sweeper{
-		cfg: cfg, made: now, first: true, random: rand.Float64, clocks: newClocks(now),
+		cfg: cfg, made: now, first: true, random: evenly(rand.Float64()), phase: rand.Float64, clocks: newClocks(now),
 		contests: make(map[neigh.Key]contest), renewed: make(map[neigh.Key]time.Time), inFlight: make(map[neigh.Key]struct{}),
 	}
 }
@@ -201,11 +203,24 @@ func (s *Sweeper) Run(ctx context.Context) error {
 		if ctx.Err() != nil { // select takes either where both are ready
 			return nil
 		}
-		if s.pass(ctx) {
+		starting := s.first
+		switch more := s.pass(ctx); {
+		case more:
 			timer.Reset(batchPause)
-		} else {
+		case starting: // nodes that start together do not scan together
+			timer.Reset(time.Duration(s.phase() * float64(s.cfg.ScanPeriod)))
+		default:
 			timer.Reset(s.cfg.ScanPeriod)
 		}
+	}
+}
+
+// evenly returns a function whose results, in [0, 1), lie as evenly apart as they
+// can however many they are: each is a golden section further than the one before.
+func evenly(from float64) func() float64 {
+	return func() float64 {
+		from = math.Mod(from+math.Phi, 1)
+		return from
 	}
 }
 
@@ -380,7 +395,7 @@ func (s *Sweeper) catchUp(missed time.Duration) {
 }
 
 // spread puts off an entry that the first scan sees, so that nodes that start
-// together do not ask together. One that is not due yet is due at a random time
+// together do not ask together. One that is not due yet is due at some time
 // before it would be; one that would be asked for at once, a little later.
 func (s *Sweeper) spread(e *neigh.Entry, age time.Duration, asks bool) (early, hold time.Duration) {
 	random := func(d time.Duration) time.Duration { return time.Duration(s.random() * float64(max(0, d))) }
