@@ -216,11 +216,13 @@ func breakable(c *conn) *faultyConn {
 }
 
 // Whatever goes wrong at the socket, and whatever the sweep was doing: the
-// fault is counted by its name, the next scan does everything that was due, and nothing
-//
-//	that belongs to others is lost.
+// fault is counted by its name, the next scan does everything that was due, and
+// nothing that belongs to others is lost.
 func TestFaultsAtTheSocket(t *testing.T) {
 	h, index := host(t)
+	// Nobody is there to answer for what is in use. The kernel must not find that out
+	// while the agent waits for an answer of its own, which takes as long.
+	h.Sysctl("net/ipv4/neigh/eth0/delay_first_probe_time", "60")
 	h.Batch(`neigh add 10.0.0.101 lladdr 02:00:00:00:01:01 dev eth0 nud permanent
 neigh add 10.0.0.102 lladdr 02:00:00:00:01:02 dev eth0 nud noarp
 neigh add 10.0.0.103 lladdr 02:00:00:00:01:03 dev eth0 nud stale extern_learn
