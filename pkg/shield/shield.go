@@ -34,6 +34,10 @@ const (
 	lasts = 800 * time.Millisecond
 )
 
+// WindowFor returns how long answers may be collected by who has to be done with
+// an entry within lead: short intervals leave less than Window.
+func WindowFor(lead time.Duration) time.Duration { return min(Window, lead/(Tries+1)) }
+
 // ErrChanged says that an entry, read again before it was touched, called for
 // another verdict.
 var ErrChanged = errors.New("entry changed meanwhile")

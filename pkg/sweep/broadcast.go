@@ -116,7 +116,7 @@ type inquiry struct {
 func (b *Broadcast) round(ctx context.Context, jobs []Job, report func(*Job, Outcome)) {
 	asker := &shield.Asker{
 		Table: b.Table, Solicitor: b.Solicitor, Scope: b.Scope, Answered: b.Answered,
-		Window: min(shield.Window, b.Timing.Lead/(shield.Tries+1)), // short intervals leave less
+		Window: shield.WindowFor(b.Timing.Lead),
 	}
 	inquiries := make([]inquiry, 0, len(jobs))
 	var others []Job // that cannot be asked for

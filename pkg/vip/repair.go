@@ -242,7 +242,7 @@ func (v *watch) check(ctx context.Context) Verdict {
 func (v *watch) everybodyAnswers(ctx context.Context) (*shield.Inquiry, bool) {
 	asker := &shield.Asker{
 		Table: v.cfg.Table, Solicitor: v.cfg.Solicitor, Scope: v.cfg.Scope, Answered: v.cfg.Hooks.Answered,
-		Window: min(shield.Window, v.cfg.Timing.Lead/(shield.Tries+1)),
+		Window: shield.WindowFor(v.cfg.Timing.Lead),
 	}
 	q := &shield.Inquiry{Key: v.key(), Link: &v.place.Link, NextHop: true, Source: v.place.Source}
 	err := asker.Raise(q)
