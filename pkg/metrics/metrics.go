@@ -140,13 +140,15 @@ func boolean(b bool) float64 {
 func (m *Metrics) Gatherer() prometheus.Gatherer { return m.registry }
 
 // Handler serves the metrics. A collector that fails leaves its metrics out; it
-// does not break the scrape.
+// does not break the scrape. They are not compressed: a gzip.Writer takes 0.8 MB,
+// as much as the clocks of 10,000 entries, to save a few kilobytes.
 func (m *Metrics) Handler(log *slog.Logger) http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
 		ErrorLog:            slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 		ErrorHandling:       promhttp.ContinueOnError,
 		MaxRequestsInFlight: 8,
 		Timeout:             10 * time.Second,
+		DisableCompression:  true,
 	})
 }
 
