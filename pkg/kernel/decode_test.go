@@ -346,7 +346,7 @@ func TestStatus(t *testing.T) {
 			if tt.errno != nil && !errors.Is(err, tt.errno) {
 				t.Errorf("error %q does not wrap %q", err, tt.errno)
 			}
-			if want := fmt.Sprintf("status of %d bytes: %v", len(tt.body), tt.sentinel); tt.sentinel == neigh.ErrMalformed && err.Error() != want {
+			if want := fmt.Sprintf("status of %d bytes: %v", len(tt.body), tt.sentinel); errors.Is(tt.sentinel, neigh.ErrMalformed) && err.Error() != want {
 				t.Errorf("error %q, want %q", err, want)
 			}
 		})
