@@ -47,9 +47,24 @@ template --set image.tag=v9,image.digest="$digest" >"$tmp/out.yaml"
 expect "image: ghcr.io/$name/$name@$digest" "digest"
 # Empty means absent, not null.
 template --set-json 'tolerations=[],nodeSelector={},resources={}' --set resources.limits=null --set resources.requests=null | conform -
-for bad in image.digest=latest interval=300 act=maybe vip.port=0 ports.metrics=http resources.limits.memory=64M no.such=value; do
-  if template --set "$bad" >/dev/null 2>&1; then fail "values.schema.json accepts $bad"; fi
-done
+# What is no value is refused, by name.
+while read -r bad says; do
+  if template --set "$bad" >/dev/null 2>"$tmp/error"; then fail "values.schema.json accepts $bad"; fi
+  grep -qF -- "$says" "$tmp/error" || fail "$bad: Helm does not say $says: $(cat "$tmp/error")"
+done <<'EOF'
+image.registry= at '/image/registry': minLength: got 0, want 1
+image.digest=latest at '/image/digest': 'latest' does not match pattern '^(sha256:[0-9a-f]{64})?$'
+interval=300 at '/interval': got number, want string
+interval=300x at '/interval': '300x' does not match pattern
+act=maybe at '/act': value must be one of 'always', 'vsphere', 'never'
+vip.addresses[0]=10.0.0.1\,10.0.0.2 at '/vip/addresses/0': '10.0.0.1,10.0.0.2' does not match pattern '^[^,]+$'
+vip.port=0 at '/vip/port': minimum: got 0, want 1
+ports.metrics=http at '/ports/metrics': got string, want integer
+extraArgs[0]=interval at '/extraArgs/0': 'interval' does not match pattern '^--'
+resources.limits.memory=64M at '/resources/limits/memory': '64M' does not match pattern '^[1-9][0-9]*Mi$'
+monitoring.interval=1h at '/monitoring/interval': '1h' does not match pattern '^[0-9]+(s|m)$'
+no.such=value at '': additional properties 'no' not allowed
+EOF
 
 echo "== manifests"
 conform deploy/manifests deploy/cluster-api deploy/components/monitoring/monitoring.yaml

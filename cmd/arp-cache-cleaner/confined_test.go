@@ -282,5 +282,8 @@ func TestLessThanLeastPrivilege(t *testing.T) {
 		if !strings.Contains(n.IP("neigh"), "10.0.0.50") {
 			t.Error("the entry is gone")
 		}
+		if !strings.Contains(p.stderr.String(), `level=WARN msg="observing only, nothing is renewed" act=never vendor=`) {
+			t.Errorf("the log does not say so:\n%s", p.stderr.String())
+		}
 	})
 }

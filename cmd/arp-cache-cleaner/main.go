@@ -50,6 +50,9 @@ func tune() {
 	}
 }
 
+// errStopped takes the place of what a signal made fail.
+var errStopped = errors.New("stopped by a signal before it was done")
+
 // run is main without the process around it. It returns the exit code: 0, 1
 // for what went wrong, 2 for bad input.
 func run(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
@@ -72,6 +75,8 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 		return 0
 	case errors.As(err, &holders):
 		return holders.exitCode()
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		err = errStopped
 	}
 	_, _ = fmt.Fprintln(stderr, "arp-cache-cleaner:", err)
 	return 1
@@ -149,6 +154,9 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 		return once(ctx, sweeper, acting, reason, stdout)
 	}
 
+	if err := server.CheckConfig(o.WebConfig); err != nil {
+		return fmt.Errorf("--web.config.file: %w", err)
+	}
 	web, err := server.Listen(ctx, o.Web, o.WebConfig, server.Metrics(m.Handler(log)), log)
 	if err != nil {
 		return fmt.Errorf("--web.listen-address: %w", err)
@@ -170,13 +178,7 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	g.Go(func() error { return watcher.Run(ctx) })
 	g.Go(func() error { return web.Run(ctx) })
 	g.Go(func() error { return health.Run(ctx) })
-	done := make(chan error, 1)
-	go func() { done <- g.Wait() }()
-	select {
-	case err = <-done:
-	case <-after(ctx, exitTimeout):
-		log.Warn("stopping while the kernel still owes an answer")
-	}
+	err = finish(ctx, g.Wait, log)
 	log.Info("stopped")
 	return err
 }
@@ -184,6 +186,20 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 // exitTimeout is how long the parts have to stop. A netlink call cannot be
 // interrupted while another process holds the kernel's lock.
 const exitTimeout = 900 * time.Millisecond
+
+// finish waits for the parts to end, but not for longer than exitTimeout once ctx
+// is done.
+func finish(ctx context.Context, wait func() error, log *slog.Logger) error {
+	done := make(chan error, 1)
+	go func() { done <- wait() }()
+	select {
+	case err := <-done:
+		return err
+	case <-after(ctx, exitTimeout):
+		log.Warn("stopping while the kernel still owes an answer")
+		return nil
+	}
+}
 
 // after returns a channel that is closed d after ctx is done.
 func after(ctx context.Context, d time.Duration) <-chan struct{} {
@@ -200,9 +216,6 @@ func once(ctx context.Context, s *sweep.Sweeper, acting bool, reason string, std
 	} else {
 		_, _ = fmt.Fprintln(stdout, sum)
 	}
-	if err == nil && sum.Failed > 0 {
-		err = fmt.Errorf("%d entries could not be renewed", sum.Failed)
-	}
 	return err
 }
 
@@ -217,11 +230,13 @@ func decideToAct(act, vendor string) (bool, string) {
 	return false, "not_vsphere"
 }
 
+// howToGrant is what to do about a missing capability.
+const howToGrant = "run as root; in Kubernetes with runAsUser: 0 and capabilities.add: [NET_ADMIN, NET_RAW]"
+
 // explain adds to a missing capability how to grant it.
 func explain(err error) error {
 	if errors.Is(err, neigh.ErrPermission) {
-		return fmt.Errorf("%w: CAP_NET_ADMIN is missing: run as root; in Kubernetes with runAsUser: 0 and "+
-			"capabilities.add: [NET_ADMIN, NET_RAW]; or give --act=never to observe only", err)
+		return fmt.Errorf("%w: CAP_NET_ADMIN is missing: %s; or give --act=never to observe only", err, howToGrant)
 	}
 	return err
 }

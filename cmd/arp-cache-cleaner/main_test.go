@@ -5,8 +5,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,11 +17,13 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/lab"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/vip"
 )
 
 // beAgent makes the test binary the agent itself, so that tests meet the real
@@ -238,6 +243,11 @@ func TestAgentServesAndStops(t *testing.T) {
 	if code, took := p.stop(); code != 0 || took > time.Second {
 		t.Errorf("after SIGTERM: exit code %d in %v, want 0 within 1 s; log:\n%s", code, took, p.stderr.String())
 	}
+	for _, want := range []string{"msg=starting ", " acting=true reason=always ", "msg=stopped\n"} {
+		if !strings.Contains(p.stderr.String(), want) {
+			t.Errorf("the log does not say %s:\n%s", want, p.stderr.String())
+		}
+	}
 	if !strings.Contains(n.IP("neigh"), "10.0.0.60") {
 		t.Error("the permanent entry is gone")
 	}
@@ -286,7 +296,9 @@ func TestAgentWithoutNetAdmin(t *testing.T) {
 		return p
 	}
 	p := unprivileged()
-	if code := p.wait(); code != 1 || strings.Count(p.stderr.String(), "\n") != 1 || !strings.Contains(p.stderr.String(), "CAP_NET_ADMIN") {
+	const refusal = "changing the neighbour table: not permitted (operation not permitted): CAP_NET_ADMIN is missing: run as root; " +
+		"in Kubernetes with runAsUser: 0 and capabilities.add: [NET_ADMIN, NET_RAW]; or give --act=never to observe only\n"
+	if code := p.wait(); code != 1 || p.stderr.String() != "arp-cache-cleaner: "+refusal {
 		t.Errorf("exit code %d, want 1 and one line that names CAP_NET_ADMIN: %q", code, p.stderr.String())
 	}
 	p = unprivileged("--act=never", "--once")
@@ -303,9 +315,26 @@ func TestPortTaken(t *testing.T) {
 	n := node(t)
 	first := start(t, n)
 	first.ready()
-	second := start(t, n)
-	if code := second.wait(); code != 1 || !strings.Contains(second.stderr.String(), "--web.listen-address: listening on 127.0.0.1:10330") {
-		t.Errorf("exit code %d: %q", code, second.stderr.String())
+	for _, tt := range []struct{ web, says string }{
+		{"127.0.0.1:10330", "--web.listen-address: listening on 127.0.0.1:10330: "},
+		{"127.0.0.1:10332", "--health.listen-address: listening on 127.0.0.1:10331: "},
+	} {
+		second := prepare(t, n, "--web.listen-address="+tt.web, "--health.listen-address=127.0.0.1:10331")
+		second.launch(nil)
+		code, log := second.wait(), second.stderr.String()
+		if code != 1 || !strings.Contains(log, "arp-cache-cleaner: "+tt.says) || !strings.Contains(log, "address already in use") {
+			t.Errorf("exit code %d: %q, want %s", code, log, tt.says)
+		}
+	}
+}
+
+// A file that guards the metrics and cannot be used is refused before anything
+// listens.
+func TestWebConfigCannotBeUsed(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "web.yaml")
+	p := start(t, node(t), "--web.config.file="+file)
+	if code := p.wait(); code != 1 || !strings.Contains(p.stderr.String(), "arp-cache-cleaner: --web.config.file: web configuration "+file+": ") {
+		t.Errorf("exit code %d: %q", code, p.stderr.String())
 	}
 }
 
@@ -329,12 +358,98 @@ func TestWebConfigGuardsMetricsOnly(t *testing.T) {
 	if code := ask.wait(); code != 0 || ask.stdout.String() != "ok\n" {
 		t.Errorf("ready: exit code %d, %q%q", code, ask.stdout.String(), ask.stderr.String())
 	}
-	ask = prepare(t, n, "ready", "--health.listen-address=:1")
-	if err := n.Start(ask.cmd); err != nil {
-		t.Fatal(err)
+}
+
+func TestReady(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		answer http.HandlerFunc // nil: nobody listens
+		code   int
+		stdout string
+		stderr string // with %s for the address
+	}{
+		{"ready", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") }, 0, "ok\n", ""},
+		{"not ready, and why", func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "dumping neighbour table: not permitted", http.StatusServiceUnavailable)
+		}, 1, "", "not ready: 503 from %s: dumping neighbour table: not permitted\n"},
+		{"somebody else's port", http.NotFound, 1, "", "not ready: 404 from %s: 404 page not found\n"},
+		{"cut off", func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Length", "9") }, 1, "",
+			"not ready: asking at --health.listen-address=%s: unexpected EOF\n"},
+		{"nobody there", nil, 1, "", "not ready: asking at --health.listen-address=%[1]s: Get \"http://%[1]s/readyz\": dial tcp %[1]s: connect: connection refused\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := httptest.NewServer(tt.answer)
+			defer s.Close()
+			addr := s.Listener.Addr().String()
+			if tt.answer == nil {
+				s.Close()
+			}
+			want := tt.stderr
+			if want != "" {
+				want = "arp-cache-cleaner: " + strings.ReplaceAll(strings.ReplaceAll(want, "%[1]s", addr), "%s", addr)
+			}
+			var out, errOut bytes.Buffer
+			code := run(t.Context(), []string{"ready", "--health.listen-address=" + addr}, noEnv, &out, &errOut)
+			if code != tt.code || out.String() != tt.stdout || errOut.String() != want {
+				t.Errorf("exit code %d, stdout %q, stderr %q\nwant %d, %q, %q", code, out.String(), errOut.String(), tt.code, tt.stdout, want)
+			}
+		})
 	}
-	if code := ask.wait(); code != 1 || !strings.Contains(ask.stderr.String(), "connection refused") {
-		t.Errorf("nobody there: exit code %d, %q%q", code, ask.stdout.String(), ask.stderr.String())
+}
+
+// What a signal cuts short says so, and does not look complete.
+func TestStoppedBeforeItWasDone(t *testing.T) {
+	n := node(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, args := range [][]string{{"--once"}, {"probe", "10.0.0.2"}} {
+		var out, errOut bytes.Buffer
+		var code int
+		if err := n.Do(func() error {
+			code = run(ctx, args, noEnv, &out, &errOut)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if want := "arp-cache-cleaner: stopped by a signal before it was done\n"; code != 1 || errOut.String() != want {
+			t.Errorf("%v: exit code %d, stderr %q; want 1, %q", args, code, errOut.String(), want)
+		}
+	}
+}
+
+// The parts have their time to end, and no more.
+func TestFinish(t *testing.T) {
+	failed := errors.New("serving on :10330: fault")
+	for _, tt := range []struct {
+		name       string
+		ends, took time.Duration // after the signal
+		err, want  error
+		late       bool
+	}{
+		{"at once", 0, 0, nil, nil, false},
+		{"a part fails", -time.Second, -time.Second, failed, failed, false},
+		{"in time", exitTimeout - 1, exitTimeout - 1, nil, nil, false},
+		{"too late", time.Minute, exitTimeout, failed, nil, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				signal := time.Now().Add(time.Second)
+				ctx, cancel := context.WithDeadline(t.Context(), signal)
+				defer cancel()
+				var log bytes.Buffer
+				err := finish(ctx, func() error {
+					time.Sleep(time.Until(signal.Add(tt.ends)))
+					return tt.err
+				}, slog.New(slog.NewTextHandler(&log, nil)))
+				if took := time.Since(signal); took != tt.took || !errors.Is(err, tt.want) {
+					t.Errorf("%v after %v, want %v after %v", err, took, tt.want, tt.took)
+				}
+				if said := strings.Contains(log.String(), `level=WARN msg="stopping while the kernel still owes an answer"`); said != tt.late {
+					t.Errorf("log: %q", log.String())
+				}
+				time.Sleep(2 * time.Minute) // for what was not waited for
+			})
+		})
 	}
 }
 
@@ -351,8 +466,19 @@ func TestCAFile(t *testing.T) {
 	}
 	p = start(t, n, "--vip-ca-file="+garbage+".later")
 	p.ready()
-	if !strings.Contains(p.stderr.String(), "--vip-ca-file does not exist") {
+	if !strings.Contains(p.stderr.String(), "--vip-ca-file does not exist: until it does, no VIP can be checked\" file="+garbage+".later\n") {
 		t.Errorf("log: %s", p.stderr.String())
+	}
+	p.stop()
+	p = start(t, n)
+	p.ready()
+	if !strings.Contains(p.stderr.String(), "--vip-on-conflict=verified needs --vip-health=https and --vip-ca-file: ") {
+		t.Errorf("log: %s", p.stderr.String())
+	}
+	// One that has become none is named by every check.
+	v := serviceChecker(&vipOptions{CAFile: garbage, Health: "https"}, vip.Verified).Check(t.Context(), netip.MustParseAddrPort("127.0.0.1:1"), "")
+	if !v.Unknown || v.Served || v.Err == nil || v.Err.Error() != "--vip-ca-file: no usable CA file: "+garbage+" holds no PEM certificate" {
+		t.Errorf("checked: %+v", v)
 	}
 }
 

@@ -314,7 +314,7 @@ func (f *flags) validateVIP(oneOf func(name, value string, allowed ...string) er
 		case s == "auto":
 			v.Auto = true
 		case s == "none" && len(f.vips) == 1:
-		case err == nil && addr.IsGlobalUnicast():
+		case err == nil && addr.IsGlobalUnicast() && addr.Zone() == "":
 			v.Addrs = append(v.Addrs, addr)
 		case err != nil && s != "none" && dnsName.MatchString(s):
 			v.Names = append(v.Names, s)
@@ -346,11 +346,14 @@ func (f *flags) validateProbe() error {
 	if f.NArg() != 1 {
 		return fmt.Errorf("probe: %d addresses: want one", f.NArg())
 	}
-	var err error
-	if o.Address, err = netip.ParseAddr(f.Arg(0)); err != nil || o.Address.IsUnspecified() || o.Address.IsMulticast() || o.Address.IsLoopback() {
+	addr, err := netip.ParseAddr(f.Arg(0))
+	o.Address = addr.Unmap()
+	switch {
+	case err != nil || o.Address.IsUnspecified() || o.Address.IsMulticast() || o.Address.IsLoopback():
 		return fmt.Errorf("probe: %q: want the IPv4 or IPv6 address of a neighbour", f.Arg(0))
+	case addr.Zone() != "":
+		return fmt.Errorf("probe: %q: want an address without a zone: --interface names the device", f.Arg(0))
 	}
-	o.Address = o.Address.Unmap()
 	switch {
 	case o.Count < 1 || o.Count > 1000:
 		return f.refuse("count", strconv.Itoa(o.Count))

@@ -133,7 +133,7 @@ func ask(ctx context.Context, table *kernel.Table, asker *solicitor, link *neigh
 	if learned && (r.Asked == 0 || r.currentAnswered) {
 		err := shield.Raise(table, &before)
 		if errors.Is(err, neigh.ErrPermission) {
-			return fmt.Errorf("this node has an entry for %s, which an answer could move: %w", key.Addr, err)
+			return fmt.Errorf("this node has an entry for %s, which an answer could move: CAP_NET_ADMIN is missing: %s", key.Addr, howToGrant)
 		}
 	}
 	questions := []shield.Question{{Addr: key.Addr, Source: source}}
@@ -144,7 +144,7 @@ func ask(ctx context.Context, table *kernel.Table, asker *solicitor, link *neigh
 	})
 	r.currentAnswered = answered[before.LLAddr]
 	if errors.Is(err, neigh.ErrPermission) {
-		return fmt.Errorf("CAP_NET_RAW is missing: %w", err)
+		return fmt.Errorf("asking on %s: CAP_NET_RAW is missing: %s", link.Name, howToGrant)
 	}
 	if !learned || !r.currentAnswered {
 		return err

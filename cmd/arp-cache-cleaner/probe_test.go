@@ -17,6 +17,7 @@ func TestProbe(t *testing.T) {
 	n.Plug(sw, "eth0", nodeMAC, "10.0.0.1/24", "2001:db8::1/64")
 	n.Sysctl("net/ipv4/neigh/eth0/locktime", "0") // any answer may move an entry
 	n.IP("route add default via 10.0.0.254")
+	n.IP("route add 10.0.9.0/24 dev lo")
 	peer.Plug(sw, "eth0", peerMAC, "10.0.0.2/24", "10.0.0.3/24", "2001:db8::2/64")
 	other.Plug(sw, "eth0", otherMAC, "10.0.0.3/24")
 	n.Touch("10.0.0.2")
@@ -36,8 +37,10 @@ func TestProbe(t *testing.T) {
 		{name: "own address", args: []string{"10.0.0.1"}, code: 1, stderr: "10.0.0.1 is this node's own address"},
 		{name: "behind a gateway", args: []string{"192.0.2.1"}, code: 1, stderr: "192.0.2.1 is not on link: it is reached by way of 10.0.0.254"},
 		{name: "no such device", args: []string{"10.0.0.2", "--interface=eth7"}, code: 1, stderr: "--interface: there is no device eth7"},
-		{name: "without CAP_NET_RAW", args: []string{"10.0.0.2"}, without: []uintptr{unix.CAP_NET_RAW}, code: 1, stderr: "CAP_NET_RAW is missing"},
-		{name: "without CAP_NET_ADMIN, and an entry", args: []string{"10.0.0.2"}, without: []uintptr{unix.CAP_NET_ADMIN}, code: 1, stderr: "this node has an entry for 10.0.0.2, which an answer could move"},
+		{name: "no route", args: []string{"2001:db8:ffff::1"}, code: 1, stderr: "finding the route to 2001:db8:ffff::1: network is unreachable"},
+		{name: "no Ethernet", args: []string{"10.0.9.1"}, code: 1, stderr: "lo is of ARPHRD type 772 with addresses of 6 bytes: not an Ethernet interface"},
+		{name: "without CAP_NET_RAW", args: []string{"10.0.0.2"}, without: []uintptr{unix.CAP_NET_RAW}, code: 1, stderr: "asking on eth0: CAP_NET_RAW is missing: run as root; in Kubernetes with runAsUser: 0"},
+		{name: "without CAP_NET_ADMIN, and an entry", args: []string{"10.0.0.2"}, without: []uintptr{unix.CAP_NET_ADMIN}, code: 1, stderr: "this node has an entry for 10.0.0.2, which an answer could move: CAP_NET_ADMIN is missing: run as root"},
 		{name: "without CAP_NET_ADMIN", args: []string{"2001:db8::7", "--count=1"}, without: []uintptr{unix.CAP_NET_ADMIN}, code: 3},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

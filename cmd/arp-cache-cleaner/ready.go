@@ -12,25 +12,30 @@ import (
 // ready asks the agent on this node whether it is ready. The image has no shell
 // and no HTTP client of its own.
 func ready(ctx context.Context, o *options, stdout, _ io.Writer) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
 	// Without a host, the address is this host's.
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+o.Health[0]+"/readyz", nil) //nolint:gosec // whoever runs the command says whom to ask
-	if err != nil {
-		return err
-	}
-	resp, err := http.DefaultClient.Do(req) //nolint:gosec // as above
-	if err != nil {
-		return fmt.Errorf("not ready: %w", err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
+	status, body, err := get(ctx, "http://"+o.Health[0]+"/readyz")
 	switch {
 	case err != nil:
-		return fmt.Errorf("not ready: reading from %s: %w", o.Health[0], err)
-	case resp.StatusCode != http.StatusOK:
-		return fmt.Errorf("not ready: %s", strings.TrimSpace(string(body)))
+		return fmt.Errorf("not ready: asking at --health.listen-address=%s: %w", o.Health[0], err)
+	case status != http.StatusOK:
+		return fmt.Errorf("not ready: %d from %s: %s", status, o.Health[0], strings.TrimSpace(string(body)))
 	}
 	_, err = stdout.Write(body)
 	return err
+}
+
+func get(ctx context.Context, url string) (status int, body []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil) //nolint:gosec // whoever runs the command says whom to ask
+	if err != nil {
+		return 0, nil, err
+	}
+	resp, err := http.DefaultClient.Do(req) //nolint:gosec // as above
+	if err != nil {
+		return 0, nil, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err = io.ReadAll(io.LimitReader(resp.Body, 4<<10))
+	return resp.StatusCode, body, err
 }

@@ -117,8 +117,12 @@ type checker struct{ *apicheck.Checker }
 // Check implements vip.Checker.
 func (c checker) Check(ctx context.Context, addr netip.AddrPort, name string) vip.Verdict {
 	r := c.Checker.Check(ctx, addr, name)
+	unknown := errors.Is(r.Err, apicheck.ErrCAFile)
+	if unknown {
+		r.Err = fmt.Errorf("--vip-ca-file: %w", r.Err)
+	}
 	return vip.Verdict{
-		Unknown: errors.Is(r.Err, apicheck.ErrCAFile),
+		Unknown: unknown,
 		Served:  r.Outcome == apicheck.Served, Verified: r.Verified, Result: string(r.Outcome), Err: r.Err,
 	}
 }

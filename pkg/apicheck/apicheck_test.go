@@ -195,7 +195,7 @@ func TestCheck(t *testing.T) {
 		as       string // the name asked for
 		want     Outcome
 		verified bool
-		err      string // in the error
+		err      string // in the error, with %s for the server's address
 	}{
 		{name: "serves", checker: Checker{CAFile: file}, server: https(status(200), "127.0.0.1"), want: Served, verified: true},
 		{name: "no CA file", server: https(status(200), "127.0.0.1"), want: Served},
@@ -221,7 +221,7 @@ func TestCheck(t *testing.T) {
 			}
 		}, "127.0.0.1")},
 
-		{name: "wrong CA", checker: Checker{CAFile: other}, server: https(status(200), "127.0.0.1"), want: TLS, err: "unknown authority"},
+		{name: "wrong CA", checker: Checker{CAFile: other}, server: https(status(200), "127.0.0.1"), want: TLS, err: "certificate of %s: x509: certificate signed by unknown authority"},
 		{name: "wrong address", checker: Checker{CAFile: file}, server: https(status(200), "192.0.2.1"), want: TLS, err: "valid for 192.0.2.1, not 127.0.0.1"},
 		{name: "wrong address and name", checker: Checker{CAFile: file}, server: https(status(200), "kubernetes"), as: "api.example", want: TLS, err: "valid for kubernetes, not api.example"},
 		{name: "wrong address, no CA file", server: https(status(200), "192.0.2.1"), want: Served},
@@ -246,7 +246,7 @@ func TestCheck(t *testing.T) {
 		{name: "port closed", checker: Checker{CAFile: file}, server: closed, want: Refused, err: "connection refused"},
 		{name: "closes at once", server: tcp(func(net.Conn) {}), want: Reset},
 		{name: "resets at once", server: tcp(sendReset), want: Reset},
-		{name: "closes in the handshake", server: tcp(func(c net.Conn) { _, _ = c.Read(make([]byte, 4096)) }), want: Reset, err: "EOF"},
+		{name: "closes in the handshake", server: tcp(func(c net.Conn) { _, _ = c.Read(make([]byte, 4096)) }), want: Reset, err: "TLS handshake with %s: EOF"},
 		{name: "resets in the handshake", server: tcp(func(c net.Conn) { _, _ = c.Read(make([]byte, 1)); sendReset(c) }), want: Reset, err: "connection reset"},
 		{name: "closes instead of a response", checker: Checker{CAFile: file}, want: Reset, verified: true, err: "EOF", server: tcp(afterHandshake(ca, func(_ net.Conn, c *tls.Conn) { _ = c.Close() }))},
 		{name: "resets instead of a response", checker: Checker{CAFile: file}, want: Reset, verified: true, err: "connection reset", server: tcp(afterHandshake(ca, func(raw net.Conn, _ *tls.Conn) { sendReset(raw) }))},
@@ -255,7 +255,7 @@ func TestCheck(t *testing.T) {
 			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok")
 			_ = c.Close()
 		}))},
-		{name: "not HTTP", want: Reset, err: "malformed HTTP", server: tcp(afterHandshake(ca, func(_ net.Conn, c *tls.Conn) { _, _ = io.WriteString(c, "SSH-2.0-x\r\n\r\n"); swallow(c) }))},
+		{name: "not HTTP", want: Reset, err: "GET /livez from %s: malformed HTTP", server: tcp(afterHandshake(ca, func(_ net.Conn, c *tls.Conn) { _, _ = io.WriteString(c, "SSH-2.0-x\r\n\r\n"); swallow(c) }))},
 
 		{name: "never answers the handshake", checker: Checker{Timeout: short}, server: tcp(swallow), want: Timeout},
 		{name: "drips the handshake", checker: Checker{Timeout: short}, want: Timeout, server: tcp(func(c net.Conn) { drip(c, "\x16\x03\x03\x40\x00", "\x02") })},
@@ -271,12 +271,16 @@ func TestCheck(t *testing.T) {
 			if tt.checker.Timeout == 0 {
 				tt.checker.Timeout = long
 			}
-			r := tt.checker.Check(t.Context(), tt.server(t), tt.as)
+			addr := tt.server(t)
+			r := tt.checker.Check(t.Context(), addr, tt.as)
 			if r.Outcome != tt.want || r.Verified != tt.verified || (r.Err == nil) != (tt.want == Served) {
 				t.Fatalf("%+v, want %s, verified %v", r, tt.want, tt.verified)
 			}
-			if tt.err != "" && !strings.Contains(r.Err.Error(), tt.err) {
-				t.Errorf("error %q does not say %q", r.Err, tt.err)
+			if says := strings.ReplaceAll(tt.err, "%s", addr.String()); says != "" && !strings.Contains(r.Err.Error(), says) {
+				t.Errorf("error %q does not say %q", r.Err, says)
+			}
+			if r.Err != nil && !errors.Is(r.Err, ErrCAFile) && !strings.Contains(r.Err.Error(), addr.String()+": ") {
+				t.Errorf("error %q does not name %s", r.Err, addr)
 			}
 			if is := strings.Contains(tt.name, "CA file") && tt.want == TLS; errors.Is(r.Err, ErrCAFile) != is {
 				t.Errorf("error %v is ErrCAFile: %v", r.Err, !is)
@@ -410,7 +414,7 @@ func TestCancelled(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		r := (&Checker{Plain: plain}).Check(ctx, netip.MustParseAddrPort("127.0.0.1:1"), "")
-		if r.Outcome != Timeout || !errors.Is(r.Err, context.Canceled) {
+		if r.Outcome != Timeout || !errors.Is(r.Err, context.Canceled) || r.Err.Error() != "checking 127.0.0.1:1: context canceled" {
 			t.Errorf("cancelled before: %+v", r)
 		}
 	}
@@ -558,11 +562,14 @@ func TestCheckCAFile(t *testing.T) {
 		"not there":  "",
 		"not a file": "",
 	} {
+		says := " holds no PEM certificate"
 		path := filepath.Join(dir, name)
 		var err error
 		switch name {
 		case "not there":
+			says = ": no such file or directory"
 		case "not a file":
+			says = ": is a directory"
 			err = os.Mkdir(path, 0o700)
 		default:
 			err = os.WriteFile(path, []byte(text), 0o600)
@@ -570,7 +577,7 @@ func TestCheckCAFile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := CheckCAFile(path); !errors.Is(err, ErrCAFile) || !strings.Contains(err.Error(), path) {
+		if err := CheckCAFile(path); !errors.Is(err, ErrCAFile) || !strings.HasPrefix(err.Error(), "no usable CA file: ") || !strings.HasSuffix(err.Error(), path+says) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

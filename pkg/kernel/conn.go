@@ -49,7 +49,8 @@ type conn struct {
 func dial(protocol int) (*conn, error) {
 	sock, err := nl.GetNetlinkSocketAt(-1, -1, protocol)
 	if err != nil {
-		return nil, fmt.Errorf("opening netlink socket of protocol %d: %w", protocol, err)
+		name := map[int]string{unix.NETLINK_ROUTE: "route", unix.NETLINK_SOCK_DIAG: "sock_diag"}[protocol]
+		return nil, fmt.Errorf("opening netlink %s socket: %w", name, err)
 	}
 	port, err := sock.GetPid()
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -185,31 +186,33 @@ func TestDecodeEntryRefuses(t *testing.T) {
 	tests := []struct {
 		name string
 		body []byte
+		says string
 	}{
-		{"nothing", nil},
-		{"a family only", []byte{unix.AF_INET}},
-		{"a header one byte short", body()[:11]},
-		{"no attributes", body()},
-		{"no address", body(lladdr, times)},
-		{"an empty address", body(attr(netlink.NDA_DST))},
-		{"an address of 3 bytes", body(attr(netlink.NDA_DST, 10, 0, 0))},
-		{"an address of 5 bytes", body(attr(netlink.NDA_DST, 10, 0, 0, 2, 0))},
-		{"an IPv6 address in family IPv4", body(dst6)},
-		{"an IPv4 address in family IPv6", ndmsg(unix.AF_INET6, 7, netlink.NUD_STALE, 0, dst4)},
-		{"an attribute of length 0", body(dst4, u32s(0))},
-		{"an attribute shorter than its header", body(dst4, binary.NativeEndian.AppendUint16(nil, 3), []byte{1, 0})},
-		{"an attribute that is cut off", body(dst4, lladdr[:9])},
-		{"an attribute longer than the message", body(dst4, u32s(0xffff))},
-		{"a link-layer address of 33 bytes", body(dst4, attr(netlink.NDA_LLADDR, bytes.Repeat([]byte{5}, 33)...))},
-		{"time stamps of 12 bytes", body(dst4, attr(netlink.NDA_CACHEINFO, u32s(1, 2, 3)...))},
-		{"no protocol", body(dst4, attr(netlink.NDA_PROTOCOL))},
-		{"ext flags of 2 bytes", body(dst4, attr(netlink.NDA_FLAGS_EXT, 1, 0))},
+		{"nothing", nil, "ndmsg of 0 bytes"},
+		{"a family only", []byte{unix.AF_INET}, "ndmsg of 1 bytes"},
+		{"a header one byte short", body()[:11], "ndmsg of 11 bytes"},
+		{"no attributes", body(), "entry without an address"},
+		{"no address", body(lladdr, times), "entry without an address"},
+		{"an empty address", body(attr(netlink.NDA_DST)), "attribute 1 of 0 bytes in family 2"},
+		{"an address of 3 bytes", body(attr(netlink.NDA_DST, 10, 0, 0)), "attribute 1 of 3 bytes in family 2"},
+		{"an address of 5 bytes", body(attr(netlink.NDA_DST, 10, 0, 0, 2, 0)), "attribute 1 of 5 bytes in family 2"},
+		{"an IPv6 address in family IPv4", body(dst6), "attribute 1 of 16 bytes in family 2"},
+		{"an IPv4 address in family IPv6", ndmsg(unix.AF_INET6, 7, netlink.NUD_STALE, 0, dst4), "attribute 1 of 4 bytes in family 10"},
+		{"an attribute of length 0", body(dst4, u32s(0)), "attribute of 0 bytes where 4 are left"},
+		{"an attribute shorter than its header", body(dst4, binary.NativeEndian.AppendUint16(nil, 3), []byte{1, 0}), "attribute of 3 bytes where 4 are left"},
+		{"an attribute that is cut off", body(dst4, lladdr[:9]), "attribute of 10 bytes where 9 are left"},
+		{"an attribute longer than the message", body(dst4, u32s(0xffff)), "attribute of 65535 bytes where 4 are left"},
+		{"a link-layer address of 33 bytes", body(dst4, attr(netlink.NDA_LLADDR, bytes.Repeat([]byte{5}, 33)...)), "attribute 2 of 33 bytes in family 2"},
+		{"time stamps of 12 bytes", body(dst4, attr(netlink.NDA_CACHEINFO, u32s(1, 2, 3)...)), "attribute 3 of 12 bytes in family 2"},
+		{"no protocol", body(dst4, attr(netlink.NDA_PROTOCOL)), "attribute 12 of 0 bytes in family 2"},
+		{"ext flags of 2 bytes", body(dst4, attr(netlink.NDA_FLAGS_EXT, 1, 0)), "attribute 15 of 2 bytes in family 2"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var e neigh.Entry
-			if ok, err := decodeEntry(tt.body, &e); ok || !errors.Is(err, neigh.ErrMalformed) {
-				t.Errorf("got %v, %v; want ErrMalformed", ok, err)
+			want := tt.says + ": malformed netlink message"
+			if ok, err := decodeEntry(tt.body, &e); ok || !errors.Is(err, neigh.ErrMalformed) || err.Error() != want {
+				t.Errorf("got %v, %v; want ErrMalformed, %s", ok, err, want)
 			}
 		})
 	}
@@ -342,6 +345,9 @@ func TestStatus(t *testing.T) {
 			}
 			if tt.errno != nil && !errors.Is(err, tt.errno) {
 				t.Errorf("error %q does not wrap %q", err, tt.errno)
+			}
+			if want := fmt.Sprintf("status of %d bytes: %v", len(tt.body), tt.sentinel); errors.Is(tt.sentinel, neigh.ErrMalformed) && err.Error() != want {
+				t.Errorf("error %q, want %q", err, want)
 			}
 		})
 	}

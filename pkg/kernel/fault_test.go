@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -55,6 +56,7 @@ type fault struct {
 
 	lost   bool
 	reason string // what the fault is counted as, "" where nobody is to notice
+	says   string // in the error
 }
 
 var (
@@ -74,28 +76,31 @@ var (
 )
 
 var socketFaults = []fault{
-	{name: "send ENOBUFS", send: sendFails(unix.ENOBUFS), reason: "memory"},
-	{name: "send ENOMEM", send: sendFails(unix.ENOMEM), reason: "memory"},
-	{name: "send EPERM", send: sendFails(unix.EPERM), reason: "permission"},
-	{name: "send EIO", send: sendFails(unix.EIO), reason: "other"},
+	{name: "send ENOBUFS", send: sendFails(unix.ENOBUFS), reason: "memory", says: "sending to netlink: the kernel is out of memory (no buffer space available)"},
+	{name: "send ENOMEM", send: sendFails(unix.ENOMEM), reason: "memory", says: "sending to netlink: the kernel is out of memory (cannot allocate memory)"},
+	{name: "send EPERM", send: sendFails(unix.EPERM), reason: "permission", says: "sending to netlink: not permitted (operation not permitted)"},
+	{name: "send EIO", send: sendFails(unix.EIO), reason: "other", says: "sending to netlink: input/output error"},
 
-	{name: "read ENOBUFS", recv: failsWith(unix.ENOBUFS), reason: "overrun"},
-	{name: "read ENOMEM", recv: failsWith(unix.ENOMEM), reason: "memory"},
-	{name: "read EIO", recv: failsWith(unix.EIO), reason: "other"},
+	{name: "read ENOBUFS", recv: failsWith(unix.ENOBUFS), reason: "overrun", says: "netlink receive buffer overrun"},
+	{name: "read ENOMEM", recv: failsWith(unix.ENOMEM), reason: "memory", says: "receiving from netlink: the kernel is out of memory (cannot allocate memory)"},
+	{name: "read EIO", recv: failsWith(unix.EIO), reason: "other", says: "receiving from netlink: input/output error"},
 	{name: "read EINTR", before: func(*faultyConn) ([]byte, unix.Sockaddr, error) { return nil, nil, unix.EINTR }},
 	{name: "read EAGAIN", before: func(*faultyConn) ([]byte, unix.Sockaddr, error) { return nil, nil, unix.EAGAIN }},
 
-	{name: "answer EBUSY", recv: refused(unix.EBUSY), lost: true, reason: "interrupted"},
-	{name: "answer ENOMEM", recv: refused(unix.ENOMEM), lost: true, reason: "memory"},
-	{name: "answer ENOBUFS", recv: refused(unix.ENOBUFS), lost: true, reason: "overrun"},
-	{name: "answer EPERM", recv: refused(unix.EPERM), lost: true, reason: "permission"},
+	{name: "answer EBUSY", recv: refused(unix.EBUSY), lost: true, reason: "interrupted", says: "dump was interrupted (device or resource busy)"},
+	{name: "answer ENOMEM", recv: refused(unix.ENOMEM), lost: true, reason: "memory", says: "the kernel is out of memory (cannot allocate memory)"},
+	{name: "answer ENOBUFS", recv: refused(unix.ENOBUFS), lost: true, reason: "overrun", says: "netlink receive buffer overrun (no buffer space available)"},
+	{name: "answer EPERM", recv: refused(unix.EPERM), lost: true, reason: "permission", says: "not permitted (operation not permitted)"},
 
-	{name: "short message", recv: func(own []byte, _ *faultyConn) ([]byte, error) { return own[:9], nil }, reason: "malformed"},
-	{name: "message cut off", recv: func(own []byte, _ *faultyConn) ([]byte, error) { return own[:len(own)-4], nil }, reason: "malformed"},
+	{name: "short message", recv: func(own []byte, _ *faultyConn) ([]byte, error) { return own[:9], nil }, reason: "malformed", says: "message header of 9 bytes: malformed netlink message"},
+	{name: "message cut off", recv: func(own []byte, _ *faultyConn) ([]byte, error) { return own[:len(own)-4], nil }, reason: "malformed", says: " are left: malformed netlink message"},
 	{name: "message longer than itself", recv: func(own []byte, _ *faultyConn) ([]byte, error) {
 		binary.NativeEndian.PutUint32(own, 1<<31)
 		return own, nil
-	}, reason: "malformed"},
+	}, reason: "malformed", says: "message of 2147483648 bytes where "},
+	{name: "message longer than the buffer", recv: func([]byte, *faultyConn) ([]byte, error) {
+		return make([]byte, bufferSize+1), nil
+	}, reason: "malformed", says: fmt.Sprintf("answer of %d bytes cut off at ", bufferSize+1)},
 
 	{name: "answer to another request", before: func(at *faultyConn) ([]byte, unix.Sockaddr, error) {
 		return notice(unix.EPERM, at.seq+1000, at.port), fromKernel, nil
@@ -113,21 +118,21 @@ var dumpFaults = []fault{
 	{name: "dump interrupted", recv: func(own []byte, _ *faultyConn) ([]byte, error) {
 		own[6] |= unix.NLM_F_DUMP_INTR
 		return own, nil
-	}, lost: true, reason: "interrupted"},
+	}, lost: true, reason: "interrupted", says: "dump was interrupted"},
 	{name: "entry without an address", recv: func(_ []byte, at *faultyConn) ([]byte, error) {
 		b := netlinkMessage(unix.RTM_NEWNEIGH, unix.NLM_F_MULTI, at.seq, ndmsg(unix.AF_INET, 2, 4, 0, lladdr))
 		binary.NativeEndian.PutUint32(b[12:], at.port)
 		return b, nil
-	}, reason: "malformed"},
+	}, reason: "malformed", says: "dumping neighbour table: entry without an address: malformed netlink message"},
 	{name: "attribute longer than its message", recv: func(own []byte, _ *faultyConn) ([]byte, error) {
 		binary.NativeEndian.PutUint16(own[unix.NLMSG_HDRLEN+ndmsgLen:], 60000)
 		return own, nil
-	}, reason: "malformed"},
+	}, reason: "malformed", says: "dumping neighbour table: attribute of 60000 bytes where "},
 	{name: "dump ends with an error", recv: func(_ []byte, at *faultyConn) ([]byte, error) {
 		b := netlinkMessage(unix.NLMSG_DONE, unix.NLM_F_MULTI, at.seq, u32s(^uint32(unix.ENOMEM)+1))
 		binary.NativeEndian.PutUint32(b[12:], at.port)
 		return b, nil
-	}, reason: "memory"},
+	}, reason: "memory", says: "dumping neighbour table: the kernel is out of memory"},
 }
 
 // faultyConn puts a fault in the way of a conn.
@@ -208,7 +213,8 @@ func breakable(c *conn) *faultyConn {
 		if hit && err == nil {
 			f.hits++
 			b, err := f.fault.recv(bytes.Clone(p[:n]), f)
-			return copy(p, b), fromKernel, err
+			copy(p, b)
+			return len(b), fromKernel, err // MSG_TRUNC
 		}
 		return n, from, err
 	}
@@ -227,7 +233,7 @@ func TestFaultsAtTheSocket(t *testing.T) {
 neigh add 10.0.0.102 lladdr 02:00:00:00:01:02 dev eth0 nud noarp
 neigh add 10.0.0.103 lladdr 02:00:00:00:01:03 dev eth0 nud stale extern_learn
 neigh add 10.0.0.104 lladdr 02:00:00:00:01:04 dev eth0 nud stale protocol zebra`)
-	silence := fault{name: "no answer", send: func() error { return nil }, reason: "timeout"}
+	silence := fault{name: "no answer", send: func() error { return nil }, reason: "timeout", says: "no answer from the kernel"}
 	for _, kind := range []string{dumping, reading, deleting, changing} {
 		faults := append([]fault(nil), socketFaults...)
 		if kind == dumping {
@@ -325,8 +331,8 @@ func survives(t *testing.T, table *Table, kind string, what *fault, fill func())
 			t.Errorf("the scan failed: %v; ready: %v", first.err, first.ready)
 		}
 	} else {
-		if first.err == nil || neigh.FailureReason(first.err) != want {
-			t.Errorf("the scan failed with %v, counted as %q; want %q", first.err, neigh.FailureReason(first.err), want)
+		if first.err == nil || neigh.FailureReason(first.err) != want || !strings.Contains(first.err.Error(), what.says) {
+			t.Errorf("the scan failed with %v, counted as %q; want %q, %q", first.err, neigh.FailureReason(first.err), want, what.says)
 		}
 		if !errors.Is(first.ready, first.err) {
 			t.Errorf("ready after it: %v, want why not", first.ready)
@@ -348,7 +354,8 @@ func survives(t *testing.T, table *Table, kind string, what *fault, fill func())
 // The list of sockets comes through the same conn, by another decoder.
 func TestFaultsWhileListingSockets(t *testing.T) {
 	h, _ := host(t)
-	for _, f := range append(append([]fault(nil), socketFaults...), dumpFaults[0]) {
+	noModule := fault{name: "answer ENOENT", recv: refused(unix.ENOENT), lost: true, reason: "other", says: "not supported by this kernel: not there"}
+	for _, f := range append(append([]fault(nil), socketFaults...), dumpFaults[0], noModule) {
 		t.Run(f.name, func(t *testing.T) {
 			var s *Sockets
 			if err := h.Do(func() (err error) {
@@ -367,8 +374,9 @@ func TestFaultsWhileListingSockets(t *testing.T) {
 			switch {
 			case f.reason == "" && err != nil:
 				t.Errorf("listing failed: %v", err)
-			case f.reason != "" && (err == nil || neigh.FailureReason(err) != f.reason):
-				t.Errorf("listing failed with %v, counted as %q; want %q", err, neigh.FailureReason(err), f.reason)
+			case f.reason != "" && (err == nil || neigh.FailureReason(err) != f.reason ||
+				!strings.HasPrefix(err.Error(), "listing sockets to port 6443: ") || !strings.Contains(err.Error(), f.says)):
+				t.Errorf("listing failed with %v, counted as %q; want %q, %q", err, neigh.FailureReason(err), f.reason, f.says)
 			}
 			if _, err := s.List(6443); err != nil {
 				t.Errorf("listing once more: %v", err)

@@ -146,17 +146,22 @@ func TestDecodeSocketSkips(t *testing.T) {
 
 func TestDecodeSocketRefuses(t *testing.T) {
 	body := func(attrs ...[]byte) []byte { return diagMsg(unix.AF_INET, tcpEstablished, id4, attrs...) }
-	for name, b := range map[string][]byte{
-		"nothing":                              nil,
-		"one byte short":                       body()[:71],
-		"an attribute of length 0":             body(u32s(0)),
-		"an attribute shorter than its header": body([]byte{3, 0, diagInfo, 0}),
-		"an attribute that is cut off":         fullMsg[:len(fullMsg)-20],
-		"an attribute longer than the message": body(u32s(0xffff)),
+	for _, tt := range []struct {
+		name string
+		body []byte
+		says string
+	}{
+		{"nothing", nil, "inet_diag_msg of 0 bytes"},
+		{"one byte short", body()[:71], "inet_diag_msg of 71 bytes"},
+		{"an attribute of length 0", body(u32s(0)), "attribute of 0 bytes where 4 are left"},
+		{"an attribute shorter than its header", body([]byte{3, 0, diagInfo, 0}), "attribute of 3 bytes where 4 are left"},
+		{"an attribute that is cut off", fullMsg[:len(fullMsg)-20], "attribute of 252 bytes where 240 are left"},
+		{"an attribute longer than the message", body(u32s(0xffff)), "attribute of 65535 bytes where 4 are left"},
 	} {
 		var s neigh.Socket
-		if ok, err := decodeSocket(b, &s); ok || !errors.Is(err, neigh.ErrMalformed) {
-			t.Errorf("%s: %v, %v; want ErrMalformed", name, ok, err)
+		want := tt.says + ": malformed netlink message"
+		if ok, err := decodeSocket(tt.body, &s); ok || !errors.Is(err, neigh.ErrMalformed) || err.Error() != want {
+			t.Errorf("%s: %v, %v; want ErrMalformed, %s", tt.name, ok, err, want)
 		}
 	}
 }

@@ -191,11 +191,14 @@ func (t *Table) GetAll(keys []neigh.Key, visit func(*neigh.Entry)) error {
 		}
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		return t.conn.entries(func(e *neigh.Entry) {
+		if err := t.conn.entries(func(e *neigh.Entry) {
 			if _, ok := wanted[e.Key]; ok {
 				visit(e)
 			}
-		}, nil)
+		}, nil); err != nil {
+			return fmt.Errorf("reading %d entries: %w", len(keys), err)
+		}
+		return nil
 	}
 	for batch := range slices.Chunk(keys, maxLookups) {
 		if err := t.lookups(batch, visit); err != nil {

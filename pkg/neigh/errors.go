@@ -5,8 +5,9 @@ import "errors"
 // What a caller of the kernel room can act on. Every error from there that is
 // one of these wraps it.
 var (
-	// ErrGone: the entry or its interface vanished meanwhile. Not a failure.
-	ErrGone = errors.New("entry is gone")
+	// ErrGone: the entry, its interface, or whatever else was asked for, does not
+	// exist, or vanished meanwhile. Not a failure.
+	ErrGone = errors.New("not there")
 	// ErrNoAddress: the entry has no link-layer address (any more).
 	ErrNoAddress = errors.New("entry has no link-layer address")
 	// ErrPermission: the namespace does not grant CAP_NET_ADMIN.

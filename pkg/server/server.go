@@ -32,11 +32,8 @@ type Server struct {
 // is a web configuration file of the Prometheus exporter toolkit (TLS, client
 // certificates, basic authentication), "" for plain HTTP open to everybody; it
 // is read again for every request, so that certificates and passwords can
-// change without a restart.
+// change without a restart. CheckConfig says whether it can be used.
 func Listen(ctx context.Context, addresses []string, configFile string, h http.Handler, log *slog.Logger) (*Server, error) {
-	if err := web.Validate(configFile); err != nil {
-		return nil, fmt.Errorf("web configuration %s: %w", configFile, err)
-	}
 	s := &Server{configFile: configFile, log: log}
 	var lc net.ListenConfig
 	for _, a := range addresses {
@@ -49,6 +46,15 @@ func Listen(ctx context.Context, addresses []string, configFile string, h http.H
 		s.servers = append(s.servers, newServer(h, log))
 	}
 	return s, nil
+}
+
+// CheckConfig says what is wrong with a web configuration file that cannot be
+// used, so that it is known at start and not with the first request.
+func CheckConfig(file string) error {
+	if err := web.Validate(file); err != nil {
+		return fmt.Errorf("web configuration %s: %w", file, err)
+	}
+	return nil
 }
 
 func newServer(h http.Handler, log *slog.Logger) *http.Server {

@@ -124,6 +124,16 @@ func TestListenNamesTheAddress(t *testing.T) {
 	}
 }
 
+// A listener that fails ends the server: without its endpoints the agent is to be
+// started again.
+func TestServingNamesTheAddress(t *testing.T) {
+	s := listen(t, http.NotFoundHandler(), "127.0.0.1:0")
+	s.close()
+	if err := s.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "serving on "+s.Addrs()[0].String()+": ") {
+		t.Errorf("error %v does not name %s", err, s.Addrs()[0])
+	}
+}
+
 func TestLongHeadersAreRefused(t *testing.T) {
 	s := listen(t, Metrics(http.NotFoundHandler()), "127.0.0.1:0")
 	ctx, cancel := context.WithCancel(t.Context())

@@ -411,7 +411,7 @@ func TestOverrun(t *testing.T) {
 		answers++
 		<-sent
 	})
-	if !errors.Is(err, ErrOverrun) || answers != 1 {
+	if !errors.Is(err, ErrOverrun) || !strings.HasPrefix(err.Error(), "listening on eth0: answers were lost: ") || answers != 1 {
 		t.Errorf("%d answers, %v; want one and ErrOverrun", answers, err)
 	}
 	// Only the Ask that it happened in.
@@ -522,7 +522,7 @@ func TestContext(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		start := time.Now()
 		err := s.conn.Ask(ctx, []Target{at(addr)}, time.Minute, func(Answer) { cancel() })
-		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "eth0") {
+		if !errors.Is(err, context.Canceled) || err.Error() != "asking on eth0: context canceled" {
 			t.Errorf("cancelled: %v", err)
 		}
 		if took := time.Since(start); took > 5*time.Second {
@@ -535,7 +535,7 @@ func TestContext(t *testing.T) {
 		}); err != nil {
 			t.Error(err)
 		}
-		if !errors.Is(inner, context.Canceled) {
+		if !errors.Is(inner, context.Canceled) || inner.Error() != "waiting to ask on eth0: context canceled" {
 			t.Errorf("second Ask: %v", inner)
 		}
 		// The deadline of a context cuts the window short.
@@ -567,7 +567,7 @@ func TestClose(t *testing.T) {
 		if took := time.Since(start); !errors.Is(err, net.ErrClosed) || took > 5*time.Second {
 			t.Errorf("closed under Ask: %v after %v", err, took)
 		}
-		if err := s.conn.Ask(t.Context(), []Target{at(addr)}, time.Minute, nil); !errors.Is(err, net.ErrClosed) {
+		if err := s.conn.Ask(t.Context(), []Target{at(addr)}, time.Minute, nil); !errors.Is(err, net.ErrClosed) || !strings.HasPrefix(err.Error(), "asking on eth0: ") {
 			t.Errorf("closed before Ask: %v", err)
 		}
 	}
@@ -584,7 +584,7 @@ func TestInterfaceFails(t *testing.T) {
 				if took := time.Since(start); took > 10*time.Second {
 					t.Errorf("%s: took %v", change, took)
 				}
-				if err == nil || !strings.Contains(err.Error(), "eth0") {
+				if err == nil || !strings.Contains(err.Error(), " on eth0: interface is ") {
 					t.Errorf("%s: %v, want an error that names eth0", change, err)
 				}
 				return err
@@ -628,16 +628,16 @@ func TestDialFails(t *testing.T) {
 		})
 	}
 	nop := func() error { return nil }
-	if err := dial(nop, 1); !errors.Is(err, ErrNotEthernet) || !strings.Contains(err.Error(), "lo ") {
+	if err := dial(nop, 1); !errors.Is(err, ErrNotEthernet) || err.Error() != "lo is of ARPHRD type 772 with addresses of 6 bytes: not an Ethernet interface" {
 		t.Errorf("lo: %v", err)
 	}
-	for _, index := range []int{9999, 0, -1} {
-		if err := dial(nop, index); !errors.Is(err, ErrGone) {
-			t.Errorf("index %d: %v", index, err)
+	for index, says := range map[int]string{9999: " on interface 9999: interface is gone (no such device)", 0: "interface index 0: interface is gone", -1: "interface index -1: interface is gone"} {
+		if err := dial(nop, index); !errors.Is(err, ErrGone) || !strings.HasSuffix(err.Error(), says) {
+			t.Errorf("index %d: %v, want %s", index, err, says)
 		}
 	}
 	// The thread that Do uses is thrown away, and its capabilities with it.
-	if err := dial(dropNetRaw, s.port.Index); !errors.Is(err, ErrPermission) || !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "CAP_NET_RAW") {
+	if err := dial(dropNetRaw, s.port.Index); !errors.Is(err, ErrPermission) || !errors.Is(err, unix.EPERM) || err.Error() != "opening packet socket: CAP_NET_RAW: not permitted (operation not permitted)" {
 		t.Errorf("without CAP_NET_RAW: %v", err)
 	}
 	s.a.IP("link set eth0 down")
@@ -659,22 +659,26 @@ func dropNetRaw() error {
 
 func TestTargetsThatCannotBeAskedFor(t *testing.T) {
 	s := newSegment(t)
-	for _, bad := range []Target{
-		{},
-		{Addr: netip.MustParseAddr("10.0.0.2")},
-		at("10.0.0.2").from("2001:db8::1"),
-		at("2001:db8::2").from("10.0.0.1"),
-		at("2001:db8::2").from("::ffff:10.0.0.1"),
-		at("2001:db8::2").from("ff02::1"),
-		at("::ffff:10.0.0.2"),
-		at("0.0.0.0"),
-		at("224.0.0.1"),
-		at("::"),
-		at("ff02::1"),
-		{Addr: netip.MustParseAddr("10.0.0.2"), Source: netip.MustParseAddr("10.0.0.1"), LLAddr: net.HardwareAddr{1, 2, 3}},
+	for _, tt := range []struct {
+		bad  Target
+		says string
+	}{
+		{Target{}, "invalid IP is not an address that a neighbour holds"},
+		{Target{Addr: netip.MustParseAddr("10.0.0.2")}, "cannot ask for 10.0.0.2 from invalid IP"},
+		{at("10.0.0.2").from("2001:db8::1"), "cannot ask for 10.0.0.2 from 2001:db8::1"},
+		{at("2001:db8::2").from("10.0.0.1"), "cannot ask for 2001:db8::2 from 10.0.0.1"},
+		{at("2001:db8::2").from("::ffff:10.0.0.1"), "cannot ask for 2001:db8::2 from ::ffff:10.0.0.1"},
+		{at("2001:db8::2").from("ff02::1"), "cannot ask for 2001:db8::2 from ff02::1"},
+		{at("::ffff:10.0.0.2"), "::ffff:10.0.0.2 is not an address that a neighbour holds"},
+		{at("0.0.0.0"), "0.0.0.0 is not an address that a neighbour holds"},
+		{at("224.0.0.1"), "224.0.0.1 is not an address that a neighbour holds"},
+		{at("::"), ":: is not an address that a neighbour holds"},
+		{at("ff02::1"), "ff02::1 is not an address that a neighbour holds"},
+		{Target{Addr: netip.MustParseAddr("10.0.0.2"), Source: netip.MustParseAddr("10.0.0.1"), LLAddr: net.HardwareAddr{1, 2, 3}},
+			"cannot ask 01:02:03 for 10.0.0.2: not an Ethernet interface"},
 	} {
-		if err := s.conn.Ask(t.Context(), []Target{at("10.0.0.2"), bad}, time.Minute, nil); err == nil || !strings.Contains(err.Error(), "eth0") {
-			t.Errorf("%+v: %v", bad, err)
+		if err := s.conn.Ask(t.Context(), []Target{at("10.0.0.2"), tt.bad}, time.Minute, nil); err == nil || err.Error() != "asking on eth0: "+tt.says {
+			t.Errorf("%+v: %v, want %s", tt.bad, err, tt.says)
 		}
 	}
 }

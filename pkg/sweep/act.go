@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -201,7 +202,7 @@ func (s *Sweeper) delete(batch []Job, since time.Time, tally func(Method, Result
 		r := s.settle(&batch[i], ByDelete, err, now)
 		tally(ByDelete, r)
 		if r == Failed && *first == nil {
-			*first = err
+			*first = fmt.Errorf("deleting entry %s on %s: %w", batch[i].Entry.Addr, batch[i].Link.Name, err)
 		}
 	}
 	return nil

@@ -155,8 +155,9 @@ func (s *Sweeper) Ready(now time.Time) error {
 	if st == nil {
 		return errNoScan
 	}
-	if since := now.Sub(st.at); since > max(3*s.cfg.ScanPeriod, 10*time.Second) {
-		return fmt.Errorf("the last scan ended %v ago", since.Round(time.Second))
+	since := now.Sub(st.at)
+	if limit := max(3*s.cfg.ScanPeriod, 10*time.Second); since > limit {
+		return fmt.Errorf("the last scan ended %v ago, the limit is %v", since.Round(time.Second), limit)
 	}
 	return st.err
 }

@@ -519,7 +519,7 @@ func TestFailureAndRecovery(t *testing.T) {
 			t.Errorf("%d scans were told of, the last two with %v", len(scans), scans[max(0, len(scans)-2):])
 		}
 		// Said when it begins and when it is over, not 61 times.
-		if got := text.String(); strings.Count(got, "scan failed") != 1 || strings.Count(got, "scan succeeded again") != 1 {
+		if got := text.String(); strings.Count(got, "level=WARN msg=\"scan failed, trying again\" err=broken\n") != 1 || strings.Count(got, "scan succeeded again") != 1 {
 			t.Errorf("log:\n%s", got)
 		}
 	})
@@ -566,14 +566,22 @@ func TestLoopThatStands(t *testing.T) {
 						t.Errorf("Ready() after %v: %v", tt.ready, err)
 					}
 				}
-				if err := s.Ready(at(tt.ready + time.Second)); err == nil {
-					t.Errorf("Ready() finds nothing wrong after %v", tt.ready+time.Second)
+				want := fmt.Sprintf("the last scan ended %v ago, the limit is %v", tt.ready+time.Second, tt.ready)
+				switch {
+				case tt.first != nil:
+					want = tt.first.Error()
+				case tt.hangs == 1:
+					want = "the table has not been scanned yet"
+				}
+				if err := s.Ready(at(tt.ready + time.Second)); err == nil || err.Error() != want {
+					t.Errorf("Ready() after %v: %v, want %s", tt.ready+time.Second, err, want)
 				}
 				if err := s.Live(at(tt.live)); err != nil {
 					t.Errorf("Live() after %v: %v", tt.live, err)
 				}
-				if err := s.Live(at(tt.live + time.Second)); err == nil {
-					t.Errorf("Live() finds nothing wrong after %v", tt.live+time.Second)
+				want = fmt.Sprintf("no scan has ended for %v, the limit is %v", tt.live+time.Second, tt.live)
+				if err := s.Live(at(tt.live + time.Second)); err == nil || err.Error() != want {
+					t.Errorf("Live() after %v: %v, want %s", tt.live+time.Second, err, want)
 				}
 			})
 		})
@@ -649,21 +657,22 @@ func TestRefusedChangeIsNotReady(t *testing.T) {
 	tests := []struct {
 		name  string
 		entry func() *fakeEntry
+		says  string
 		want  renewal
 	}{
 		{"deletion", func() *fakeEntry { return aged("10.0.0.2", eth0, neigh.Stale, interval) },
-			renewal{"eth0", ByDelete, Failed, interval}},
+			"deleting entry 10.0.0.2 on eth0: not permitted", renewal{"eth0", ByDelete, Failed, interval}},
 		{"verification", func() *fakeEntry { return talking("10.0.0.2", cali0, interval) },
-			renewal{report.Other, ByStale, Failed, interval}},
+			"not permitted", renewal{report.Other, ByStale, Failed, interval}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				table := newFake(tt.entry())
 				refuse := true
-				table.refuse = func(k neigh.Key) error {
+				table.refuse = func(neigh.Key) error {
 					if refuse {
-						return fmt.Errorf("%s: %w", k.Addr, neigh.ErrPermission)
+						return neigh.ErrPermission
 					}
 					return nil
 				}
@@ -674,8 +683,8 @@ func TestRefusedChangeIsNotReady(t *testing.T) {
 					}
 				})
 				stop := startSettled(t, s)
-				if err := s.Ready(time.Now()); !errors.Is(err, neigh.ErrPermission) {
-					t.Errorf("Ready() = %v, want %v", err, neigh.ErrPermission)
+				if err := s.Ready(time.Now()); !errors.Is(err, neigh.ErrPermission) || err.Error() != tt.says {
+					t.Errorf("Ready() = %v, want %s", err, tt.says)
 				}
 				if len(table.log()) != 0 {
 					t.Errorf("changes: %+v", table.log())

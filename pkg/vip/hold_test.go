@@ -218,7 +218,7 @@ func TestContested(t *testing.T) {
 		if n := len(b.lines("")); n > logLines+minutes*8 {
 			t.Errorf("%d lines of log in %d minutes", n, minutes)
 		}
-		if n := len(b.lines("level=ERROR")); n == 0 {
+		if n := len(b.lines(`level=ERROR msg="vip contested" vip=10.0.0.100 event=contested device=eth0 old_lladdr=02:00:00:00:00:02`)); n == 0 {
 			t.Error("it is not said")
 		}
 	})
@@ -231,6 +231,7 @@ func TestHoldWithoutNotifications(t *testing.T) {
 		name  string
 		fault func(*bench)
 		limit time.Duration // for which the entry may name another host, in 5 minutes
+		says  int           // how often it is said that there are none
 	}{
 		{"the subscription ends now and then", func(b *bench) {
 			go func() {
@@ -239,7 +240,7 @@ func TestHoldWithoutNotifications(t *testing.T) {
 					b.fail(errFake)
 				}
 			}()
-		}, 5 * time.Minute / 3},
+		}, 5 * time.Minute / 3, 1},
 		{"overruns", func(b *bench) {
 			go func() {
 				for range 1000 {
@@ -247,12 +248,12 @@ func TestHoldWithoutNotifications(t *testing.T) {
 					b.fail(neigh.ErrOverrun)
 				}
 			}()
-		}, 0},
+		}, 0, 0},
 		{"no subscription at all", func(b *bench) {
 			b.change(func() { b.subscribeErr = errFake })
 			b.fail(errFake)
-		}, 5 * time.Minute * 2 / 3},
-		{"they are lost", func(b *bench) { b.change(func() { b.lost = true }) }, 5 * time.Minute * 2 / 3},
+		}, 5 * time.Minute * 2 / 3, 1},
+		{"they are lost", func(b *bench) { b.change(func() { b.lost = true }) }, 5 * time.Minute * 2 / 3, 0},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -265,6 +266,10 @@ func TestHoldWithoutNotifications(t *testing.T) {
 				}
 				if b.count(Contested) > 0 || b.count(Moved) > 1 {
 					t.Errorf("events %v", b.events)
+				}
+				const text = `level=WARN msg="notifications of changed entries fail: meanwhile the entry is put back when it is looked at" vip=10.0.0.100 err=fault`
+				if n := len(b.lines(text)); n != tt.says {
+					t.Errorf("%d lines say %s, want %d", n, text, tt.says)
 				}
 				if n := len(b.lines("")); n > 2*logLines {
 					t.Errorf("%d lines of log in 5 minutes", n)

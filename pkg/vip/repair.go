@@ -193,6 +193,7 @@ func (v *watch) investigate(ctx context.Context, why string) {
 			return
 		}
 		delete(v.proven, incumbent)
+		v.trouble(now) // of a holder that has just been found there was none yet
 		v.happened(v.tracker.Trouble(Failing, v.began, fmt.Sprintf("%s; check: %s", why, r.Result)))
 		v.log.Debug("check of the VIP", "lladdr", incumbent, "result", r.Result, "err", r.Err)
 		v.release()

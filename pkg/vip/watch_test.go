@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -87,6 +88,7 @@ func TestRepairs(t *testing.T) {
 		within time.Duration // 0: it does not move
 		events []Event
 		cause  Cause
+		log    string // in a line
 	}{
 		{
 			name: "the holder is silent", breaks: all(down(one), join(good(two))),
@@ -97,12 +99,20 @@ func TestRepairs(t *testing.T) {
 			want: two, within: 3500 * ms, events: []Event{Moved}, cause: Stale,
 		},
 		{
+			name:   "the holder is silent, and of several others none serves",
+			breaks: all(down(one), join(zombie(two, refuses), &host{lladdr: mac(three), delay: 2 * ms, api: refuses})),
+			want:   two, within: 3200 * ms, events: []Event{Duplicate, Moved, Failing}, cause: Stale,
+			log: `event=failing device=eth0 old_lladdr=02:00:00:00:00:02 reason="several hosts answer; check: refused"`,
+		},
+		{
 			name: "nobody answers, and then another does", breaks: down(one), then: join(good(two)),
 			wait: 2 * time.Minute, want: two, within: 2 * time.Minute, events: []Event{Silent, Moved, Recovered}, cause: WasSilent,
+			log: `level=WARN msg="vip silent" vip=10.0.0.100 event=silent device=eth0 old_lladdr=02:00:00:00:00:01`,
 		},
 		{
 			name: "its process is gone", breaks: all(become(one, refuses), join(good(two))),
 			want: two, within: 4 * time.Second, events: []Event{Failing, Duplicate, Moved, Recovered, Held}, cause: Zombie,
+			log: `level=WARN msg="vip failing" vip=10.0.0.100 event=failing device=eth0 old_lladdr=02:00:00:00:00:01 reason="no connection is left; check: refused"`,
 		},
 		{
 			name: "it is frozen", breaks: all(become(one, frozen), join(good(two))),
@@ -141,11 +151,12 @@ func TestRepairs(t *testing.T) {
 		},
 		{
 			name: "the CA file cannot be used", breaks: all(become(one, refuses), join(good(two)), func(b *bench) { b.unknown = errFake }),
-			want: one, wait: 10 * time.Second, events: nil,
+			want: one, wait: 10 * time.Second, events: nil, log: `level=WARN msg="the VIP cannot be checked" vip=10.0.0.100 err=fault`,
 		},
 		{
 			name: "two that serve are reported once", breaks: join(good(two)),
 			wait: time.Hour, want: one, events: []Event{Duplicate},
+			log: `level=WARN msg="vip duplicate" vip=10.0.0.100 event=duplicate device=eth0 new_lladdr=02:00:00:00:00:01 holders="[02:00:00:00:00:01 02:00:00:00:00:02]"`,
 		},
 		{
 			name: "two that serve, and no locktime", breaks: all(join(good(two)), func(b *bench) { b.locktime = 0 }),
@@ -214,6 +225,9 @@ func TestRepairs(t *testing.T) {
 					t.Errorf("the entry names %s, want %s", b.named(), mac(tt.want))
 				}
 				b.wantEvents(t, tt.events...)
+				if tt.log != "" && len(b.lines(tt.log)) == 0 {
+					t.Errorf("log %q, want %s", b.lines(""), tt.log)
+				}
 				if tt.cause == "" {
 					b.wantRepairs(t)
 				} else {
@@ -247,6 +261,11 @@ func TestSilentHolderIsReplacedInTime(t *testing.T) {
 				rest(time.Second)
 				if b.took[0] > 900*ms+time.Duration(1+lost)*missGap {
 					t.Errorf("the log says that it took %v", b.took[0])
+				}
+				line := fmt.Sprintf(`level=INFO msg="vip moved" vip=10.0.0.100 event=moved device=eth0 old_lladdr=%s new_lladdr=%s cause=stale took=%v`,
+					mac(1), mac(2), b.took[0].Round(ms))
+				if len(b.lines(line+"\n")) != 1 {
+					t.Errorf("log %q, want %s", b.lines(""), line)
 				}
 			})
 		})
@@ -601,7 +620,7 @@ func TestPinned(t *testing.T) {
 					if b.named() != mac(1) || len(b.ops) > 0 || len(b.broadcasts(0)) > 0 {
 						t.Errorf("the entry names %s, %d broadcasts, and %v", b.named(), len(b.broadcasts(0)), b.ops)
 					}
-					if b.count(Pinned) != 1 || b.count(Moved) > 0 || len(b.lines("pinned")) != 1 {
+					if b.count(Pinned) != 1 || b.count(Moved) > 0 || len(b.lines(`level=WARN msg="vip pinned" vip=10.0.0.100 event=pinned device=eth0 old_lladdr=02:00:00:00:00:01 reason=`+strings.ToLower(name)+"\n")) != 1 {
 						t.Errorf("events %v", b.events)
 					}
 					if what == "moves" && b.count(Silent) != 1 {
@@ -746,7 +765,7 @@ func TestBlind(t *testing.T) {
 		b.start(t)
 		rest(10 * time.Minute)
 		b.wantEvents(t)
-		if n := len(b.lines("CAP_NET_RAW")); n != 1 || len(b.asks) != 1 {
+		if n := len(b.lines(`level=WARN msg="CAP_NET_RAW is missing: the holders of VIPs cannot be asked, and a move is not noticed"`)); n != 1 || len(b.asks) != 1 {
 			t.Errorf("said %d times, and tried %d times", n, len(b.asks))
 		}
 		if s := b.w.Status()[0]; time.Since(s.Verified) > 5*time.Second {
@@ -968,13 +987,19 @@ func TestNotOnLink(t *testing.T) {
 		name  string
 		place neigh.Place
 		err   error
-		want  []Event
+		want  Event
+		log   string // the end of the one line
 	}{
-		{name: "held here", place: neigh.Place{Here: true, Local: true}, want: []Event{HeldHere}},
-		{name: "on kube-ipvs0", place: neigh.Place{Local: true, Link: neigh.Link{Name: "kube-ipvs0", NoARP: true}}, want: []Event{NotOnLink}},
-		{name: "behind a gateway", place: neigh.Place{Gateway: source, Link: neigh.Link{Index: eth0, Name: "eth0"}}, want: []Event{NotOnLink}},
-		{name: "by a tunnel", place: neigh.Place{Link: neigh.Link{Index: eth0, Name: "wg0", NoARP: true}}, want: []Event{NotOnLink}},
-		{name: "no route", err: neigh.ErrGone, want: []Event{NotOnLink}},
+		{name: "held here", place: neigh.Place{Here: true, Local: true, Link: neigh.Link{Name: "lo"}}, want: HeldHere,
+			log: `level=INFO msg="vip held_here" vip=10.0.0.100 event=held_here device=lo`},
+		{name: "on kube-ipvs0", place: neigh.Place{Local: true, Link: neigh.Link{Name: "kube-ipvs0", NoARP: true}}, want: NotOnLink,
+			log: `device=kube-ipvs0 reason="local on a device without address resolution"`},
+		{name: "behind a gateway", place: neigh.Place{Gateway: source, Link: neigh.Link{Index: eth0, Name: "eth0"}}, want: NotOnLink,
+			log: `level=WARN msg="vip not_on_link" vip=10.0.0.100 event=not_on_link device=eth0 reason="behind 10.0.0.1"`},
+		{name: "by a tunnel", place: neigh.Place{Link: neigh.Link{Index: eth0, Name: "wg0", NoARP: true}}, want: NotOnLink,
+			log: `device=wg0 reason="wg0 does not resolve addresses"`},
+		{name: "no route", err: fmt.Errorf("placing %s: %w", theVIP, neigh.ErrGone), want: NotOnLink,
+			log: fmt.Sprintf(`reason="placing 10.0.0.100: %v"`, neigh.ErrGone)},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -985,12 +1010,15 @@ func TestNotOnLink(t *testing.T) {
 				b.kubelet(t.Context(), time.Second)
 				b.start(t)
 				rest(10 * time.Minute)
-				b.wantEvents(t, tt.want...)
+				b.wantEvents(t, tt.want)
+				if lines := b.lines(""); len(lines) != 1 || !strings.HasSuffix(lines[0], tt.log+"\n") {
+					t.Errorf("log %q, want one line that ends with %s", lines, tt.log)
+				}
 				if len(b.asks)+len(b.ops)+len(b.checks) > 0 {
 					t.Errorf("asks %v, ops %v, checks %v", b.asks, b.ops, b.checks)
 				}
 				s := b.w.Status()[0]
-				if s.OnLink || s.LLAddr != "" || s.HeldHere != (tt.want[0] == HeldHere) {
+				if s.OnLink || s.LLAddr != "" || s.HeldHere != (tt.want == HeldHere) {
 					t.Errorf("status %+v", s)
 				}
 			})
