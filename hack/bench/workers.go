@@ -75,7 +75,7 @@ type agent struct {
 const scanPeriod = 5 * time.Second
 
 func startAgent() (*agent, error) {
-	runtime.GOMAXPROCS(2) // as the agent's main has it
+	runtime.GOMAXPROCS(1) // as the agent's main has it
 	a := &agent{gate: make(chan struct{}), scanned: make(chan error)}
 	var err error
 	if a.Table, err = kernel.Open(); err != nil {

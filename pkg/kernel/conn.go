@@ -13,9 +13,12 @@ import (
 )
 
 const (
-	// bufferSize is as much as the kernel fills in one read of a dump
-	// (netlink_dump in net/netlink/af_netlink.c caps it at 32 KiB).
-	bufferSize = 32 << 10
+	// bufferSize is how much of a dump the kernel hands over at once: of the
+	// neighbour table not quite as many entries as a batch deletes (an IPv4 entry
+	// takes 76 bytes), so that a part that is to be deleted as a whole is so before
+	// it is old. Half of it would be more than the kernel fills unasked
+	// (NLMSG_GOODSIZE), and more than any other answer takes.
+	bufferSize = 14 << 10
 
 	// answerTimeout bounds every wait. The kernel answers within the send call
 	// itself, so this is for what should not happen.

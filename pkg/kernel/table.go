@@ -32,11 +32,6 @@ const maxBatch = 200
 // a message of its own in the receive buffer.
 const maxLookups = 100
 
-// partSize is how much of the table a dump hands over at once: not quite as many
-// entries as a batch deletes (an IPv4 entry takes 76 bytes), so that a part that
-// is to be deleted as a whole is so before it is old.
-const partSize = 14 << 10
-
 // yieldAfter is after how many parts, 2 to 3 ms, a dump lets other goroutines
 // run. Nobody may be waiting; but one that goes on for 10 ms has the runtime step
 // in at each of its system calls (retake in runtime/proc.go), which makes a dump
@@ -69,7 +64,6 @@ func Open() (*Table, error) {
 		c.close()
 		return nil, err
 	}
-	d.buf = d.buf[:partSize]
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		c.close()

@@ -53,7 +53,7 @@ type clocks struct {
 	chunks  []*[chunk]clock // they grow without leaving garbage behind
 	places  int             // that have been given out
 	free    int             // of them, that are not in use any more: their id is zero
-	buckets []bucket        // open addressing, a power of two in length and at most half full
+	buckets []bucket        // open addressing, a power of two in length, a quarter of them empty
 }
 
 // chunk is how many clocks are allocated at a time: 64 KB.
@@ -225,7 +225,7 @@ func (c *clocks) add(k id) (place int) {
 	place = c.places
 	c.places++
 	*c.at(place) = clock{id: k}
-	if 2*c.places > len(c.buckets) {
+	if 4*c.places > 3*len(c.buckets) {
 		old := c.buckets
 		c.buckets = make([]bucket, max(128, 2*len(old)))
 		for _, b := range old {
