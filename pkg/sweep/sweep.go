@@ -108,7 +108,7 @@ type Sweeper struct {
 
 	report atomic.Pointer[report.Report]
 	status atomic.Pointer[status]
-	failed string // the error logged last
+	failed failure // logged last
 
 	// What the scan has found due, and scratch space; reused from scan to scan.
 	verifies    []Job // not handed to the Verifier yet
@@ -254,21 +254,26 @@ func (s *Sweeper) deleteLimit() int {
 	return max(passLimit, int(s.cfg.Timing.Lead/4/batchPause)*batchSize)
 }
 
+// failure is one that was logged; the zero value is none.
+type failure struct {
+	text string
+	at   time.Time
+}
+
+// logEvery bounds how often a failure is logged that is a different one each time.
+const logEvery = time.Minute
+
 // logFailure logs an error when it appears and when it is over, not while it
 // lasts.
 func (s *Sweeper) logFailure(err error) {
-	text := ""
-	if err != nil {
-		text = err.Error()
-	}
-	if text == s.failed {
-		return
-	}
-	s.failed = text
-	if err != nil {
-		s.cfg.Log.Warn("scan failed, trying again", "err", err)
-	} else {
+	now := time.Now()
+	switch last := s.failed; {
+	case err == nil && last.text != "":
+		s.failed = failure{}
 		s.cfg.Log.Info("scan succeeded again")
+	case err != nil && err.Error() != last.text && now.Sub(last.at) >= logEvery:
+		s.failed = failure{err.Error(), now}
+		s.cfg.Log.Warn("scan failed, trying again", "err", err)
 	}
 }
 

@@ -525,6 +525,23 @@ func TestFailureAndRecovery(t *testing.T) {
 	})
 }
 
+// An error that names another entry each time does not fill the log.
+func TestFailuresThatDiffer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var text strings.Builder
+		s := sweeper(&fakeTable{}, func(c *Config) { c.Log = slog.New(slog.NewTextHandler(&text, nil)) })
+		for i := range 121 { // ten minutes
+			s.logFailure(fmt.Errorf("entry %d", i))
+			time.Sleep(5 * time.Second)
+		}
+		s.logFailure(nil)
+		s.logFailure(errors.New("entry 0"))
+		if got := text.String(); strings.Count(got, "scan failed") != 12 || !strings.Contains(got, `err="entry 12"`) || strings.Count(got, "scan succeeded again") != 1 {
+			t.Errorf("log:\n%s", got)
+		}
+	})
+}
+
 // A loop that stands is not ready after three scans, and to be restarted after
 // ten, whatever the last scan came to.
 func TestLoopThatStands(t *testing.T) {
