@@ -567,7 +567,7 @@ func TestClose(t *testing.T) {
 		if took := time.Since(start); !errors.Is(err, net.ErrClosed) || took > 5*time.Second {
 			t.Errorf("closed under Ask: %v after %v", err, took)
 		}
-		if err := s.conn.Ask(t.Context(), []Target{at(addr)}, time.Minute, nil); !errors.Is(err, net.ErrClosed) || !strings.HasPrefix(err.Error(), "asking on eth0: ") {
+		if err := s.conn.Ask(t.Context(), []Target{at(addr)}, time.Minute, func(Answer) {}); !errors.Is(err, net.ErrClosed) || !strings.HasPrefix(err.Error(), "asking on eth0: ") {
 			t.Errorf("closed before Ask: %v", err)
 		}
 	}
