@@ -204,9 +204,10 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	return err
 }
 
-// exitTimeout is how long the parts have to stop. A netlink call cannot be
+// exitTimeout is how long the parts have to stop, half of the second that the whole
+// may take: closing packet sockets takes some time as well. A netlink call cannot be
 // interrupted while another process holds the kernel's lock.
-const exitTimeout = 900 * time.Millisecond
+const exitTimeout = 500 * time.Millisecond
 
 // finish waits for the parts to end, but not for longer than exitTimeout once ctx
 // is done.
