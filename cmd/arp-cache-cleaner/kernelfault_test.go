@@ -260,11 +260,14 @@ func TestTableOverflow(t *testing.T) {
 	peer.Plug(sw, "eth0", peerMAC, "10.0.0.2/24")
 	filler.Plug(sw, "eth0", "", "10.8.0.1/16")
 	node.IP("neigh add 10.0.0.60 lladdr 02:00:00:00:00:60 dev eth0 nud permanent")
+	// The peer answers only while it has an entry for the node (neigh_event_ns in
+	// arp_process), and one of more than 5 s it may lose to garbage collection.
+	peer.IP("neigh add 10.0.0.1 lladdr " + nodeMAC + " dev eth0 nud permanent")
 	stream, err := lab.UDP(node, peer, netip.MustParseAddrPort("10.0.0.2:7000"), time.Millisecond)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := start(t, node, "--interval=1s")
+	p := start(t, node, "--interval=1s", "--log-level=debug")
 	p.ready()
 	// The limit is one for all namespaces. A timer holds each of these, so that
 	// garbage collection does not find them (neigh_forced_gc).
@@ -298,11 +301,13 @@ func TestTableOverflow(t *testing.T) {
 	if !full() {
 		t.Fatal("the table is not full")
 	}
-	const broadcasts = `renewals_total{device="eth0",method="broadcast",result="ok"}`
-	before := p.metric(broadcasts)
+	// By the log: the loopback device needs an entry too, and where the kernel has
+	// dropped it, as Linux 6.1 does, nothing connects to 127.0.0.1 any more.
+	broadcasts := func() int { return strings.Count(p.stderr.String(), "method=broadcast result=ok") }
+	before := broadcasts()
 	eventually(t, "three renewals while the table is full", func() bool {
 		fill(16) // in place of what garbage collection finds elsewhere
-		return p.metric(broadcasts) >= before+3
+		return broadcasts() >= before+3
 	})
 	if !full() {
 		t.Error("the table was not full all the time")
