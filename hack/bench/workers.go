@@ -59,6 +59,9 @@ func cpuTime() time.Duration {
 	return time.Duration(t.Nano())
 }
 
+// likeMain sets what the agent's main sets.
+func likeMain() { runtime.GOMAXPROCS(1) }
+
 // agent is the agent's loop, on a table that lets it scan when it is told to.
 type agent struct {
 	*kernel.Table
@@ -75,7 +78,7 @@ type agent struct {
 const scanPeriod = 5 * time.Second
 
 func startAgent() (*agent, error) {
-	runtime.GOMAXPROCS(1) // as the agent's main has it
+	likeMain()
 	a := &agent{gate: make(chan struct{}), scanned: make(chan error)}
 	var err error
 	if a.Table, err = kernel.Open(); err != nil {
@@ -138,6 +141,7 @@ func (a *agent) entries() (n int) {
 
 // renewWorker renews everything in one pass that does not wait.
 func renewWorker() (func() (time.Duration, int, error), error) {
+	likeMain()
 	t, err := kernel.Open()
 	if err != nil {
 		return nil, err
