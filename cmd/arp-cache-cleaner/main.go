@@ -55,7 +55,7 @@ func tune() {
 
 // trimEvery is how often the heap is collected and handed back. The runtime alone
 // lets it grow to 4 MB first, twice as much as the agent has in use.
-const trimEvery = time.Minute
+const trimEvery = 30 * time.Second
 
 func trim(ctx context.Context) error {
 	t := time.NewTicker(trimEvery)

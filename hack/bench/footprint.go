@@ -23,6 +23,7 @@ const (
 	idleEntries   = 200
 	steadyEntries = 10000
 	scrapeEvery   = 15 * time.Second
+	steadyFor     = 2 * time.Minute
 	starts        = 15
 )
 
@@ -110,20 +111,16 @@ func footprint(ctx context.Context, agent string, idle time.Duration) (err error
 	if err := t.fill(steadyEntries); err != nil {
 		return err
 	}
-	if p, err = run(ctx, node, agent); err != nil {
+	p, err = run(ctx, node, agent)
+	if err != nil {
 		return err
 	}
-	for range 8 { // two minutes
-		if err = errors.Join(sleep(ctx, scrapeEvery), p.get(ctx, "http://127.0.0.1:10330/metrics")); err != nil {
-			break
-		}
-	}
-	rss, anon, memErr := p.memory()
-	if err := errors.Join(err, memErr, p.stop()); err != nil {
+	rss, anon, memErr := p.memoryOver(ctx, steadyFor)
+	if err := errors.Join(memErr, p.stop()); err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "memory at %d entries, a scrape every %v\t%.1f MiB resident, %.1f MiB of them anonymous\n",
-		steadyEntries, scrapeEvery, mib(rss), mib(anon))
+	fmt.Fprintf(w, "memory at %d entries, a scrape every %v, the most of %v\t%.1f MiB resident, %.1f MiB of them anonymous\n",
+		steadyEntries, scrapeEvery, steadyFor, mib(rss), mib(anon))
 	return nil
 }
 
@@ -229,6 +226,30 @@ func (p *running) cpu() (sum time.Duration, err error) {
 		sum += time.Duration(n)
 	}
 	return sum, nil
+}
+
+// memoryOver scrapes the agent while d passes, and looks at it every second. It
+// returns the most that it took, once it had been up for half a minute.
+func (p *running) memoryOver(ctx context.Context, d time.Duration) (rss, anon int, err error) {
+	const settled = 30 * time.Second
+	for up := time.Duration(0); up < settled+d; up += time.Second {
+		if up%scrapeEvery == 0 {
+			if err := p.get(ctx, "http://127.0.0.1:10330/metrics"); err != nil {
+				return 0, 0, err
+			}
+		}
+		if err := sleep(ctx, time.Second); err != nil {
+			return 0, 0, err
+		}
+		r, a, err := p.memory()
+		if err != nil {
+			return 0, 0, err
+		}
+		if up >= settled {
+			rss, anon = max(rss, r), max(anon, a)
+		}
+	}
+	return rss, anon, nil
 }
 
 // memory returns the resident and the anonymous bytes.
