@@ -3,7 +3,6 @@ package kernel
 import (
 	"encoding/binary"
 	"fmt"
-	"net/netip"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -77,20 +76,19 @@ func decodeEntry(b []byte, e *neigh.Entry) (bool, error) {
 		return false, nil
 	}
 	*e = neigh.Entry{
-		Key:   neigh.Key{Index: int(int32(binary.NativeEndian.Uint32(b[4:])))}, //nolint:gosec // ndm_ifindex is signed
+		Key:   neigh.Key{Index: index(b[4:])},
 		State: neigh.State(binary.NativeEndian.Uint16(b[8:])),
 		Flags: neigh.Flags(b[10]),
 	}
 	for b = b[ndmsgLen:]; len(b) >= rtattrLen; {
-		n := int(binary.NativeEndian.Uint16(b))
-		if n < rtattrLen || n > len(b) {
-			return false, fmt.Errorf("attribute of %d bytes where %d are left: %w", n, len(b), neigh.ErrMalformed)
+		typ, v, rest, err := nextAttr(b)
+		if err != nil {
+			return false, err
 		}
-		typ, v := binary.NativeEndian.Uint16(b[2:])&attrTypeMask, b[rtattrLen:n]
 		if !decodeAttr(typ, v, family, e) {
 			return false, fmt.Errorf("attribute %d of %d bytes in family %d: %w", typ, len(v), family, neigh.ErrMalformed)
 		}
-		b = b[min(align(n), len(b)):]
+		b = rest
 	}
 	if !e.Addr.IsValid() {
 		return false, fmt.Errorf("entry without an address: %w", neigh.ErrMalformed)
@@ -98,19 +96,22 @@ func decodeEntry(b []byte, e *neigh.Entry) (bool, error) {
 	return true, nil
 }
 
+// nextAttr splits the first attribute off b, which has room for its header.
+func nextAttr(b []byte) (typ uint16, v, rest []byte, err error) {
+	n := int(binary.NativeEndian.Uint16(b))
+	if n < rtattrLen || n > len(b) {
+		return 0, nil, nil, fmt.Errorf("attribute of %d bytes where %d are left: %w", n, len(b), neigh.ErrMalformed)
+	}
+	return binary.NativeEndian.Uint16(b[2:]) & attrTypeMask, b[rtattrLen:n], b[min(align(n), len(b)):], nil
+}
+
 // decodeAttr reads one attribute into e. It reports false for one whose length
 // is wrong.
 func decodeAttr(typ uint16, v []byte, family uint8, e *neigh.Entry) bool {
 	switch typ {
 	case netlink.NDA_DST:
-		switch {
-		case family == unix.AF_INET && len(v) == 4:
-			e.Addr = netip.AddrFrom4([4]byte(v))
-		case family == unix.AF_INET6 && len(v) == 16:
-			e.Addr = netip.AddrFrom16([16]byte(v))
-		default:
-			return false
-		}
+		e.Addr = addrOf(family, v)
+		return e.Addr.IsValid()
 	case netlink.NDA_LLADDR:
 		return e.LLAddr.Set(v)
 	case netlink.NDA_CACHEINFO:

@@ -56,6 +56,16 @@ func appendRequest(b []byte, r *request, seq uint32) []byte {
 	return b
 }
 
+// appendMessage appends a request of any kind.
+func appendMessage(b []byte, typ, flags uint16, seq uint32, body []byte) []byte {
+	b = binary.NativeEndian.AppendUint32(b, uint32(unix.NLMSG_HDRLEN+len(body))) //nolint:gosec // some bytes
+	b = binary.NativeEndian.AppendUint16(b, typ)
+	b = binary.NativeEndian.AppendUint16(b, flags|unix.NLM_F_REQUEST)
+	b = binary.NativeEndian.AppendUint32(b, seq)
+	b = binary.NativeEndian.AppendUint32(b, 0) // nlmsg_pid: the kernel fills it in
+	return append(b, body...)
+}
+
 // appendAttr appends an attribute and its padding.
 func appendAttr(b []byte, typ uint16, v []byte) []byte {
 	b = binary.NativeEndian.AppendUint16(b, uint16(rtattrLen+len(v))) //nolint:gosec // at most 36

@@ -26,6 +26,7 @@ import (
 // request kinds, as the sweep makes them.
 const (
 	dumping  = "dump"
+	listing  = "list" // devices, addresses and routes
 	reading  = "get"
 	deleting = "delete"
 	changing = "change"
@@ -37,6 +38,8 @@ func kindOf(b []byte) string {
 		return deleting
 	case typ == unix.RTM_NEWNEIGH:
 		return changing
+	case typ == unix.RTM_GETLINK, typ == unix.RTM_GETADDR, typ == unix.RTM_GETROUTE:
+		return listing
 	case flags&unix.NLM_F_DUMP == unix.NLM_F_DUMP:
 		return dumping
 	}
@@ -164,7 +167,7 @@ func (f *faultyConn) lift() int {
 
 // socketOf is the socket on which a table sends requests of a kind.
 func socketOf(t *Table, kind string) *conn {
-	if kind == "dump" {
+	if kind == dumping || kind == listing {
 		return t.dumps
 	}
 	return t.conn
@@ -204,7 +207,7 @@ func breakable(c *conn) *faultyConn {
 			return copy(p, b), from, err
 		}
 		hit = hit && f.fault.recv != nil
-		if hit && f.kind == dumping && !f.fault.lost {
+		if hit && (f.kind == dumping || f.kind == listing) && !f.fault.lost {
 			if hit = !f.said; hit {
 				f.said, flags = true, flags|unix.MSG_PEEK
 			}
@@ -234,7 +237,7 @@ neigh add 10.0.0.102 lladdr 02:00:00:00:01:02 dev eth0 nud noarp
 neigh add 10.0.0.103 lladdr 02:00:00:00:01:03 dev eth0 nud stale extern_learn
 neigh add 10.0.0.104 lladdr 02:00:00:00:01:04 dev eth0 nud stale protocol zebra`)
 	silence := fault{name: "no answer", send: func() error { return nil }, reason: "timeout", says: "no answer from the kernel"}
-	for _, kind := range []string{dumping, reading, deleting, changing} {
+	for _, kind := range []string{listing, dumping, reading, deleting, changing} {
 		faults := append([]fault(nil), socketFaults...)
 		if kind == dumping {
 			faults = append(faults, dumpFaults...)

@@ -40,7 +40,8 @@ func FuzzConversation(f *testing.F) {
 				}
 				return err
 			},
-			"sockets": func(table *Table) error { _, err := (&Sockets{conn: table.conn}).List(6443); return err },
+			"topology": func(t *Table) error { _, err := t.Topology(); return err },
+			"sockets":  func(table *Table) error { _, err := (&Sockets{conn: table.conn}).List(6443); return err },
 		} {
 			left := datagrams
 			c := &conn{port: 4242, buf: make([]byte, bufferSize)}

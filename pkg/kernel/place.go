@@ -63,8 +63,9 @@ func (t *Table) carrier(a netip.Addr, p *neigh.Place) error {
 	if a.Is4() {
 		family = netlink.FAMILY_V4
 	}
-	addrs, interrupted := t.handle.AddrList(nil, family)
-	if err := tolerate(interrupted); err != nil {
+	addrs, err := t.handle.AddrList(nil, family)
+	interrupted := errors.Is(err, netlink.ErrDumpInterrupted)
+	if err != nil && !interrupted {
 		return fmt.Errorf("listing addresses: %w", err)
 	}
 	p.Here = a.IsLoopback() // all of 127.0.0.0/8, which lo has one address of
@@ -79,12 +80,13 @@ func (t *Table) carrier(a netip.Addr, p *neigh.Place) error {
 		p.Link = link
 		if !link.NoARP {
 			p.Here = true
-			p.Own = onLinkSubnet(addr.IPNet) && addr.Flags&unix.IFA_F_SECONDARY == 0
+			ones, _ := addr.Mask.Size()
+			p.Own = onLinkSubnet(netip.PrefixFrom(a, ones)) && addr.Flags&unix.IFA_F_SECONDARY == 0
 			return nil
 		}
 	}
-	if interrupted != nil && !p.Here { // it may be what is missing
-		return fmt.Errorf("listing addresses: %w (%w)", neigh.ErrInterrupted, interrupted)
+	if interrupted && !p.Here { // it may be what is missing
+		return fmt.Errorf("listing addresses: %w (%w)", neigh.ErrInterrupted, err)
 	}
 	return nil
 }
@@ -98,5 +100,6 @@ func (t *Table) link(index int) (neigh.Link, error) {
 	case err != nil:
 		return neigh.Link{}, fmt.Errorf("reading device %d: %w", index, err)
 	}
-	return linkOf(l.Attrs()), nil
+	a := l.Attrs()
+	return linkOf(a.Index, a.Name, a.RawFlags), nil
 }

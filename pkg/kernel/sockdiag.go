@@ -264,14 +264,14 @@ func decodeSocket(b []byte, s *neigh.Socket) (bool, error) {
 		Established: state == tcpEstablished,
 	}
 	for b = b[diagMsgLen:]; len(b) >= rtattrLen; {
-		n := int(binary.NativeEndian.Uint16(b))
-		if n < rtattrLen || n > len(b) {
-			return false, fmt.Errorf("attribute of %d bytes where %d are left: %w", n, len(b), neigh.ErrMalformed)
+		typ, v, rest, err := nextAttr(b)
+		if err != nil {
+			return false, err
 		}
-		if binary.NativeEndian.Uint16(b[2:])&attrTypeMask == diagInfo {
-			decodeTCPInfo(b[rtattrLen:n], s)
+		if typ == diagInfo {
+			decodeTCPInfo(v, s)
 		}
-		b = b[min(align(n), len(b)):]
+		b = rest
 	}
 	return true, nil
 }

@@ -1,12 +1,11 @@
 package kernel
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
@@ -19,77 +18,88 @@ import (
 // speaks BGP routes change all the time, and what is missing does no harm: an
 // entry on an unknown device is kept, and a next hop that is not known as one
 // is renewed like any other entry.
+//
+// The library has these lists as well, but takes 64 KiB of new memory for each
+// read, some kilobytes more for each device, and asks for counters and virtual
+// functions: on a node with hundreds of pods that is most of what the agent
+// would allocate.
 func (t *Table) Topology() (neigh.Topology, error) {
-	links, err := t.handle.LinkList()
+	t.dumping.Lock()
+	defer t.dumping.Unlock()
+	topo := neigh.Topology{Links: make(map[int]neigh.Link), NextHops: make(map[neigh.Key]bool)}
+	err := t.dumps.list(unix.RTM_GETLINK, linkRequest(), func(b []byte) error {
+		l, err := decodeLink(b)
+		if err == nil {
+			topo.Links[l.Index] = l
+		}
+		return err
+	})
 	if tolerate(err) != nil {
 		return neigh.Topology{}, fmt.Errorf("listing devices: %w", err)
 	}
-	addrs, err := t.handle.AddrList(nil, netlink.FAMILY_ALL)
+	err = t.dumps.list(unix.RTM_GETADDR, make([]byte, unix.SizeofIfAddrmsg), func(b []byte) error {
+		index, prefix, err := decodeAddress(b)
+		if err == nil && onLinkSubnet(prefix) {
+			markUplink(topo.Links, index)
+		}
+		return err
+	})
 	if tolerate(err) != nil {
 		return neigh.Topology{}, fmt.Errorf("listing addresses: %w", err)
 	}
-	topo := neigh.Topology{
-		Links:    make(map[int]neigh.Link, len(links)),
-		NextHops: make(map[neigh.Key]bool),
-	}
-	for _, l := range links {
-		topo.Links[l.Attrs().Index] = linkOf(l.Attrs())
-	}
-	for _, a := range addrs {
-		if onLinkSubnet(a.IPNet) {
-			markUplink(topo.Links, a.LinkIndex)
-		}
-	}
-	// RT_FILTER_TABLE with table 0 lists every table, VRFs and policy routing
-	// included.
-	err = t.handle.RouteListFilteredIter(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC},
-		netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
-			isDefault := defaultRoute(r.Dst)
-			addNextHop(&topo, r.LinkIndex, r.Gw, r.Via, isDefault)
-			for _, p := range r.MultiPath {
-				addNextHop(&topo, p.LinkIndex, p.Gw, p.Via, isDefault)
+	// Table 0 stands for every table, those of VRFs and policy routing included.
+	err = t.dumps.list(unix.RTM_GETROUTE, make([]byte, unix.SizeofRtMsg), func(b []byte) error {
+		return decodeRoute(b, func(hop neigh.Key, isDefault bool) {
+			if hop.Addr.IsUnspecified() {
+				return
 			}
-			return true
+			topo.NextHops[hop] = topo.NextHops[hop] || isDefault
+			markUplink(topo.Links, hop.Index)
 		})
+	})
 	if tolerate(err) != nil {
 		return neigh.Topology{}, fmt.Errorf("listing routes: %w", err)
 	}
 	return topo, nil
 }
 
-// linkOf leaves Uplink to whoever knows addresses and routes.
-func linkOf(a *netlink.LinkAttrs) neigh.Link {
-	return neigh.Link{
-		Index:        a.Index,
-		Name:         a.Name,
-		Loopback:     a.RawFlags&unix.IFF_LOOPBACK != 0,
-		NoARP:        a.RawFlags&unix.IFF_NOARP != 0,
-		PointToPoint: a.RawFlags&unix.IFF_POINTOPOINT != 0,
+// list asks for all there is of something (RTM_GET*), and calls each with the body
+// of every message about it.
+func (c *conn) list(get uint16, body []byte, each func(body []byte) error) error {
+	seq := c.reserve(1)
+	if err := c.send(appendMessage(nil, get, unix.NLM_F_DUMP, seq, body)); err != nil {
+		return err
 	}
+	return c.dump(seq, func(m message) error {
+		if m.typ != get-2 { // RTM_NEW*
+			return nil
+		}
+		return each(m.body)
+	})
 }
 
+// linkRequest asks for devices without their counters.
+func linkRequest() []byte {
+	const skipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS
+	b := make([]byte, unix.SizeofIfInfomsg)
+	return appendAttr(b, unix.IFLA_EXT_MASK, binary.NativeEndian.AppendUint32(nil, skipStats))
+}
+
+// tolerate takes an interrupted list for a whole one, unless it was refused
+// (EBUSY), and nothing has been read.
 func tolerate(err error) error {
-	if errors.Is(err, netlink.ErrDumpInterrupted) {
+	if errors.Is(err, neigh.ErrInterrupted) && !errors.Is(err, unix.EBUSY) {
 		return nil
 	}
 	return err
 }
 
-// onLinkSubnet reports whether n is a global unicast address with a subnet
+// onLinkSubnet reports whether p is a global unicast address with a subnet
 // around it. Host addresses (/32, /128) are left out: the ptp CNI plugin gives
 // one to every pod device, and a real uplink that has only such an address has
 // a next hop behind it.
-func onLinkSubnet(n *net.IPNet) bool {
-	ones, bits := n.Mask.Size()
-	return ones < bits && n.IP.IsGlobalUnicast()
-}
-
-func defaultRoute(dst *net.IPNet) bool {
-	if dst == nil {
-		return true
-	}
-	ones, _ := dst.Mask.Size()
-	return ones == 0
+func onLinkSubnet(p netip.Prefix) bool {
+	return p.IsValid() && !p.IsSingleIP() && p.Addr().IsGlobalUnicast()
 }
 
 func markUplink(links map[int]neigh.Link, index int) {
@@ -99,15 +109,142 @@ func markUplink(links map[int]neigh.Link, index int) {
 	}
 }
 
-func addNextHop(topo *neigh.Topology, index int, gw net.IP, via netlink.Destination, isDefault bool) {
-	if v, ok := via.(*netlink.Via); ok { // RFC 5549: an IPv4 route by way of an IPv6 neighbour
-		gw = v.Addr
+// linkOf leaves Uplink to whoever knows addresses and routes.
+func linkOf(index int, name string, flags uint32) neigh.Link {
+	return neigh.Link{
+		Index:        index,
+		Name:         name,
+		Loopback:     flags&unix.IFF_LOOPBACK != 0,
+		NoARP:        flags&unix.IFF_NOARP != 0,
+		PointToPoint: flags&unix.IFF_POINTOPOINT != 0,
 	}
-	addr, ok := netip.AddrFromSlice(gw)
-	if !ok || addr.IsUnspecified() {
-		return
+}
+
+// decodeLink reads the body of an RTM_NEWLINK message.
+func decodeLink(b []byte) (neigh.Link, error) {
+	if len(b) < unix.SizeofIfInfomsg {
+		return neigh.Link{}, fmt.Errorf("ifinfomsg of %d bytes: %w", len(b), neigh.ErrMalformed)
 	}
-	k := neigh.Key{Addr: addr.Unmap(), Index: index}
-	topo.NextHops[k] = topo.NextHops[k] || isDefault
-	markUplink(topo.Links, index)
+	l := linkOf(index(b[4:]), "", binary.NativeEndian.Uint32(b[8:]))
+	for b = b[unix.SizeofIfInfomsg:]; len(b) >= rtattrLen; {
+		typ, v, rest, err := nextAttr(b)
+		if err != nil {
+			return neigh.Link{}, err
+		}
+		if typ == unix.IFLA_IFNAME {
+			l.Name = unix.ByteSliceToString(v)
+		}
+		b = rest
+	}
+	if l.Name == "" {
+		return neigh.Link{}, fmt.Errorf("device %d without a name: %w", l.Index, neigh.ErrMalformed)
+	}
+	return l, nil
+}
+
+// decodeAddress reads the body of an RTM_NEWADDR message: the index of the device,
+// and this host's address on it with the length of its network's prefix. The
+// prefix is not valid for another family than IPv4 and IPv6.
+func decodeAddress(b []byte) (int, netip.Prefix, error) {
+	if len(b) < unix.SizeofIfAddrmsg {
+		return 0, netip.Prefix{}, fmt.Errorf("ifaddrmsg of %d bytes: %w", len(b), neigh.ErrMalformed)
+	}
+	family, bits, dev := b[0], int(b[1]), index(b[4:])
+	var own netip.Addr
+	for b = b[unix.SizeofIfAddrmsg:]; len(b) >= rtattrLen; {
+		typ, v, rest, err := nextAttr(b)
+		if err != nil {
+			return 0, netip.Prefix{}, err
+		}
+		// With a peer, IFA_ADDRESS is the peer's; IPv6 has no IFA_LOCAL without one.
+		if typ == unix.IFA_LOCAL || typ == unix.IFA_ADDRESS && !own.IsValid() {
+			if own = addrOf(family, v); !own.IsValid() && isIP(family) {
+				return 0, netip.Prefix{}, fmt.Errorf("address of %d bytes in family %d: %w", len(v), family, neigh.ErrMalformed)
+			}
+		}
+		b = rest
+	}
+	return dev, netip.PrefixFrom(own, bits), nil
+}
+
+// decodeRoute reads the body of an RTM_NEWROUTE message, and calls visit for each
+// of its next hops.
+func decodeRoute(b []byte, visit func(hop neigh.Key, isDefault bool)) error {
+	if len(b) < unix.SizeofRtMsg {
+		return fmt.Errorf("rtmsg of %d bytes: %w", len(b), neigh.ErrMalformed)
+	}
+	family, isDefault := b[0], isIP(b[0]) && b[1] == 0
+	hop, hops, err := decodeHop(b[unix.SizeofRtMsg:], family)
+	if err != nil {
+		return err
+	}
+	if hop.Addr.IsValid() {
+		visit(hop, isDefault)
+	}
+	for len(hops) >= unix.SizeofRtNexthop { // RTA_MULTIPATH
+		n := int(binary.NativeEndian.Uint16(hops))
+		if n < unix.SizeofRtNexthop || n > len(hops) {
+			return fmt.Errorf("next hop of %d bytes where %d are left: %w", n, len(hops), neigh.ErrMalformed)
+		}
+		hop, _, err := decodeHop(hops[unix.SizeofRtNexthop:n], family)
+		if err != nil {
+			return err
+		}
+		if hop.Index = index(hops[4:]); hop.Addr.IsValid() {
+			visit(hop, isDefault)
+		}
+		hops = hops[min(align(n), len(hops)):]
+	}
+	return nil
+}
+
+// decodeHop reads the attributes of a route, or of one of its next hops. The
+// address is not valid where they name no gateway; others are the next hops behind
+// RTA_MULTIPATH.
+func decodeHop(b []byte, family uint8) (hop neigh.Key, others []byte, err error) {
+	for len(b) >= rtattrLen {
+		typ, v, rest, err := nextAttr(b)
+		if err != nil {
+			return neigh.Key{}, nil, err
+		}
+		wrong := false
+		switch typ {
+		case unix.RTA_OIF:
+			if wrong = len(v) < 4; !wrong {
+				hop.Index = index(v)
+			}
+		case unix.RTA_GATEWAY:
+			hop.Addr = addrOf(family, v)
+			wrong = !hop.Addr.IsValid() && isIP(family)
+		case unix.RTA_VIA: // struct rtvia. RFC 5549: an IPv4 route by way of an IPv6 neighbour
+			if wrong = len(v) < 2; !wrong {
+				via := binary.NativeEndian.Uint16(v)
+				hop.Addr = addrOf(uint8(min(via, 0xff)), v[2:])
+				wrong = !hop.Addr.IsValid() && via <= 0xff && isIP(uint8(via))
+			}
+		case unix.RTA_MULTIPATH:
+			others = v
+		}
+		if wrong {
+			return neigh.Key{}, nil, fmt.Errorf("attribute %d of a route in family %d, of %d bytes: %w", typ, family, len(v), neigh.ErrMalformed)
+		}
+		b = rest
+	}
+	return hop, others, nil
+}
+
+func index(b []byte) int { return int(int32(binary.NativeEndian.Uint32(b))) } //nolint:gosec // signed in the kernel
+
+func isIP(family uint8) bool { return family == unix.AF_INET || family == unix.AF_INET6 }
+
+// addrOf returns the address, or the zero value for one of another length or
+// family.
+func addrOf(family uint8, b []byte) netip.Addr {
+	switch {
+	case family == unix.AF_INET && len(b) == 4:
+		return netip.AddrFrom4([4]byte(b))
+	case family == unix.AF_INET6 && len(b) == 16:
+		return netip.AddrFrom16([16]byte(b))
+	}
+	return netip.Addr{}
 }
