@@ -42,6 +42,8 @@ type conn struct {
 	seq  uint32
 	buf  []byte
 
+	unfinished bool // a dump was begun, and its end has not been seen
+
 	// The system calls. Tests put faults in their way.
 	sendto   func(fd int, p []byte, flags int, to unix.Sockaddr) error
 	recvfrom func(fd int, p []byte, flags int) (n int, from unix.Sockaddr, err error)
@@ -115,6 +117,48 @@ func (c *conn) receive(first, last uint32, handle func(message) (done bool, err 
 	}
 }
 
+// begin asks for a dump, and returns the sequence number of its answers. Whoever
+// sees the end of them says so by finished.
+func (c *conn) begin(ask func(b []byte, seq uint32) []byte) (uint32, error) {
+	if c.unfinished {
+		if err := c.settle(); err != nil {
+			return 0, err
+		}
+	}
+	seq := c.reserve(1)
+	if err := c.send(ask(nil, seq)); err != nil {
+		return 0, err
+	}
+	c.unfinished = true
+	return seq, nil
+}
+
+// finished notes that a dump has come to its end, unless what ended was a request
+// that was refused because another dump is under way.
+func (c *conn) finished(err error) { c.unfinished = errors.Is(err, unix.EBUSY) }
+
+// settle has the kernel bring a dump to its end that was given up, for as long as
+// it is under way the kernel refuses another. It goes on when something is read
+// (netlink_recvmsg), so there must be something: the acknowledgement of a message
+// that asks for nothing.
+func (c *conn) settle() error {
+	if err := c.send(appendMessage(nil, unix.NLMSG_NOOP, unix.NLM_F_ACK, c.reserve(1), nil)); err != nil {
+		return err
+	}
+	for {
+		switch _, _, err := c.recvfrom(c.fd, c.buf, unix.MSG_DONTWAIT); {
+		case err == nil, errors.Is(err, unix.EINTR), errors.Is(err, unix.ENOBUFS):
+		case errors.Is(err, unix.EAGAIN):
+			c.unfinished = false
+			return nil
+		case errors.Is(err, unix.ENOMEM):
+			return fmt.Errorf("receiving from netlink: %w (%w)", neigh.ErrNoMemory, err)
+		default:
+			return fmt.Errorf("receiving from netlink: %w", err)
+		}
+	}
+}
+
 // dump reads the answer to a dump request and calls each for every message of
 // it. It returns the first error, and reads to the end all the same: the kernel
 // refuses another dump on this socket while one is under way.
@@ -133,7 +177,9 @@ func (c *conn) dump(seq uint32, each func(message) error) error {
 			}
 			if m.typ == unix.NLMSG_DONE || m.typ == unix.NLMSG_ERROR {
 				done = true
-				return true, m.status()
+				err := m.status()
+				c.finished(err)
+				return true, err
 			}
 			note(each(m))
 			return false, nil

@@ -387,3 +387,49 @@ func TestFaultsWhileListingSockets(t *testing.T) {
 		})
 	}
 }
+
+// A dump that was given up does not stand in the way of the next one, however
+// much of it was left.
+func TestDumpGivenUp(t *testing.T) {
+	h, _ := host(t)
+	var lines strings.Builder
+	const entries = 700
+	for i := range entries {
+		fmt.Fprintf(&lines, "neigh replace 2001:db8::1:%x lladdr 02:00:00:00:00:50 dev eth0 nud permanent\n", i)
+	}
+	h.Batch(lines.String())
+	table := open(t, h)
+	count := func() (n int, err error) {
+		err = table.Dump(func(*neigh.Entry) { n++ })
+		return n, err
+	}
+	all, err := count()
+	if err != nil || all < entries {
+		t.Fatalf("%d entries, %v", all, err)
+	}
+	for _, at := range []int{1, 2, 3} {
+		reads := 0
+		table.dumps.recvfrom = func(fd int, p []byte, flags int) (int, unix.Sockaddr, error) {
+			if reads++; reads == at {
+				return 0, nil, unix.ENOMEM
+			}
+			return unix.Recvfrom(fd, p, flags)
+		}
+		if n, err := count(); !errors.Is(err, neigh.ErrNoMemory) || n >= all {
+			t.Errorf("given up at read %d: %d entries of %d, %v", at, n, all, err)
+		}
+		if n, err := count(); err != nil || n != all {
+			t.Errorf("after one that was given up at read %d: %d entries of %d, %v", at, n, all, err)
+		}
+	}
+	// Nor does it where nobody knew.
+	if err := table.dumps.send(appendRequest(nil, &request{typ: unix.RTM_GETNEIGH, flags: unix.NLM_F_DUMP}, table.dumps.reserve(1))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := count(); !errors.Is(err, unix.EBUSY) || !errors.Is(err, neigh.ErrInterrupted) {
+		t.Errorf("while another is under way: %v, want EBUSY", err)
+	}
+	if n, err := count(); err != nil || n != all {
+		t.Errorf("after that: %d entries of %d, %v", n, all, err)
+	}
+}

@@ -94,12 +94,14 @@ func (s *Sockets) List(port uint16) ([]neigh.Socket, error) {
 
 // dump appends the sockets of one family to list.
 func (s *Sockets) dump(family uint8, port uint16, list []neigh.Socket) ([]neigh.Socket, error) {
-	seq := s.conn.reserve(1)
-	s.out = appendSocketDump(s.out[:0], family, port, seq)
-	if err := s.conn.send(s.out); err != nil {
+	seq, err := s.conn.begin(func(_ []byte, seq uint32) []byte {
+		s.out = appendSocketDump(s.out[:0], family, port, seq)
+		return s.out
+	})
+	if err != nil {
 		return list, err
 	}
-	err := s.conn.dump(seq, func(m message) error {
+	err = s.conn.dump(seq, func(m message) error {
 		if m.typ != unix.SOCK_DIAG_BY_FAMILY || len(list) == maxSockets {
 			return nil
 		}

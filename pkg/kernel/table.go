@@ -133,9 +133,11 @@ func (t *Table) DumpParts(visit func(*neigh.Entry), part func(since time.Time)) 
 
 // entries is DumpParts.
 func (c *conn) entries(visit func(*neigh.Entry), part func(since time.Time)) error {
-	seq := c.reserve(1)
 	since := time.Now()
-	if err := c.send(appendRequest(nil, &request{typ: unix.RTM_GETNEIGH, flags: unix.NLM_F_DUMP}, seq)); err != nil {
+	seq, err := c.begin(func(b []byte, seq uint32) []byte {
+		return appendRequest(b, &request{typ: unix.RTM_GETNEIGH, flags: unix.NLM_F_DUMP}, seq)
+	})
+	if err != nil {
 		return err
 	}
 	var e neigh.Entry
@@ -150,7 +152,9 @@ func (c *conn) entries(visit func(*neigh.Entry), part func(since time.Time)) err
 		}
 		b, err := c.read()
 		if err == nil {
-			done, err = decodePart(b, c.port, seq, &e, visit)
+			if done, err = decodePart(b, c.port, seq, &e, visit); done {
+				c.finished(err)
+			}
 		}
 		if first == nil {
 			first = err
