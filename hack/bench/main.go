@@ -33,7 +33,7 @@ func main() {
 	work := flag.String("worker", "", "used by bench itself: the subject that this process is")
 	agent := flag.String("agent", "bin/arp-cache-cleaner", "path of the agent")
 	sizes := flag.String("sizes", "1000,10000,100000", "numbers of entries, ascending: the kernel's table never shrinks, so that a large one slows down every later dump until the machine is started again")
-	rounds := flag.Int("rounds", 7, "measurements of each subject")
+	rounds := flag.Int("rounds", 11, "measurements of each subject")
 	only := flag.String("only", "", "measure only the groups of subjects whose name contains this")
 	foot := flag.Bool("footprint", false, "measure memory, idle CPU time, size and start of the agent instead")
 	idle := flag.Duration("idle", 5*time.Minute, "how long an idle agent is watched")
