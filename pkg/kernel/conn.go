@@ -151,12 +151,18 @@ func (c *conn) settle() error {
 		case errors.Is(err, unix.EAGAIN):
 			c.unfinished = false
 			return nil
-		case errors.Is(err, unix.ENOMEM):
-			return fmt.Errorf("receiving from netlink: %w (%w)", neigh.ErrNoMemory, err)
 		default:
-			return fmt.Errorf("receiving from netlink: %w", err)
+			return receiving(err)
 		}
 	}
+}
+
+// receiving names what a read failed with.
+func receiving(err error) error {
+	if errors.Is(err, unix.ENOMEM) {
+		return fmt.Errorf("receiving from netlink: %w (%w)", neigh.ErrNoMemory, err)
+	}
+	return fmt.Errorf("receiving from netlink: %w", err)
 }
 
 // dump reads the answer to a dump request and calls each for every message of
@@ -207,10 +213,8 @@ func (c *conn) read() ([]byte, error) {
 			continue
 		case errors.Is(err, unix.ENOBUFS):
 			return nil, neigh.ErrOverrun
-		case errors.Is(err, unix.ENOMEM):
-			return nil, fmt.Errorf("receiving from netlink: %w (%w)", neigh.ErrNoMemory, err)
 		case err != nil:
-			return nil, fmt.Errorf("receiving from netlink: %w", err)
+			return nil, receiving(err)
 		case n > len(c.buf):
 			return nil, fmt.Errorf("answer of %d bytes cut off at %d: %w", n, len(c.buf), neigh.ErrMalformed)
 		}

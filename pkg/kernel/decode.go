@@ -72,7 +72,7 @@ func decodeEntry(b []byte, e *neigh.Entry) (bool, error) {
 		return false, fmt.Errorf("ndmsg of %d bytes: %w", len(b), neigh.ErrMalformed)
 	}
 	family := b[0]
-	if family != unix.AF_INET && family != unix.AF_INET6 {
+	if !isIP(family) {
 		return false, nil
 	}
 	*e = neigh.Entry{

@@ -37,11 +37,7 @@ func appendRequest(b []byte, r *request, seq uint32) []byte {
 		family, a16 = unix.AF_INET6, r.Addr.As16()
 		addr = a16[:]
 	}
-	b = binary.NativeEndian.AppendUint32(b, 0) // nlmsg_len, below
-	b = binary.NativeEndian.AppendUint16(b, r.typ)
-	b = binary.NativeEndian.AppendUint16(b, r.flags|unix.NLM_F_REQUEST)
-	b = binary.NativeEndian.AppendUint32(b, seq)
-	b = binary.NativeEndian.AppendUint32(b, 0) // nlmsg_pid: the kernel fills it in
+	b = appendHeader(b, r.typ, r.flags, seq)
 	b = append(b, family, 0, 0, 0)
 	b = binary.NativeEndian.AppendUint32(b, uint32(r.Index)) //nolint:gosec // an int32 by origin
 	b = binary.NativeEndian.AppendUint16(b, uint16(r.state))
@@ -52,18 +48,28 @@ func appendRequest(b []byte, r *request, seq uint32) []byte {
 	if r.lladdr.Len() > 0 {
 		b = appendAttr(b, netlink.NDA_LLADDR, r.lladdr.Bytes())
 	}
-	binary.NativeEndian.PutUint32(b[start:], uint32(len(b)-start)) //nolint:gosec // at most 84
-	return b
+	return endMessage(b, start)
 }
 
 // appendMessage appends a request of any kind.
 func appendMessage(b []byte, typ, flags uint16, seq uint32, body []byte) []byte {
-	b = binary.NativeEndian.AppendUint32(b, uint32(unix.NLMSG_HDRLEN+len(body))) //nolint:gosec // some bytes
+	start := len(b)
+	return endMessage(append(appendHeader(b, typ, flags, seq), body...), start)
+}
+
+// appendHeader appends struct nlmsghdr. Its length is written by endMessage.
+func appendHeader(b []byte, typ, flags uint16, seq uint32) []byte {
+	b = binary.NativeEndian.AppendUint32(b, 0)
 	b = binary.NativeEndian.AppendUint16(b, typ)
 	b = binary.NativeEndian.AppendUint16(b, flags|unix.NLM_F_REQUEST)
 	b = binary.NativeEndian.AppendUint32(b, seq)
-	b = binary.NativeEndian.AppendUint32(b, 0) // nlmsg_pid: the kernel fills it in
-	return append(b, body...)
+	return binary.NativeEndian.AppendUint32(b, 0) // nlmsg_pid: the kernel fills it in
+}
+
+// endMessage writes the length of the message that began at start.
+func endMessage(b []byte, start int) []byte {
+	binary.NativeEndian.PutUint32(b[start:], uint32(len(b)-start)) //nolint:gosec // at most 92
+	return b
 }
 
 // appendAttr appends an attribute and its padding.

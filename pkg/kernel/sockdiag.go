@@ -227,18 +227,9 @@ func appendPorts(b []byte, k *neigh.Socket) []byte {
 // appendDiagHeader appends struct nlmsghdr and struct inet_diag_req_v2 without
 // the sockid at its end.
 func appendDiagHeader(b []byte, typ, flags uint16, family uint8, seq uint32) []byte {
-	b = binary.NativeEndian.AppendUint32(b, 0) // nlmsg_len: endMessage
-	b = binary.NativeEndian.AppendUint16(b, typ)
-	b = binary.NativeEndian.AppendUint16(b, flags|unix.NLM_F_REQUEST)
-	b = binary.NativeEndian.AppendUint32(b, seq)
-	b = binary.NativeEndian.AppendUint32(b, 0) // nlmsg_pid: the kernel fills it in
+	b = appendHeader(b, typ, flags, seq)
 	b = append(b, family, unix.IPPROTO_TCP, 1<<(diagInfo-1), 0)
 	return binary.NativeEndian.AppendUint32(b, tcpStates)
-}
-
-func endMessage(b []byte, start int) []byte {
-	binary.NativeEndian.PutUint32(b[start:], uint32(len(b)-start)) //nolint:gosec // at most 92
-	return b
 }
 
 // decodeSocket reads the body of a SOCK_DIAG_BY_FAMILY message into s. It
@@ -251,7 +242,7 @@ func decodeSocket(b []byte, s *neigh.Socket) (bool, error) {
 	}
 	// The family is the message's own: a dump of one may hold another.
 	family, state := b[0], b[1]
-	if family != unix.AF_INET && family != unix.AF_INET6 || state != tcpEstablished && state != tcpSynSent {
+	if !isIP(family) || state != tcpEstablished && state != tcpSynSent {
 		return false, nil
 	}
 	// struct inet_diag_sockid
