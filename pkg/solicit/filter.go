@@ -58,6 +58,3 @@ func filter(tests ...test) []bpf.Instruction {
 	}
 	return append(p, bpf.RetConstant{Val: 1<<32 - 1}, bpf.RetConstant{Val: 0})
 }
-
-// nothing is the filter of a socket at rest.
-func nothing() []bpf.Instruction { return []bpf.Instruction{bpf.RetConstant{Val: 0}} }

@@ -95,10 +95,9 @@ func (r *round) run(ctx context.Context, window time.Duration) error {
 		return err
 	}
 	defer s.abortOn(ctx)()
-	buf := make([]byte, maxFrame)
-	err = r.send(ctx, own, buf)
+	err = r.send(ctx, own)
 	if err == nil {
-		err = r.collect(ctx, time.Now().Add(window), buf)
+		err = r.collect(ctx, time.Now().Add(window))
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("asking on %s: %w", s.name, ctx.Err())
@@ -109,15 +108,14 @@ func (r *round) run(ctx context.Context, window time.Duration) error {
 // send sends all solicitations. The answers to the first may be there before
 // the last is sent, and are read in between: the buffer need not hold them
 // all, and their round-trip times come out right.
-func (r *round) send(ctx context.Context, own lladdr, buf []byte) error {
-	var frame []byte
+func (r *round) send(ctx context.Context, own lladdr) error {
 	for i := range r.targets {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		t := &r.targets[i]
-		var to lladdr
-		frame, to = r.socket.solicitation(frame[:0], own, t)
+		frame, to := r.socket.solicitation(r.socket.out[:0], own, t)
+		r.socket.out = frame
 		if t.LLAddr != nil {
 			to = lladdr(t.LLAddr)
 		}
@@ -126,7 +124,7 @@ func (r *round) send(ctx context.Context, own lladdr, buf []byte) error {
 			return fmt.Errorf("asking for %s: %w", t.Addr, err)
 		}
 		for range maxPump {
-			b, h, err := r.socket.receive(buf, false)
+			b, h, err := r.socket.receive(false)
 			if errors.Is(err, unix.EAGAIN) {
 				break
 			}
@@ -140,15 +138,15 @@ func (r *round) send(ctx context.Context, own lladdr, buf []byte) error {
 }
 
 // collect reads answers until the deadline, or until the socket is aborted.
-func (r *round) collect(ctx context.Context, deadline time.Time, buf []byte) error {
+func (r *round) collect(ctx context.Context, deadline time.Time) error {
 	if err := r.socket.readUntil(deadline); err != nil {
 		return err
 	}
-	if ctx.Err() != nil {
-		return ctx.Err() // the abort came just before, and readUntil undid it
-	}
 	for {
-		b, h, err := r.socket.receive(buf, true)
+		if ctx.Err() != nil {
+			return ctx.Err() // by the callback, or just before, and readUntil undid the abort
+		}
+		b, h, err := r.socket.receive(true)
 		switch now := time.Now(); {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return nil

@@ -21,6 +21,12 @@ const (
 	// readBuffer is room for the answers that arrive while the caller is busy
 	// with one: some hundreds, as each takes up to 4 KiB of driver memory.
 	readBuffer = 1 << 20
+	// maxQueued is more frames than that holds, of 768 bytes with all that the
+	// kernel counts, in twice the room that was asked for.
+	maxQueued = 4096
+	// restBuffer makes it the least that the kernel allows, SOCK_MIN_RCVBUF: a few
+	// frames. What else comes at rest is dropped, and wakes nobody.
+	restBuffer = 0
 
 	// restType is what a busy protocol's socket is bound to at rest: an
 	// EtherType that IEEE 802 sets aside for experiments. A packet socket
@@ -28,8 +34,10 @@ const (
 	restType = unix.ETH_P_802_EX1
 )
 
-// socket is a packet socket for one protocol on one interface. It lets nothing
-// in except between listen and rest.
+// socket is a packet socket for one protocol on one interface. Between listen and
+// rest it has room for answers; at rest it lets in a few at most, and the next
+// listen drops those. To change the filter instead would cost more than all else
+// that is done to ask one host: the kernel translates it each time.
 //
 // SOCK_DGRAM has the kernel write and strip the Ethernet header, which makes
 // VLAN devices, bonds and bridges look alike. Unlike a tap for all protocols,
@@ -41,6 +49,8 @@ type socket struct {
 	name  string
 	file  *os.File // deadlines and waiting, by Go's poller
 	raw   syscall.RawConn
+
+	in, out []byte // of the Ask that is listening
 }
 
 func open(index int, p protocol) (*socket, error) {
@@ -55,7 +65,7 @@ func open(index int, p protocol) (*socket, error) {
 	case err != nil:
 		return nil, fmt.Errorf("opening packet socket: %w", err)
 	}
-	s := &socket{protocol: p, index: index, name: fmt.Sprintf("interface %d", index), file: os.NewFile(uintptr(fd), "packet")}
+	s := &socket{protocol: p, index: index, name: fmt.Sprintf("interface %d", index), file: os.NewFile(uintptr(fd), "packet"), in: make([]byte, maxFrame)}
 	if err := s.setUp(); err != nil {
 		_ = s.close()
 		return nil, err
@@ -77,17 +87,11 @@ func (s *socket) setUp() (err error) {
 		return s.fail("naming", err)
 	}
 	s.name = ifr.Name()
-	if err := s.attach(nothing()); err != nil {
+	if err := s.attach(s.filter); err != nil {
 		return err
 	}
-	if err := s.control(func(fd int) error {
-		// FORCE goes beyond net.core.rmem_max, and needs CAP_NET_ADMIN.
-		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, readBuffer) == nil {
-			return nil
-		}
-		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, readBuffer)
-	}); err != nil {
-		return s.fail("sizing the buffer of a packet socket", err)
+	if err := s.size(restBuffer); err != nil {
+		return err
 	}
 	if s.busy {
 		return nil // bound by the first Ask
@@ -97,6 +101,20 @@ func (s *socket) setUp() (err error) {
 	}
 	_, err = s.lladdr()
 	return err
+}
+
+// size sets how much may wait to be read.
+func (s *socket) size(bytes int) error {
+	if err := s.control(func(fd int) error {
+		// FORCE goes beyond net.core.rmem_max, and needs CAP_NET_ADMIN.
+		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, bytes) == nil {
+			return nil
+		}
+		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, bytes)
+	}); err != nil {
+		return s.fail("sizing the buffer of a packet socket", err)
+	}
+	return nil
 }
 
 func (s *socket) close() error {
@@ -174,28 +192,29 @@ func (s *socket) lladdr() (lladdr, error) {
 	return lladdr(ll.Addr[:]), nil
 }
 
-// listen lets answers in, and nothing that came before.
+// listen makes room for answers, and drops what came before.
 func (s *socket) listen() error {
-	if err := s.bind(s.etherType); err != nil {
-		return err
+	if s.busy {
+		if err := s.bind(s.etherType); err != nil {
+			return err
+		}
 	}
-	if err := errors.Join(s.file.SetReadDeadline(time.Time{}), s.file.SetWriteDeadline(time.Now().Add(sendTimeout))); err != nil {
+	if err := s.file.SetWriteDeadline(time.Now().Add(sendTimeout)); err != nil {
 		return s.fail("setting deadlines", err)
 	}
 	s.drain()
 	if err := s.overrun(); err != nil && !errors.Is(err, ErrOverrun) {
 		return err
 	}
-	return s.attach(s.filter)
+	return s.size(readBuffer)
 }
 
-// drain empties the queue. That comes to an end, because nothing is let in
-// meanwhile. Errors are of the past as well: an interface that went down and
-// up again leaves one.
+// drain empties the queue, of what comes meanwhile too, within reason. Errors are
+// of the past as well: an interface that went down and up again leaves one.
 func (s *socket) drain() {
-	for buf := make([]byte, 1); ; {
+	for range maxQueued {
 		err := s.control(func(fd int) error {
-			_, _, err := unix.Recvfrom(fd, buf, 0)
+			_, _, err := unix.Recvfrom(fd, s.in[:1], 0)
 			return err
 		})
 		switch {
@@ -207,9 +226,11 @@ func (s *socket) drain() {
 }
 
 // rest undoes listen. What fails here fails because the interface is gone, and
-// then nothing arrives either.
+// then nothing arrives either. A deadline that is left behind would wake the
+// process when it comes.
 func (s *socket) rest() {
-	_ = s.attach(nothing())
+	_ = s.file.SetDeadline(time.Time{})
+	_ = s.size(restBuffer)
 	if s.busy {
 		_ = s.bind(restType)
 	}
@@ -259,10 +280,10 @@ func (s *socket) readUntil(t time.Time) error {
 	return nil
 }
 
-// receive reads one frame into buf and returns what is behind the Ethernet
-// header: nothing, if that does not fit. Without wait it fails with EAGAIN
-// where there is none.
-func (s *socket) receive(buf []byte, wait bool) ([]byte, header, error) {
+// receive reads one frame and returns what is behind the Ethernet header, valid
+// until the next call: nothing, if that does not fit. Without wait it fails with
+// EAGAIN where there is none.
+func (s *socket) receive(wait bool) ([]byte, header, error) {
 	var (
 		n    int
 		from unix.Sockaddr
@@ -270,7 +291,7 @@ func (s *socket) receive(buf []byte, wait bool) ([]byte, header, error) {
 	)
 	if r := s.raw.Read(func(fd uintptr) bool {
 		for {
-			n, from, err = unix.Recvfrom(int(fd), buf, unix.MSG_TRUNC)
+			n, from, err = unix.Recvfrom(int(fd), s.in, unix.MSG_TRUNC)
 			if !errors.Is(err, unix.EINTR) {
 				return !wait || !errors.Is(err, unix.EAGAIN)
 			}
@@ -278,14 +299,18 @@ func (s *socket) receive(buf []byte, wait bool) ([]byte, header, error) {
 	}); r != nil {
 		err = r
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, os.ErrDeadlineExceeded): // is how every Ask ends
+		return nil, header{}, err
+	default:
 		return nil, header{}, s.fail("receiving", err)
 	}
 	ll, ok := from.(*unix.SockaddrLinklayer)
-	if !ok || n > len(buf) {
+	if !ok || n > len(s.in) {
 		return nil, header{}, nil
 	}
-	return buf[:n], header{source: lladdr(ll.Addr[:]), toUs: ll.Pkttype == unix.PACKET_HOST}, nil
+	return s.in[:n], header{source: lladdr(ll.Addr[:]), toUs: ll.Pkttype == unix.PACKET_HOST}, nil
 }
 
 // overrun returns ErrOverrun if frames were dropped for want of buffer since

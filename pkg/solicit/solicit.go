@@ -123,7 +123,7 @@ func (c *Conn) Close() error {
 // asked for, or before it was asked for, is dropped. ARP and ND cannot tell
 // answers to one solicitation from late ones to the one before.
 //
-// answer is called from another goroutine, but by one at a time and never
+// answer is called by one goroutine at a time, which may be another one, and never
 // after Ask has returned; while it runs, further answers queue in the kernel.
 // It may cancel ctx or close the Conn, to end the Ask.
 //
@@ -132,9 +132,10 @@ func (c *Conn) Close() error {
 // still be answered, so no conclusion can be drawn from what was not reported.
 //
 // The kernel looks at ARP frames all the time the Conn is open, which costs
-// nothing. Looking at IPv6 packets cost about 80 ns for each that arrives, so
-// that is done only while asking for IPv6 addresses, at the price of one RCU
-// grace period (5 to 20 ms) before the first solicitation and one at the end.
+// nothing: between two calls it keeps a few answers at most, which the second
+// drops. Looking at IPv6 packets cost about 80 ns for each that arrives, so that
+// is done only while asking for IPv6 addresses, at the price of one RCU grace
+// period (5 to 20 ms) before the first solicitation and one at the end.
 func (c *Conn) Ask(ctx context.Context, targets []Target, window time.Duration, answer func(Answer)) error {
 	if len(targets) == 0 {
 		return nil
@@ -156,9 +157,10 @@ func (c *Conn) Ask(ctx context.Context, targets []Target, window time.Duration, 
 	}
 	errs := make([]error, len(rounds))
 	var wg sync.WaitGroup
-	for i, r := range rounds {
-		wg.Go(func() { errs[i] = r.run(ctx, window) })
+	for i, r := range rounds[1:] {
+		wg.Go(func() { errs[i+1] = r.run(ctx, window) })
 	}
+	errs[0] = rounds[0].run(ctx, window)
 	wg.Wait()
 	err = errors.Join(errs...)
 	if err != nil && c.closed.Load() {
