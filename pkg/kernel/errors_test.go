@@ -70,7 +70,7 @@ func TestErrorsNameTheirObject(t *testing.T) {
 		{"no route", nil, route("192.0.2.1", 0), "finding the route to 192.0.2.1: network is unreachable"},
 		{"no way", nil, place("10.66.0.1"), "placing 10.66.0.1: not there (finding the route to 10.66.0.1: no route to host)"},
 		{"no way without a device", nil, place("fe80::1"), "placing fe80::1: a link-local address says nothing without a device"},
-		{"no such device", nil, device(9999), "device 9999: not there"},
+		{"no such device", nil, device(9999), "reading device 9999: not there (no such device)"},
 		{"no such socket", nil, getSocket, "reading socket 10.0.0.1:40000 to 10.0.0.2:6443: not there"},
 		{"event that does not fit", nil, next, "waiting for neighbour events: event of "},
 
@@ -88,7 +88,7 @@ func TestErrorsNameTheirObject(t *testing.T) {
 		{"use", []uint32{unix.SYS_SENDTO}, use, "using entry 10.0.0.9" + refused},
 		{"replace", []uint32{unix.SYS_SENDTO}, replace, "setting entry 10.0.0.9 to 02:00:00:00:00:09" + refused},
 		{"check write", []uint32{unix.SYS_SENDTO}, table.CheckWrite, "changing the neighbour table" + refused},
-		{"route", []uint32{unix.SYS_SENDTO}, route("10.0.0.2", 0), "finding the route to 10.0.0.2: operation not permitted"},
+		{"route", []uint32{unix.SYS_SENDTO}, route("10.0.0.2", 0), "finding the route to 10.0.0.2" + refused},
 		{"device", []uint32{unix.SYS_SENDTO}, device(index), "reading device "},
 		{"topology", []uint32{unix.SYS_SENDTO}, topology, "listing devices" + refused},
 		{"list sockets", []uint32{unix.SYS_SENDTO}, listSockets, "listing sockets to port 6443" + refused},

@@ -1,18 +1,21 @@
 package kernel
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 )
 
-// errLinkLocal: every device has a network of these addresses.
-var errLinkLocal = errors.New("a link-local address says nothing without a device")
+var (
+	errNoAddress = errors.New("no address")
+	// errLinkLocal: every device has a network of these addresses.
+	errLinkLocal = errors.New("a link-local address says nothing without a device")
+)
 
 // Place returns where the kernel would send packets for an address. The error
 // wraps neigh.ErrGone where there is no route.
@@ -26,7 +29,10 @@ func (t *Table) Place(a netip.Addr) (neigh.Place, error) {
 }
 
 func (t *Table) place(a netip.Addr) (neigh.Place, error) {
-	if a.Is6() && a.IsLinkLocalUnicast() {
+	switch {
+	case !a.IsValid():
+		return neigh.Place{}, errNoAddress
+	case a.Is6() && a.IsLinkLocalUnicast():
 		return neigh.Place{}, errLinkLocal
 	}
 	r, err := t.Route(a, 0)
@@ -59,47 +65,138 @@ func noRoute(err error) error {
 // carrier finds out which device carries a local address. The route does not
 // say: for IPv4 it always names the loopback device.
 func (t *Table) carrier(a netip.Addr, p *neigh.Place) error {
-	family := netlink.FAMILY_V6
-	if a.Is4() {
-		family = netlink.FAMILY_V4
-	}
-	addrs, err := t.handle.AddrList(nil, family)
-	interrupted := errors.Is(err, netlink.ErrDumpInterrupted)
+	var found []ownAddress
+	err := t.addresses(familyOf(a), func(own ownAddress) {
+		if own.Addr() == a {
+			found = append(found, own)
+		}
+	})
+	interrupted := errors.Is(err, neigh.ErrInterrupted)
 	if err != nil && !interrupted {
 		return fmt.Errorf("listing addresses: %w", err)
 	}
 	p.Here = a.IsLoopback() // all of 127.0.0.0/8, which lo has one address of
-	for _, addr := range addrs {
-		if ip, ok := netip.AddrFromSlice(addr.IP); !ok || ip.Unmap() != a {
-			continue
-		}
-		link, err := t.link(addr.LinkIndex)
+	for _, own := range found {
+		link, err := t.link(own.index)
 		if err != nil {
 			return err
 		}
 		p.Link = link
 		if !link.NoARP {
 			p.Here = true
-			ones, _ := addr.Mask.Size()
-			p.Own = onLinkSubnet(netip.PrefixFrom(a, ones)) && addr.Flags&unix.IFA_F_SECONDARY == 0
+			p.Own = onLinkSubnet(own.Prefix) && !own.secondary
 			return nil
 		}
 	}
 	if interrupted && !p.Here { // it may be what is missing
-		return fmt.Errorf("listing addresses: %w (%w)", neigh.ErrInterrupted, err)
+		return fmt.Errorf("listing addresses: %w", err)
 	}
 	return nil
 }
 
-func (t *Table) link(index int) (neigh.Link, error) {
-	l, err := t.handle.LinkByIndex(index)
-	var gone netlink.LinkNotFoundError
-	switch {
-	case errors.As(err, &gone):
-		return neigh.Link{}, fmt.Errorf("device %d: %w", index, neigh.ErrGone)
-	case err != nil:
+// addresses lists this host's own addresses.
+func (t *Table) addresses(family uint8, each func(ownAddress)) error {
+	t.dumping.Lock()
+	defer t.dumping.Unlock()
+	request := make([]byte, unix.SizeofIfAddrmsg)
+	request[0] = family
+	return t.dumps.list(unix.RTM_GETADDR, request, func(b []byte) error {
+		own, err := decodeAddress(b)
+		if err == nil {
+			each(own)
+		}
+		return err
+	})
+}
+
+// link reads one device.
+func (t *Table) link(index int) (link neigh.Link, err error) {
+	err = t.one(unix.RTM_GETLINK, func(b []byte, seq uint32) []byte {
+		return appendMessage(b, unix.RTM_GETLINK, 0, seq, linkRequest(index))
+	}, func(body []byte) error {
+		link, err = decodeLink(body)
+		return err
+	})
+	if err != nil {
 		return neigh.Link{}, fmt.Errorf("reading device %d: %w", index, err)
 	}
-	a := l.Attrs()
-	return linkOf(a.Index, a.Name, a.RawFlags), nil
+	return link, nil
+}
+
+// Route is the kernel's way to an address.
+type Route struct {
+	Index   int        // of the device
+	Source  netip.Addr // the address packets leave from
+	Gateway netip.Addr // not valid where the address is on link
+	Local   bool       // the address is this host's own
+}
+
+// Source returns the address from which the kernel would ask for k.
+func (t *Table) Source(k neigh.Key) (netip.Addr, error) {
+	r, err := t.Route(k.Addr, k.Index)
+	return r.Source, err
+}
+
+// Route returns the kernel's way to an address, by the device with the given
+// index, or by whatever device it likes where that is 0. The error wraps
+// neigh.ErrGone where the way has no source address, or is not by that device, and
+// an errno such as ENETUNREACH where there is none.
+func (t *Table) Route(a netip.Addr, index int) (Route, error) {
+	var r Route
+	err := t.one(unix.RTM_GETROUTE, func(b []byte, seq uint32) []byte {
+		return appendMessage(b, unix.RTM_GETROUTE, 0, seq, routeRequest(a, index))
+	}, func(body []byte) (err error) {
+		r, err = decodeWay(body)
+		return err
+	})
+	if err == nil && (!r.Source.IsValid() || index != 0 && r.Index != index) {
+		err = fmt.Errorf("no route with a source address: %w", neigh.ErrGone)
+	}
+	if err != nil {
+		return Route{}, fmt.Errorf("finding the route to %s: %w", a, err)
+	}
+	return r, nil
+}
+
+// routeRequest is the body of a request for the way to an address.
+func routeRequest(a netip.Addr, index int) []byte {
+	b := make([]byte, unix.SizeofRtMsg)
+	b[0], b[1] = familyOf(a), uint8(a.BitLen()) //nolint:gosec // 32 or 128
+	b = appendAttr(b, unix.RTA_DST, a.AsSlice())
+	if index != 0 {
+		b = appendAttr(b, unix.RTA_OIF, binary.NativeEndian.AppendUint32(nil, uint32(index))) //nolint:gosec // an int32 by origin
+	}
+	return b
+}
+
+func familyOf(a netip.Addr) uint8 {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+// decodeWay reads the body of the RTM_NEWROUTE message that answers a request for
+// the way to one address.
+func decodeWay(b []byte) (Route, error) {
+	if len(b) < unix.SizeofRtMsg {
+		return Route{}, fmt.Errorf("rtmsg of %d bytes: %w", len(b), neigh.ErrMalformed)
+	}
+	family, r := b[0], Route{Local: b[7] == unix.RTN_LOCAL}
+	hop, _, err := decodeHop(b[unix.SizeofRtMsg:], family)
+	if err != nil {
+		return Route{}, err
+	}
+	r.Index, r.Gateway = hop.Index, hop.Addr
+	for b = b[unix.SizeofRtMsg:]; len(b) >= rtattrLen; {
+		typ, v, rest, err := nextAttr(b)
+		if err != nil {
+			return Route{}, err
+		}
+		if typ == unix.RTA_PREFSRC {
+			r.Source = addrOf(family, v)
+		}
+		b = rest
+	}
+	return r, nil
 }

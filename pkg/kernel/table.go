@@ -2,10 +2,11 @@
 // neighbour table, and reads the devices and routes around it.
 //
 // It is written on the sockets and constants of github.com/vishvananda/netlink.
-// The table itself is read by a decoder of its own, for two reasons: the
-// library's Neigh has no field for NDA_PROTOCOL, without which entries of
-// routing daemons look like anybody's; and a node scans for years, so a scan
-// must not allocate per entry.
+// Messages are read by decoders of its own, for two reasons: the library's Neigh
+// has no field for NDA_PROTOCOL, without which entries of routing daemons look
+// like anybody's; and a node scans for years, so a scan must not allocate per
+// entry, nor whatever asks for one thing 64 KiB for the answer. In live tests the
+// library's lists are the reference.
 package kernel
 
 import (
@@ -48,7 +49,6 @@ const yieldAfter = 2 * time.Millisecond
 type Table struct {
 	mu     sync.Mutex
 	conn   *conn
-	handle *netlink.Handle
 	out    []byte
 	single bool // the kernel answers RTM_GETNEIGH for one entry (Linux 5.0)
 
@@ -68,17 +68,7 @@ func Open() (*Table, error) {
 		c.close()
 		return nil, err
 	}
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		c.close()
-		d.close()
-		return nil, fmt.Errorf("opening netlink route socket: %w", err)
-	}
-	t := &Table{conn: c, dumps: d, handle: h}
-	if err := h.SetSocketTimeout(answerTimeout); err != nil {
-		t.Close()
-		return nil, fmt.Errorf("setting netlink timeout: %w", err)
-	}
+	t := &Table{conn: c, dumps: d}
 	if err := t.probe(); err != nil {
 		t.Close()
 		return nil, err
@@ -103,7 +93,6 @@ func (t *Table) probe() error {
 
 // Close closes the sockets.
 func (t *Table) Close() {
-	t.handle.Close()
 	t.conn.close()
 	t.dumps.close()
 }
@@ -251,10 +240,21 @@ func (t *Table) lookups(keys []neigh.Key, visit func(*neigh.Entry)) error {
 }
 
 func (t *Table) lookup(k neigh.Key, e *neigh.Entry) error {
+	return t.one(unix.RTM_GETNEIGH, func(b []byte, seq uint32) []byte {
+		return appendRequest(b, &request{Key: k, typ: unix.RTM_GETNEIGH}, seq)
+	}, func(body []byte) error {
+		_, err := decodeEntry(body, e)
+		return err
+	})
+}
+
+// one asks for one thing (RTM_GET*), and calls handle with the body of the message
+// that answers.
+func (t *Table) one(get uint16, ask func(b []byte, seq uint32) []byte, handle func(body []byte) error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	seq := t.conn.reserve(1)
-	t.out = appendRequest(t.out[:0], &request{Key: k, typ: unix.RTM_GETNEIGH}, seq)
+	t.out = ask(t.out[:0], seq)
 	if err := t.conn.send(t.out); err != nil {
 		return err
 	}
@@ -262,9 +262,8 @@ func (t *Table) lookup(k neigh.Key, e *neigh.Entry) error {
 		switch m.typ {
 		case unix.NLMSG_ERROR:
 			return true, m.status()
-		case unix.RTM_NEWNEIGH:
-			_, err := decodeEntry(m.body, e)
-			return true, err
+		case get - 2: // RTM_NEW*
+			return true, handle(m.body)
 		}
 		return false, nil
 	})
@@ -366,45 +365,6 @@ func (t *Table) Replace(k neigh.Key, lladdr neigh.LLAddr, flags neigh.Flags) err
 		return fmt.Errorf("setting entry %s to %s: %w", k.Addr, lladdr, err)
 	}
 	return nil
-}
-
-// Source returns the address from which the kernel would ask for k.
-func (t *Table) Source(k neigh.Key) (netip.Addr, error) {
-	r, err := t.Route(k.Addr, k.Index)
-	return r.Source, err
-}
-
-// Route is the kernel's way to an address.
-type Route struct {
-	Index   int        // of the device
-	Source  netip.Addr // the address packets leave from
-	Gateway netip.Addr // not valid where the address is on link
-	Local   bool       // the address is this host's own
-}
-
-// Route returns the kernel's way to an address, by the device with the given
-// index, or by whatever device it likes where that is 0.
-func (t *Table) Route(a netip.Addr, index int) (Route, error) {
-	routes, err := t.handle.RouteGetWithOptions(a.AsSlice(), &netlink.RouteGetOptions{OifIndex: index})
-	if err != nil {
-		return Route{}, fmt.Errorf("finding the route to %s: %w", a, err)
-	}
-	for _, r := range routes {
-		src, ok := netip.AddrFromSlice(r.Src)
-		if !ok || index != 0 && r.LinkIndex != index {
-			continue
-		}
-		route := Route{Index: r.LinkIndex, Source: src.Unmap(), Local: r.Type == unix.RTN_LOCAL}
-		hop := r.Gw
-		if v, ok := r.Via.(*netlink.Via); ok { // RFC 5549: an IPv4 route by way of an IPv6 neighbour
-			hop = v.Addr
-		}
-		if gw, ok := netip.AddrFromSlice(hop); ok {
-			route.Gateway = gw.Unmap()
-		}
-		return route, nil
-	}
-	return Route{}, fmt.Errorf("finding the route to %s: no route with a source address: %w", a, neigh.ErrGone)
 }
 
 // CheckWrite returns an error that wraps neigh.ErrPermission where this

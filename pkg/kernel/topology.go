@@ -18,16 +18,11 @@ import (
 // speaks BGP routes change all the time, and what is missing does no harm: an
 // entry on an unknown device is kept, and a next hop that is not known as one
 // is renewed like any other entry.
-//
-// The library has these lists as well, but takes 64 KiB of new memory for each
-// read, some kilobytes more for each device, and asks for counters and virtual
-// functions: on a node with hundreds of pods that is most of what the agent
-// would allocate.
 func (t *Table) Topology() (neigh.Topology, error) {
 	t.dumping.Lock()
 	defer t.dumping.Unlock()
 	topo := neigh.Topology{Links: make(map[int]neigh.Link), NextHops: make(map[neigh.Key]bool)}
-	err := t.dumps.list(unix.RTM_GETLINK, linkRequest(), func(b []byte) error {
+	err := t.dumps.list(unix.RTM_GETLINK, linkRequest(0), func(b []byte) error {
 		l, err := decodeLink(b)
 		if err == nil {
 			topo.Links[l.Index] = l
@@ -38,9 +33,9 @@ func (t *Table) Topology() (neigh.Topology, error) {
 		return neigh.Topology{}, fmt.Errorf("listing devices: %w", err)
 	}
 	err = t.dumps.list(unix.RTM_GETADDR, make([]byte, unix.SizeofIfAddrmsg), func(b []byte) error {
-		index, prefix, err := decodeAddress(b)
-		if err == nil && onLinkSubnet(prefix) {
-			markUplink(topo.Links, index)
+		own, err := decodeAddress(b)
+		if err == nil && onLinkSubnet(own.Prefix) {
+			markUplink(topo.Links, own.index)
 		}
 		return err
 	})
@@ -78,10 +73,12 @@ func (c *conn) list(get uint16, body []byte, each func(body []byte) error) error
 	})
 }
 
-// linkRequest asks for devices without their counters.
-func linkRequest() []byte {
+// linkRequest is the body of a request for one device, or for all of them where
+// the index is 0, without their counters.
+func linkRequest(index int) []byte {
 	const skipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS
 	b := make([]byte, unix.SizeofIfInfomsg)
+	binary.NativeEndian.PutUint32(b[4:], uint32(index)) //nolint:gosec // an int32 by origin
 	return appendAttr(b, unix.IFLA_EXT_MASK, binary.NativeEndian.AppendUint32(nil, skipStats))
 }
 
@@ -142,29 +139,36 @@ func decodeLink(b []byte) (neigh.Link, error) {
 	return l, nil
 }
 
-// decodeAddress reads the body of an RTM_NEWADDR message: the index of the device,
-// and this host's address on it with the length of its network's prefix. The
-// prefix is not valid for another family than IPv4 and IPv6.
-func decodeAddress(b []byte) (int, netip.Prefix, error) {
+// ownAddress is one of this host's own, with the length of its network's prefix.
+type ownAddress struct {
+	netip.Prefix      // not valid for another family than IPv4 and IPv6
+	index        int  // of the device
+	secondary    bool // IFA_F_SECONDARY
+}
+
+// decodeAddress reads the body of an RTM_NEWADDR message.
+func decodeAddress(b []byte) (ownAddress, error) {
 	if len(b) < unix.SizeofIfAddrmsg {
-		return 0, netip.Prefix{}, fmt.Errorf("ifaddrmsg of %d bytes: %w", len(b), neigh.ErrMalformed)
+		return ownAddress{}, fmt.Errorf("ifaddrmsg of %d bytes: %w", len(b), neigh.ErrMalformed)
 	}
-	family, bits, dev := b[0], int(b[1]), index(b[4:])
+	family, bits := b[0], int(b[1])
+	a := ownAddress{index: index(b[4:]), secondary: b[2]&unix.IFA_F_SECONDARY != 0}
 	var own netip.Addr
 	for b = b[unix.SizeofIfAddrmsg:]; len(b) >= rtattrLen; {
 		typ, v, rest, err := nextAttr(b)
 		if err != nil {
-			return 0, netip.Prefix{}, err
+			return ownAddress{}, err
 		}
 		// With a peer, IFA_ADDRESS is the peer's; IPv6 has no IFA_LOCAL without one.
 		if typ == unix.IFA_LOCAL || typ == unix.IFA_ADDRESS && !own.IsValid() {
 			if own = addrOf(family, v); !own.IsValid() && isIP(family) {
-				return 0, netip.Prefix{}, fmt.Errorf("address of %d bytes in family %d: %w", len(v), family, neigh.ErrMalformed)
+				return ownAddress{}, fmt.Errorf("address of %d bytes in family %d: %w", len(v), family, neigh.ErrMalformed)
 			}
 		}
 		b = rest
 	}
-	return dev, netip.PrefixFrom(own, bits), nil
+	a.Prefix = netip.PrefixFrom(own, bits)
+	return a, nil
 }
 
 // decodeRoute reads the body of an RTM_NEWROUTE message, and calls visit for each

@@ -125,10 +125,11 @@ func libraryTopology() (topo neigh.Topology, err error) {
 // Messages of the three kinds, whole.
 var (
 	linkBody    = slices.Concat(u32s(0, 7, unix.IFF_UP|unix.IFF_NOARP, 0), appendAttr(nil, unix.IFLA_IFNAME, []byte("eth0\x00")))
-	addressBody = slices.Concat([]byte{unix.AF_INET, 24, 0, 0}, u32s(7),
+	addressBody = slices.Concat([]byte{unix.AF_INET, 24, unix.IFA_F_SECONDARY, 0}, u32s(7),
 		appendAttr(nil, unix.IFA_ADDRESS, []byte{10, 5, 0, 2}), appendAttr(nil, unix.IFA_LOCAL, []byte{10, 5, 0, 1}))
 	routeBody = slices.Concat([]byte{unix.AF_INET, 0, 0, 0, 254, 0, 0, 1, 0, 0, 0, 0},
 		appendAttr(nil, unix.RTA_OIF, u32s(7)), appendAttr(nil, unix.RTA_GATEWAY, []byte{10, 0, 0, 254}))
+	wayBody       = slices.Concat(routeBody, appendAttr(nil, unix.RTA_PREFSRC, []byte{10, 0, 0, 1}))
 	multipathBody = slices.Concat([]byte{unix.AF_INET, 16, 0, 0, 254, 0, 0, 1, 0, 0, 0, 0}, appendAttr(nil, unix.RTA_MULTIPATH, slices.Concat(
 		[]byte{16, 0, 0, 0}, u32s(7), appendAttr(nil, unix.RTA_GATEWAY, []byte{10, 0, 0, 253}),
 		[]byte{30, 0, 0, 0}, u32s(8), appendAttr(nil, unix.RTA_VIA, slices.Concat([]byte{unix.AF_INET6, 0}, netip.MustParseAddr("fe80::7").AsSlice())))))
@@ -144,8 +145,11 @@ func TestDecodeTopology(t *testing.T) {
 	if l, err := decodeLink(linkBody); err != nil || l != (neigh.Link{Index: 7, Name: "eth0", NoARP: true}) {
 		t.Errorf("device: %+v, %v", l, err)
 	}
-	if i, p, err := decodeAddress(addressBody); err != nil || i != 7 || p != netip.MustParsePrefix("10.5.0.1/24") {
-		t.Errorf("address: %d %s, %v", i, p, err)
+	if a, err := decodeAddress(addressBody); err != nil || a != (ownAddress{Prefix: netip.MustParsePrefix("10.5.0.1/24"), index: 7, secondary: true}) {
+		t.Errorf("address: %+v, %v", a, err)
+	}
+	if r, err := decodeWay(wayBody); err != nil || r != (Route{Index: 7, Gateway: netip.MustParseAddr("10.0.0.254"), Source: netip.MustParseAddr("10.0.0.1")}) {
+		t.Errorf("way: %+v, %v", r, err)
 	}
 	if hops, err := hopsOf(routeBody); err != nil || !maps.Equal(hops, map[neigh.Key]bool{key("10.0.0.254", 7): true}) {
 		t.Errorf("route: %v, %v", hops, err)
@@ -166,10 +170,12 @@ func TestDecodeTopology(t *testing.T) {
 		{"ifinfomsg of 15 bytes: malformed netlink message", second(decodeLink(linkBody[:15]))},
 		{"device 7 without a name: malformed netlink message", second(decodeLink(linkBody[:16]))},
 		{"attribute of 9 bytes where 8 are left: malformed netlink message", second(decodeLink(linkBody[:24]))},
-		{"ifaddrmsg of 7 bytes: malformed netlink message", third(decodeAddress(addressBody[:7]))},
-		{"attribute of 8 bytes where 7 are left: malformed netlink message", third(decodeAddress(addressBody[:15]))},
-		{"address of 3 bytes in family 2: malformed netlink message", third(decodeAddress(append(addressBody[:8:8], appendAttr(nil, unix.IFA_LOCAL, []byte{1, 2, 3})...)))},
+		{"ifaddrmsg of 7 bytes: malformed netlink message", second(decodeAddress(addressBody[:7]))},
+		{"attribute of 8 bytes where 7 are left: malformed netlink message", second(decodeAddress(addressBody[:15]))},
+		{"address of 3 bytes in family 2: malformed netlink message", second(decodeAddress(append(addressBody[:8:8], appendAttr(nil, unix.IFA_LOCAL, []byte{1, 2, 3})...)))},
 		{"rtmsg of 11 bytes: malformed netlink message", second(hopsOf(routeBody[:11]))},
+		{"rtmsg of 11 bytes: malformed netlink message", second(decodeWay(wayBody[:11]))},
+		{"attribute of 8 bytes where 7 are left: malformed netlink message", second(decodeWay(wayBody[:35]))},
 		{"attribute of 8 bytes where 7 are left: malformed netlink message", second(hopsOf(routeBody[:27]))},
 		{"attribute 5 of a route in family 2, of 3 bytes: malformed netlink message", second(hopsOf(append(routeBody[:12:12], appendAttr(nil, unix.RTA_GATEWAY, []byte{1, 2, 3})...)))},
 		{"attribute 4 of a route in family 2, of 2 bytes: malformed netlink message", second(hopsOf(append(routeBody[:12:12], appendAttr(nil, unix.RTA_OIF, []byte{1, 2})...)))},
@@ -183,8 +189,7 @@ func TestDecodeTopology(t *testing.T) {
 	}
 }
 
-func second[A any](_ A, err error) error        { return err }
-func third[A, B any](_ A, _ B, err error) error { return err }
+func second[A any](_ A, err error) error { return err }
 
 // A list that was interrupted will do; one that was refused will not.
 func TestTopologyInterrupted(t *testing.T) {
@@ -212,7 +217,7 @@ func TestTopologyInterrupted(t *testing.T) {
 }
 
 func FuzzDecodeTopology(f *testing.F) {
-	for _, b := range [][]byte{linkBody, addressBody, routeBody, multipathBody} {
+	for _, b := range [][]byte{linkBody, addressBody, routeBody, wayBody, multipathBody} {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -220,7 +225,10 @@ func FuzzDecodeTopology(f *testing.F) {
 		if err == nil && l.Name == "" || err != nil && !errors.Is(err, neigh.ErrMalformed) {
 			t.Errorf("device %+v, %v", l, err)
 		}
-		if _, _, err := decodeAddress(b); err != nil && !errors.Is(err, neigh.ErrMalformed) {
+		if r, err := decodeWay(b); err != nil && (r != Route{} || !errors.Is(err, neigh.ErrMalformed)) {
+			t.Errorf("way: %+v, %v", r, err)
+		}
+		if _, err := decodeAddress(b); err != nil && !errors.Is(err, neigh.ErrMalformed) {
 			t.Errorf("address: %v", err)
 		}
 		n := 0
