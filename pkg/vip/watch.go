@@ -58,6 +58,7 @@ type watch struct {
 
 	status  atomic.Pointer[report.VIP]
 	claimed atomic.Pointer[neigh.Key]
+	told    atomic.Pointer[[]neigh.Socket] // the connections to the VIP by the last round, until they are looked up
 
 	tracker     Tracker
 	connections connections
@@ -306,31 +307,53 @@ func (v *watch) verdict(e *neigh.Entry) policy.Verdict {
 	return v.cfg.Scope.Decide(e, &v.place.Link, true)
 }
 
-// observe takes in the connections to the VIP: those that are known are looked
-// up one by one, and all are listed when one of them is gone.
+// tell tells of the connections there are. To list them is to walk through all
+// sockets of the machine: it is done for all VIPs at once.
+func (v *watch) tell(sockets []neigh.Socket) {
+	mine := v.ours(sockets)
+	v.told.Store(&mine)
+}
+
+// ours picks the connections to the VIP.
+func (v *watch) ours(sockets []neigh.Socket) (mine []neigh.Socket) {
+	for i := range sockets {
+		if sockets[i].Remote.Addr() == v.target.addr {
+			mine = append(mine, sockets[i])
+		}
+	}
+	return mine
+}
+
+// observe takes in the connections to the VIP: those that are known, and those
+// that it was told of, are looked up one by one, and all are listed when one that
+// was known is gone, or the VIP does not work.
 func (v *watch) observe(now time.Time) {
 	var sockets []neigh.Socket
-	complete := len(v.connections.known) > 0 && v.began.IsZero()
-	for _, k := range v.connections.known {
-		s, err := v.cfg.Sockets.Get(&k.Socket)
-		if err != nil {
-			complete = false
-			break
+	lookUp := func(s *neigh.Socket) bool {
+		got, err := v.cfg.Sockets.Get(s)
+		if err == nil {
+			sockets = append(sockets, got)
 		}
-		sockets = append(sockets, s)
+		return err == nil
 	}
-	if v.placed.Equal(now) || !complete && (v.connections.established || !v.began.IsZero()) {
+	lost := len(v.connections.known) == 0
+	for _, k := range v.connections.known {
+		lost = !lookUp(&k.Socket) || lost
+	}
+	if told := v.told.Swap(nil); told != nil {
+		for i := range *told {
+			if s := &(*told)[i]; v.connections.known[s.Cookie] == nil && len(sockets) < maxKnown {
+				lookUp(s)
+			}
+		}
+	}
+	if lost && v.connections.established || !v.began.IsZero() {
 		all, err := v.cfg.Sockets.List(v.cfg.Port)
 		if err != nil {
 			v.log.Debug("listing connections", "err", err)
 			return
 		}
-		sockets = sockets[:0]
-		for i := range all {
-			if all[i].Remote.Addr() == v.target.addr {
-				sockets = append(sockets, all[i])
-			}
-		}
+		sockets = v.ours(all)
 	}
 	v.connections.update(now, sockets)
 }

@@ -1154,3 +1154,25 @@ func TestSeveralVIPs(t *testing.T) {
 		})
 	})
 }
+
+// All sockets of the machine are listed once in a round, for however many VIPs:
+// what is in the list is looked up one by one.
+func TestConnectionsAreListedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)}, func(c *Config) { c.Auto, c.Addrs = true, addrs(100, 101) })
+		e := *b.entries[key]
+		e.Addr = addr(101)
+		b.entries[e.Key] = &e
+		b.kubelet(t.Context(), 10*time.Second)
+		b.dial(addr(101))
+		b.start(t)
+		rest(time.Hour)
+		if want := int(time.Hour/roundEvery) + 1; b.lists > want {
+			t.Errorf("listed %d times in an hour, want %d", b.lists, want)
+		}
+		b.dial(theVIP).Retransmits = 2
+		if took := when(time.Minute, func() bool { return len(b.checks) > 0 }); took > roundEvery+interval+ms {
+			t.Errorf("a new connection that retransmits was seen after %v", took)
+		}
+	})
+}

@@ -96,7 +96,7 @@ func (w *Watcher) Claims() []neigh.Key {
 
 // Run watches until ctx is done, and returns nil then.
 func (w *Watcher) Run(ctx context.Context) error {
-	defer w.follow(ctx, nil)
+	defer w.follow(ctx, nil, nil)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -109,7 +109,11 @@ func (w *Watcher) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		w.follow(ctx, w.targets(ctx, time.Now()))
+		sockets, err := w.cfg.Sockets.List(w.cfg.Port)
+		if err != nil {
+			w.cfg.Log.Debug("listing connections", "err", err)
+		}
+		w.follow(ctx, w.targets(ctx, time.Now(), sockets), sockets)
 		if !sleep(ctx, roundGap) {
 			return nil
 		}
@@ -127,7 +131,7 @@ func (w *Watcher) suspicious() {
 
 // targets returns the VIPs to be watched: at most maxVIPs, those that were given
 // first.
-func (w *Watcher) targets(ctx context.Context, now time.Time) []target {
+func (w *Watcher) targets(ctx context.Context, now time.Time, sockets []neigh.Socket) []target {
 	var all []target
 	for _, a := range w.cfg.Addrs {
 		all = append(all, target{addr: a, source: FromAddress})
@@ -138,7 +142,7 @@ func (w *Watcher) targets(ctx context.Context, now time.Time) []target {
 		}
 	}
 	if w.cfg.Auto {
-		all = append(all, w.discover(now)...)
+		all = append(all, w.discover(now, sockets)...)
 	}
 	chosen := make([]target, 0, maxVIPs)
 	for _, t := range all {
@@ -182,11 +186,7 @@ func (w *Watcher) lookup(ctx context.Context) [][]netip.Addr {
 
 // discover returns the addresses that this host has connections to. Those on
 // link come first, as only they can be repaired.
-func (w *Watcher) discover(now time.Time) []target {
-	sockets, err := w.cfg.Sockets.List(w.cfg.Port)
-	if err != nil {
-		w.cfg.Log.Debug("listing connections", "err", err)
-	}
+func (w *Watcher) discover(now time.Time, sockets []neigh.Socket) []target {
 	for i := range sockets {
 		w.seen[sockets[i].Remote.Addr()] = now
 	}
@@ -234,8 +234,9 @@ func (w *Watcher) rank(a netip.Addr) int {
 	return 1
 }
 
-// follow starts and ends watches, so that there is one for each target.
-func (w *Watcher) follow(ctx context.Context, targets []target) {
+// follow starts and ends watches, so that there is one for each target, and tells
+// them of the sockets there are.
+func (w *Watcher) follow(ctx context.Context, targets []target, sockets []neigh.Socket) {
 	wanted := make(map[netip.Addr]target, len(targets))
 	for _, t := range targets {
 		wanted[t.addr] = t
@@ -253,10 +254,12 @@ func (w *Watcher) follow(ctx context.Context, targets []target) {
 		}
 	}
 	for a, t := range wanted {
-		if w.watches[a] != nil {
+		if v := w.watches[a]; v != nil {
+			v.tell(sockets)
 			continue
 		}
 		v := newWatch(w, t)
+		v.tell(sockets)
 		w.mu.Lock()
 		w.watches[a] = v
 		w.mu.Unlock()
