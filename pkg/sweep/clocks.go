@@ -24,17 +24,30 @@ func idOf(k *neigh.Key) id {
 	return id{binary.NativeEndian.Uint64(a[:]), binary.NativeEndian.Uint64(a[8:]), dev}
 }
 
-// clock is what the agent remembers of one learned entry, in 64 bytes. Times
+// clock is what the agent remembers of one learned entry, in 56 bytes. Times
 // are durations since the store's base.
 type clock struct {
-	id
-	scan     uint32        // the scan that last saw it
-	resolved time.Duration // when it was last asked for afresh
-	asked    time.Duration // when its renewal began
-	spread   time.Duration // of the first interval: how much sooner than its age says it is due; negative: until when it is not due at all
-	lladdr   uint64        // the last link-layer address by its Digest, 0 for none
-	pending  bool          // its renewal has begun, and the answer has not been seen yet
-	absent   bool          // not seen since a scan: it was deleted and may come back
+	high, low uint64 // this and dev are its id, which alone would be padded
+	dev       uint32
+	scan      uint32        // the scan that last saw it
+	resolved  time.Duration // when it was last asked for afresh
+	asked     time.Duration // when its renewal began
+	spread    time.Duration // of the first interval: how much sooner than its age says it is due; negative: until when it is not due at all
+	lladdr    digest        // of the last link-layer address
+	pending   bool          // its renewal has begun, and the answer has not been seen yet
+	absent    bool          // not seen since a scan: it was deleted and may come back
+}
+
+func (k *clock) id() id         { return id{k.high, k.low, k.dev} }
+func (k *clock) is(of *id) bool { return k.low == of.low && k.high == of.high && k.dev == of.dev }
+
+// digest is an Ethernet address, or a longer one, folded. It is zero for none.
+type digest [3]uint16
+
+func digestOf(a *neigh.LLAddr) digest {
+	n := a.Digest()
+	n ^= n >> 48
+	return digest{uint16(n), uint16(n >> 16), uint16(n >> 32)} //nolint:gosec // in three parts
 }
 
 // clocks is the store: the clocks in the order in which they were first seen,
@@ -56,7 +69,7 @@ type clocks struct {
 	buckets []bucket        // open addressing, a power of two in length, a quarter of them empty
 }
 
-// chunk is how many clocks are allocated at a time: 64 KB.
+// chunk is how many clocks are allocated at a time: 56 KB.
 const chunk = 1024
 
 // at returns the clock in a place.
@@ -115,14 +128,14 @@ func (c *clocks) see(e *neigh.Entry, now time.Time, spread func(age time.Duratio
 		}
 	}
 	if e.State.Valid() {
-		lladdr := e.LLAddr.Digest()
+		lladdr := digestOf(&e.LLAddr)
 		switch {
 		case k.pending && k.resolved < k.asked:
 			// The renewal is under way. An answer may have confirmed the entry
 			// without changing it (__neigh_update does so under locktime), or
 			// have changed it until it is put back.
 			lladdr = k.lladdr
-		case k.pending && k.lladdr != 0 && lladdr != k.lladdr:
+		case k.pending && k.lladdr != digest{} && lladdr != k.lladdr:
 			s.corrected, k.pending = true, false
 		case k.pending && e.Confirmed < t-k.asked:
 			k.pending = false
@@ -200,7 +213,7 @@ func (c *clocks) end(now time.Time, keep time.Duration) {
 // lookup returns the place of the clock with the given id. It looks at one place
 // first.
 func (c *clocks) lookup(k id, first int) (place int, ok bool) {
-	if first < c.places && c.at(first).id == k {
+	if first < c.places && c.at(first).is(&k) {
 		return first, true
 	}
 	if len(c.buckets) == 0 {
@@ -211,7 +224,7 @@ func (c *clocks) lookup(k id, first int) (place int, ok bool) {
 		switch at := c.buckets[c.mask(b)]; {
 		case at.place == 0:
 			return 0, false
-		case at.hash == hash && c.at(int(at.place-1)).id == k:
+		case at.hash == hash && c.at(int(at.place-1)).is(&k):
 			return int(at.place - 1), true
 		}
 	}
@@ -224,7 +237,7 @@ func (c *clocks) add(k id) (place int) {
 	}
 	place = c.places
 	c.places++
-	*c.at(place) = clock{id: k}
+	*c.at(place) = clock{high: k.high, low: k.low, dev: k.dev}
 	if 4*c.places > 3*len(c.buckets) {
 		old := c.buckets
 		c.buckets = make([]bucket, max(128, 2*len(old)))
@@ -264,7 +277,7 @@ func (c *clocks) compact() {
 	c.chunks, c.places, c.free, c.buckets = nil, 0, 0, nil
 	for i := range old.places {
 		if k := old.at(i); k.dev != 0 {
-			*c.at(c.add(k.id)) = *k
+			*c.at(c.add(k.id())) = *k
 		}
 	}
 }
