@@ -113,11 +113,13 @@ func (r *Builder) Add(e *neigh.Entry, link *neigh.Link, verdict policy.Verdict, 
 	for c, age := range ages {
 		f.Oldest[c] = max(f.Oldest[c], age)
 	}
+	if !nextHop && r.perEntry == 0 {
+		return
+	}
 	entry := Entry{Device: link.Name, Addr: e.Addr, Ages: *ages, key: e.Key, isDefault: isDefault}
-	switch {
-	case nextHop:
+	if nextHop {
 		r.hops = append(r.hops, entry)
-	case r.perEntry > 0:
+	} else {
 		r.keep(entry)
 	}
 }
