@@ -139,8 +139,8 @@ func (t *Table) Source(k neigh.Key) (netip.Addr, error) {
 
 // Route returns the kernel's way to an address, by the device with the given
 // index, or by whatever device it likes where that is 0. The error wraps
-// neigh.ErrGone where the way has no source address, or is not by that device, and
-// an errno such as ENETUNREACH where there is none.
+// neigh.ErrGone where there is no such device, or the way has no source address or
+// is by another one, and an errno such as ENETUNREACH where there is no way.
 func (t *Table) Route(a netip.Addr, index int) (Route, error) {
 	var r Route
 	err := t.one(unix.RTM_GETROUTE, func(b []byte, seq uint32) []byte {
@@ -149,8 +149,12 @@ func (t *Table) Route(a netip.Addr, index int) (Route, error) {
 		r, err = decodeWay(body)
 		return err
 	})
-	if err == nil && (!r.Source.IsValid() || index != 0 && r.Index != index) {
-		err = fmt.Errorf("no route with a source address: %w", neigh.ErrGone)
+	switch {
+	case err != nil:
+	case index != 0 && r.Index != index:
+		err = fmt.Errorf("it is by device %d: %w", r.Index, neigh.ErrGone)
+	case !r.Source.IsValid():
+		err = fmt.Errorf("it has no source address: %w", neigh.ErrGone)
 	}
 	if err != nil {
 		return Route{}, fmt.Errorf("finding the route to %s: %w", a, err)

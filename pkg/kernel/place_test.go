@@ -26,9 +26,10 @@ func TestPlace(t *testing.T) {
 		"addr add 2001:db8:96::1/128 dev kube-ipvs0 nodad",
 		"addr add 10.97.0.1/32 dev lo",
 		"addr add 2001:db8:97::1/128 dev lo nodad",
-		"addr add 10.98.0.1/32 dev kube-ipvs0",                      // a service of type LoadBalancer,
-		"addr add 10.98.0.1/32 dev eth0",                            // which kube-vip holds as well
-		"addr add 10.0.0.100/24 dev eth0",                           // as keepalived does it
+		"addr add 10.98.0.1/32 dev kube-ipvs0", // a service of type LoadBalancer,
+		"addr add 10.98.0.1/32 dev eth0",       // which kube-vip holds as well
+		"addr add 10.0.0.100/24 dev eth0",      // as keepalived does it
+		"addr add 10.5.0.1 peer 10.5.0.2/24 dev eth0",
 		"addr add 2001:db8::100/128 dev eth0 nodad preferred_lft 0", // or it would become the source
 		"route add local 10.99.0.0/24 dev lo",                       // any address of it is local
 		"route add 10.1.0.0/16 via 10.0.0.254",
@@ -70,6 +71,7 @@ func TestPlace(t *testing.T) {
 		{"the host's own", "10.0.0.1", here(eth0, "10.0.0.1", true)},
 		{"the host's own, IPv6", "2001:db8::1", here(eth0, "2001:db8::1", true)},
 		{"second in the subnet", "10.0.0.100", here(eth0, "10.0.0.1", false)},
+		{"with a peer, in its subnet", "10.5.0.1", here(eth0, "10.5.0.1", true)},
 		{"without a subnet, IPv6", "2001:db8::100", here(eth0, "2001:db8::100", false)},
 		{"on lo", "10.97.0.1", here(lo, "10.97.0.1", false)},
 		{"on lo, IPv6", "2001:db8:97::1", here(lo, "2001:db8:97::1", false)},

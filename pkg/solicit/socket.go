@@ -203,10 +203,13 @@ func (s *socket) listen() error {
 		return s.fail("setting deadlines", err)
 	}
 	s.drain()
+	if err := s.size(readBuffer); err != nil {
+		return err
+	}
 	if err := s.overrun(); err != nil && !errors.Is(err, ErrOverrun) {
 		return err
 	}
-	return s.size(readBuffer)
+	return nil
 }
 
 // drain empties the queue, of what comes meanwhile too, within reason. Errors are

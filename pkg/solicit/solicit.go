@@ -86,7 +86,7 @@ type Conn struct {
 
 // Dial opens a Conn on the interface with this index, in the network namespace
 // of the calling thread. It is used from any thread afterwards. The interface
-// may be down. Nothing is sent, and nothing received, before Ask.
+// may be down. Nothing is sent before Ask.
 //
 // It opens one socket for each family: a socket for both would have to be one
 // for all protocols, and have each packet in and out run through its filter.
@@ -132,8 +132,8 @@ func (c *Conn) Close() error {
 // still be answered, so no conclusion can be drawn from what was not reported.
 //
 // The kernel looks at ARP frames all the time the Conn is open, which costs
-// nothing: between two calls it keeps a few answers at most, which the second
-// drops. Looking at IPv6 packets cost about 80 ns for each that arrives, so that
+// nothing: what a call leaves unread, and a few frames after it, lie in the socket
+// until the next call drops them. Looking at IPv6 packets cost about 80 ns for each that arrives, so that
 // is done only while asking for IPv6 addresses, at the price of one RCU grace
 // period (5 to 20 ms) before the first solicitation and one at the end.
 func (c *Conn) Ask(ctx context.Context, targets []Target, window time.Duration, answer func(Answer)) error {

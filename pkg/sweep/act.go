@@ -76,7 +76,7 @@ func (a *actor) part(ctx context.Context, since time.Time) {
 		// The parts of a table seldom end with a full batch. Of a few entries the
 		// pause waits for that of others: the runtime sleeps badly for less than a
 		// millisecond, and this is what most scans of a small table delete.
-		if a.owed += a.pause * time.Duration(len(batch)) / batchSize; a.owed > a.pause/2 {
+		if a.owed += a.pause * time.Duration(len(batch)) / batchSize; a.owed > a.pause/10 {
 			sleep(ctx, a.owed)
 			a.owed = 0
 		}

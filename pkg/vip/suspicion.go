@@ -41,7 +41,7 @@ type connection struct {
 	sent       time.Time // when data was last sent
 }
 
-// update takes in all connections there are now.
+// update takes in the connections as they are now: one that is missing is gone.
 func (c *connections) update(now time.Time, sockets []neigh.Socket) {
 	old := c.known
 	c.known = make(map[uint64]*connection, len(sockets))

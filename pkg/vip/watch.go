@@ -68,6 +68,7 @@ type watch struct {
 	news        time.Time
 	place       neigh.Place
 	placed      time.Time // when; zero: look again
+	arrived     bool      // on link, or on another device: the connections have not been listed since
 	began       time.Time // when the present trouble was first noticed; zero: there is none
 	verified    time.Time
 	looked      time.Time // when the last look ended
@@ -251,6 +252,7 @@ func (v *watch) locate(now time.Time) bool {
 		v.tracker = Tracker{} // another device: what was known is about another entry
 		v.release()
 	}
+	v.arrived = v.arrived || where == OnLink && v.tracker.Where() != OnLink
 	v.place, v.placed = p, now
 	if where != OnLink {
 		v.began = time.Time{}
@@ -310,8 +312,9 @@ func (v *watch) verdict(e *neigh.Entry) policy.Verdict {
 // tell tells of the connections there are. To list them is to walk through all
 // sockets of the machine: it is done for all VIPs at once.
 func (v *watch) tell(sockets []neigh.Socket) {
-	mine := v.ours(sockets)
-	v.told.Store(&mine)
+	if mine := v.ours(sockets); len(mine) > 0 {
+		v.told.Store(&mine)
+	}
 }
 
 // ours picks the connections to the VIP.
@@ -325,35 +328,42 @@ func (v *watch) ours(sockets []neigh.Socket) (mine []neigh.Socket) {
 }
 
 // observe takes in the connections to the VIP: those that are known, and those
-// that it was told of, are looked up one by one, and all are listed when one that
-// was known is gone, or the VIP does not work.
+// that it was told of, are looked up one by one. All are listed when that shows
+// too little: one that was known is gone, or none is left, the VIP does not work, or
+// it has just come to where it is.
 func (v *watch) observe(now time.Time) {
-	var sockets []neigh.Socket
-	lookUp := func(s *neigh.Socket) bool {
-		got, err := v.cfg.Sockets.Get(s)
-		if err == nil {
-			sockets = append(sockets, got)
-		}
-		return err == nil
-	}
-	lost := len(v.connections.known) == 0
+	var look []neigh.Socket
 	for _, k := range v.connections.known {
-		lost = !lookUp(&k.Socket) || lost
+		look = append(look, k.Socket)
 	}
+	known := len(look)
 	if told := v.told.Swap(nil); told != nil {
-		for i := range *told {
-			if s := &(*told)[i]; v.connections.known[s.Cookie] == nil && len(sockets) < maxKnown {
-				lookUp(s)
+		for _, s := range *told {
+			if v.connections.known[s.Cookie] == nil && len(look) < maxKnown {
+				look = append(look, s)
 			}
 		}
 	}
-	if lost && v.connections.established || !v.began.IsZero() {
+	lacking := known == 0
+	var sockets []neigh.Socket
+	for i := range look {
+		s, err := v.cfg.Sockets.Get(&look[i])
+		if err == nil {
+			sockets = append(sockets, s)
+			continue
+		}
+		lacking = lacking || i < known
+		if !errors.Is(err, neigh.ErrGone) {
+			break // the next may wait as long
+		}
+	}
+	if lacking && v.connections.established || v.arrived || !v.began.IsZero() {
 		all, err := v.cfg.Sockets.List(v.cfg.Port)
 		if err != nil {
 			v.log.Debug("listing connections", "err", err)
 			return
 		}
-		sockets = v.ours(all)
+		sockets, v.arrived = v.ours(all), false
 	}
 	v.connections.update(now, sockets)
 }
