@@ -38,8 +38,9 @@ demo: build ## watch the agent work in namespaces for half a minute
 
 # The kernel's limits on its table are raised meanwhile, which takes root.
 BENCH_SIZES ?= 1000,10000,100000
+BENCH_ROUNDS ?= 11
 bench: build bin/bench ## CPU time of renewals, scans and scrapes: the agent beside the usual ways
-	$(SUDO) bin/bench -sizes $(BENCH_SIZES)
+	$(SUDO) bin/bench -sizes $(BENCH_SIZES) -rounds $(BENCH_ROUNDS)
 
 bench-footprint: build bin/bench ## memory, idle CPU time, size and start of the agent
 	$(SUDO) bin/bench -footprint
