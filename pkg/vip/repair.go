@@ -298,6 +298,17 @@ func (v *watch) askEverybody(ctx context.Context) {
 	}
 }
 
+// trial gives the entry to a holder and checks the service. It returns whom the
+// entry names afterwards, and false if it was not made.
+func (v *watch) trial(ctx context.Context, h neigh.LLAddr) (r Verdict, named neigh.LLAddr, ok bool) {
+	if ctx.Err() != nil || !v.budget.take(time.Now(), 1) || !v.write(h) {
+		return r, named, false
+	}
+	r = v.check(ctx)
+	v.log.Debug("trial of another holder", "lladdr", h, "result", r.Result, "verified", r.Verified, "err", r.Err)
+	return r, v.named(), true
+}
+
 // try gives the entry to one after another of the other holders, and keeps it
 // with the first that proves itself. While it does, all traffic to the VIP goes
 // there; a holder that does not serve is given up within the time of a check.
@@ -308,12 +319,14 @@ func (v *watch) try(ctx context.Context, q *shield.Inquiry) bool {
 	// One that has served before is no stranger that floods us with answers.
 	slices.SortStableFunc(others, func(a, b neigh.LLAddr) int { return btoi(v.proven[b]) - btoi(v.proven[a]) })
 	for _, h := range others[:min(len(others), maxTrials)] {
-		if ctx.Err() != nil || !v.budget.take(time.Now(), 1) || !v.write(h) {
+		r, named, ok := v.trial(ctx, h)
+		if ok && named == incumbent { // announced again in the middle of it, which says nothing about the other
+			r, named, ok = v.trial(ctx, h)
+		}
+		if !ok {
 			break
 		}
-		r := v.check(ctx)
-		v.log.Debug("trial of another holder", "lladdr", h, "result", r.Result, "verified", r.Verified, "err", r.Err)
-		switch named := v.named(); {
+		switch {
 		case !slices.Contains(q.Holders, named):
 			return false // it has been announced meanwhile, and is newer than what the round knows
 		case named != h, !r.Served, v.cfg.OnConflict == Verified && !r.Verified:

@@ -834,6 +834,37 @@ func TestAnnouncedInATrial(t *testing.T) {
 	})
 }
 
+// One that does not serve announces itself again in the middle of a trial, as
+// kube-vip does every 3 s: the trial is made once more, at once.
+func TestAnnouncedAgainInATrial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.settle(t)
+		var trials []time.Duration
+		b.change(func() {
+			b.hosts = []*host{zombie(1, refuses), good(2)}
+			b.checking = func(holder neigh.LLAddr) {
+				if holder != mac(2) {
+					return
+				}
+				if trials = append(trials, b.now()); len(trials) == 1 {
+					b.announces(mac(1))
+				}
+			}
+		})
+		if took := when(time.Minute, func() bool { return len(trials) > 1 }); took == never {
+			t.Fatal("no second trial")
+		}
+		if again := trials[1] - trials[0]; again > 100*ms {
+			t.Errorf("tried again after %v", again)
+		}
+		rest(3 * time.Second)
+		if b.named() != mac(2) || len(trials) != 2 {
+			t.Errorf("the entry names %s after %d trials", b.named(), len(trials))
+		}
+	})
+}
+
 // A host that is deaf to unicast requests, as some proxies are, is no reason to
 // ask everybody every few seconds.
 func TestHolderAnswersBroadcastsOnly(t *testing.T) {
