@@ -431,7 +431,7 @@ func TestARPFlood(t *testing.T) {
 		<-time.After(50 * time.Millisecond)
 	}
 	sent := stop()
-	t.Logf("%d frames/s, %d entries at most", sent/int(time.Since(begun).Seconds()), most)
+	t.Logf("%.0f frames/s, %d entries at most", float64(sent)/time.Since(begun).Seconds(), most)
 	if most < 100 {
 		t.Errorf("%d entries at most: the flood did not arrive", most)
 	}

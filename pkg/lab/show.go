@@ -28,11 +28,20 @@ func ParseShown(text string) []Shown {
 		}
 		s := Shown{Addr: f[0], Device: f[2], State: f[len(f)-1], Used: -1, Confirmed: -1, Updated: -1, Line: strings.TrimSpace(line)}
 		if m := ages.FindStringSubmatch(line); m != nil {
-			s.Used, _ = strconv.Atoi(m[1])
-			s.Confirmed, _ = strconv.Atoi(m[2])
-			s.Updated, _ = strconv.Atoi(m[3])
+			s.Used, s.Confirmed, s.Updated = age(m[1]), age(m[2]), age(m[3])
 		}
 		shown = append(shown, s)
 	}
 	return shown
+}
+
+// age reads an age in seconds. One of more than 246 days is that of a time stamp
+// which another CPU wrote while the kernel filled the message: it lies in the
+// future, and wraps around (jiffies_to_clock_t).
+func age(s string) int {
+	n, _ := strconv.Atoi(s)
+	if n > 246*24*60*60 {
+		return 0
+	}
+	return n
 }

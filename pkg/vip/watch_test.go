@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -840,27 +841,38 @@ func TestAnnouncedAgainInATrial(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench([]*host{good(1)})
 		b.settle(t)
+		var mu sync.Mutex
 		var trials []time.Duration
+		tried := func() []time.Duration {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(trials)
+		}
 		b.change(func() {
 			b.hosts = []*host{zombie(1, refuses), good(2)}
 			b.checking = func(holder neigh.LLAddr) {
 				if holder != mac(2) {
 					return
 				}
-				if trials = append(trials, b.now()); len(trials) == 1 {
+				mu.Lock()
+				trials = append(trials, b.now())
+				first := len(trials) == 1
+				mu.Unlock()
+				if first {
 					b.announces(mac(1))
 				}
 			}
 		})
-		if took := when(time.Minute, func() bool { return len(trials) > 1 }); took == never {
+		if took := when(time.Minute, func() bool { return len(tried()) > 1 }); took == never {
 			t.Fatal("no second trial")
 		}
-		if again := trials[1] - trials[0]; again > 100*ms {
+		at := tried()
+		if again := at[1] - at[0]; again > 100*ms {
 			t.Errorf("tried again after %v", again)
 		}
 		rest(3 * time.Second)
-		if b.named() != mac(2) || len(trials) != 2 {
-			t.Errorf("the entry names %s after %d trials", b.named(), len(trials))
+		if n := len(tried()); b.named() != mac(2) || n != 2 {
+			t.Errorf("the entry names %s after %d trials", b.named(), n)
 		}
 	})
 }
@@ -1198,11 +1210,17 @@ func TestConnectionsAreListedOnce(t *testing.T) {
 		b.dial(addr(101))
 		b.start(t)
 		rest(time.Hour)
-		if want := int(time.Hour/roundEvery) + 1 + 2; b.lists > want { // and when each has arrived
-			t.Errorf("listed %d times in an hour, want %d", b.lists, want)
+		var lists, checks int
+		b.change(func() { lists = b.lists })
+		if want := int(time.Hour/roundEvery) + 1 + 2; lists > want { // and when each has arrived
+			t.Errorf("listed %d times in an hour, want %d", lists, want)
 		}
-		b.dial(theVIP).Retransmits = 2
-		if took := when(time.Minute, func() bool { return len(b.checks) > 0 }); took > roundEvery+interval+ms {
+		c := b.dial(theVIP)
+		b.change(func() { c.Retransmits = 2 })
+		if took := when(time.Minute, func() bool {
+			b.change(func() { checks = len(b.checks) })
+			return checks > 0
+		}); took > roundEvery+interval+ms {
 			t.Errorf("a new connection that retransmits was seen after %v", took)
 		}
 	})
