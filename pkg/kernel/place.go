@@ -66,11 +66,13 @@ func noRoute(err error) error {
 // say: for IPv4 it always names the loopback device.
 func (t *Table) carrier(a netip.Addr, p *neigh.Place) error {
 	var found []ownAddress
-	err := t.addresses(familyOf(a), func(own ownAddress) {
+	t.dumping.Lock()
+	err := t.dumps.addresses(familyOf(a), func(own ownAddress) {
 		if own.Addr() == a {
 			found = append(found, own)
 		}
 	})
+	t.dumping.Unlock()
 	interrupted := errors.Is(err, neigh.ErrInterrupted)
 	if err != nil && !interrupted {
 		return fmt.Errorf("listing addresses: %w", err)
@@ -92,21 +94,6 @@ func (t *Table) carrier(a netip.Addr, p *neigh.Place) error {
 		return fmt.Errorf("listing addresses: %w", err)
 	}
 	return nil
-}
-
-// addresses lists this host's own addresses.
-func (t *Table) addresses(family uint8, each func(ownAddress)) error {
-	t.dumping.Lock()
-	defer t.dumping.Unlock()
-	request := make([]byte, unix.SizeofIfAddrmsg)
-	request[0] = family
-	return t.dumps.list(unix.RTM_GETADDR, request, func(b []byte) error {
-		own, err := decodeAddress(b)
-		if err == nil {
-			each(own)
-		}
-		return err
-	})
 }
 
 // link reads one device.

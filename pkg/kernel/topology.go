@@ -32,12 +32,10 @@ func (t *Table) Topology() (neigh.Topology, error) {
 	if tolerate(err) != nil {
 		return neigh.Topology{}, fmt.Errorf("listing devices: %w", err)
 	}
-	err = t.dumps.list(unix.RTM_GETADDR, make([]byte, unix.SizeofIfAddrmsg), func(b []byte) error {
-		own, err := decodeAddress(b)
-		if err == nil && onLinkSubnet(own.Prefix) {
+	err = t.dumps.addresses(unix.AF_UNSPEC, func(own ownAddress) {
+		if onLinkSubnet(own.Prefix) {
 			markUplink(topo.Links, own.index)
 		}
-		return err
 	})
 	if tolerate(err) != nil {
 		return neigh.Topology{}, fmt.Errorf("listing addresses: %w", err)
@@ -70,6 +68,19 @@ func (c *conn) list(get uint16, body []byte, each func(body []byte) error) error
 			return nil
 		}
 		return each(m.body)
+	})
+}
+
+// addresses lists this host's own addresses of one family, or of all.
+func (c *conn) addresses(family uint8, each func(ownAddress)) error {
+	request := make([]byte, unix.SizeofIfAddrmsg)
+	request[0] = family
+	return c.list(unix.RTM_GETADDR, request, func(b []byte) error {
+		own, err := decodeAddress(b)
+		if err == nil {
+			each(own)
+		}
+		return err
 	})
 }
 
