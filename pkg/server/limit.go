@@ -7,11 +7,18 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"time"
 )
 
 // maxConnections bounds the connections to one address: the ports are open to
 // whoever reaches the node, and the memory of a DaemonSet is small.
 const maxConnections = 64
+
+// hearing is how long a connection may stay before it has to go for another:
+// time to read the request that came with it. Without it a crowd that had
+// gathered while the agent was busy would be taken in at one go, and a probe
+// among it thrown out unheard.
+const hearing = 10 * time.Millisecond
 
 // limited is a listener with at most maxConnections connections. A new one takes
 // the place of the oldest that is not being answered, so that clients who open
@@ -28,6 +35,7 @@ type limited struct {
 type conn struct {
 	net.Conn
 	of        *limited
+	came      time.Time
 	answering bool // a request has been read, and the answer is being written
 }
 
@@ -37,23 +45,34 @@ func (l *limited) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{Conn: raw, of: l}
-	if victim := l.add(c); victim != nil {
-		_ = victim.Close()
+	c := &conn{Conn: raw, of: l, came: time.Now()}
+	l.mu.Lock()
+	l.conns = append(l.conns, c)
+	l.mu.Unlock()
+	for {
+		victim, wait := l.excess(time.Now())
+		if wait > 0 {
+			<-time.After(wait) // the kernel keeps who comes meanwhile
+			continue
+		}
+		if victim != nil {
+			_ = victim.Close()
+		}
+		return c, nil
 	}
-	return c, nil
 }
 
-// add takes in a connection, and returns the one that has to go for it, if any.
-func (l *limited) add(c *conn) *conn {
+// excess returns the connection that has to go, if there is one too many, or how
+// long it is to be heard yet.
+func (l *limited) excess(now time.Time) (*conn, time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.conns = append(l.conns, c)
 	if len(l.conns) <= maxConnections {
-		return nil
+		return nil, 0
 	}
 	i := slices.IndexFunc(l.conns, func(c *conn) bool { return !c.answering })
-	return l.conns[i] // the new one at the latest
+	victim := l.conns[i] // the new one at the latest
+	return victim, victim.came.Add(hearing).Sub(now)
 }
 
 // Close implements net.Conn.

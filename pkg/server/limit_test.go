@@ -92,18 +92,60 @@ func TestSlowClientsKeepNobodyOut(t *testing.T) {
 	}
 }
 
-// Where all connections are being answered, the new one has to go.
-func TestAnswersAreNotCutOff(t *testing.T) {
-	l := &limited{}
-	for range maxConnections {
-		c := &conn{of: l}
-		if victim := l.add(c); victim != nil {
-			t.Fatal("there was room")
+// A crowd has gathered while the agent was busy, and a request is the first of it:
+// it is read before the others take its place.
+func TestRequestInACrowdIsHeard(t *testing.T) {
+	s := listen(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }), "127.0.0.1:0")
+	var first net.Conn
+	for i := range 5 * maxConnections {
+		c, err := net.Dial("tcp", s.Addrs()[0].String())
+		if err != nil {
+			t.Fatal(err)
 		}
+		defer c.Close()
+		if i == 0 {
+			first = c
+			_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	_ = first.SetReadDeadline(time.Now().Add(5 * time.Second))
+	resp, err := http.ReadResponse(bufio.NewReader(first), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+}
+
+// The oldest that is not being answered has to go, once it has been heard; where
+// all are being answered, the new one.
+func TestExcess(t *testing.T) {
+	begun := time.Now()
+	l := &limited{}
+	for i := range maxConnections {
+		l.conns = append(l.conns, &conn{of: l, came: begun.Add(time.Duration(i) * time.Second)})
+	}
+	now := begun.Add(maxConnections * time.Second)
+	if victim, wait := l.excess(now); victim != nil || wait != 0 {
+		t.Fatal("there was room")
+	}
+	last := &conn{of: l, came: now}
+	l.conns = append(l.conns, last)
+	if victim, wait := l.excess(now); victim != l.conns[0] || wait > 0 {
+		t.Errorf("%p had to go in %v, not the oldest", victim, wait)
+	}
+	for _, c := range l.conns[:maxConnections] {
 		c.answers(true)
 	}
-	c := &conn{of: l}
-	if victim := l.add(c); victim != c {
-		t.Errorf("%p had to go for %p", victim, c)
+	if victim, wait := l.excess(now.Add(hearing / 2)); victim != last || wait != hearing/2 {
+		t.Errorf("%p had to go in %v, not the new one in %v", victim, wait, hearing/2)
 	}
 }
