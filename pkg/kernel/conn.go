@@ -96,13 +96,14 @@ func (c *conn) send(b []byte) error {
 // sequence number is in [first, last], until handle says that it is done. What
 // else arrives is a leftover of a request that was given up, and is dropped.
 func (c *conn) receive(first, last uint32, handle func(message) (done bool, err error)) error {
+	var m message
 	for {
 		b, err := c.read()
 		if err != nil {
 			return err
 		}
 		for len(b) > 0 {
-			m, rest, err := nextMessage(b)
+			rest, err := nextMessage(b, &m)
 			if err != nil {
 				return err
 			}
@@ -243,23 +244,37 @@ func (c *conn) wait(d time.Duration) error {
 	return nil
 }
 
-// nextMessage splits the first message off b.
-func nextMessage(b []byte) (m message, rest []byte, err error) {
+// lengthError says that a message or an attribute claims a length that cannot be.
+// It is put into words when somebody reads it, so that what returns it is small
+// enough to be compiled into its callers.
+type lengthError struct {
+	what    string
+	n, left int
+}
+
+func (e lengthError) Error() string {
+	return fmt.Sprintf("%s of %d bytes where %d are left: %v", e.what, e.n, e.left, neigh.ErrMalformed)
+}
+
+func (e lengthError) Unwrap() error { return neigh.ErrMalformed }
+
+// nextMessage splits the first message off b, into m. It does not return it: a
+// struct of more than four fields is spilled and copied, which takes a tenth of
+// the time in which an entry is decoded.
+func nextMessage(b []byte, m *message) (rest []byte, err error) {
 	if len(b) < unix.NLMSG_HDRLEN {
-		return m, nil, fmt.Errorf("message header of %d bytes: %w", len(b), neigh.ErrMalformed)
+		return nil, fmt.Errorf("message header of %d bytes: %w", len(b), neigh.ErrMalformed)
 	}
 	n := int(binary.NativeEndian.Uint32(b))
 	if n < unix.NLMSG_HDRLEN || n > len(b) {
-		return m, nil, fmt.Errorf("message of %d bytes where %d are left: %w", n, len(b), neigh.ErrMalformed)
+		return nil, lengthError{"message", n, len(b)}
 	}
-	m = message{
-		typ:   binary.NativeEndian.Uint16(b[4:]),
-		flags: binary.NativeEndian.Uint16(b[6:]),
-		seq:   binary.NativeEndian.Uint32(b[8:]),
-		port:  binary.NativeEndian.Uint32(b[12:]),
-		body:  b[unix.NLMSG_HDRLEN:n],
-	}
-	return m, b[min(align(n), len(b)):], nil
+	m.typ = binary.NativeEndian.Uint16(b[4:])
+	m.flags = binary.NativeEndian.Uint16(b[6:])
+	m.seq = binary.NativeEndian.Uint32(b[8:])
+	m.port = binary.NativeEndian.Uint32(b[12:])
+	m.body = b[unix.NLMSG_HDRLEN:n]
+	return b[min(align(n), len(b)):], nil
 }
 
 // status returns what an NLMSG_ERROR or NLMSG_DONE message says: nil for an

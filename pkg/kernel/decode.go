@@ -34,8 +34,9 @@ func decodePart(b []byte, port, seq uint32, e *neigh.Entry, visit func(*neigh.En
 			first = err
 		}
 	}
+	var m message
 	for len(b) > 0 && !done {
-		m, rest, err := nextMessage(b)
+		rest, err := nextMessage(b, &m)
 		if err != nil {
 			note(err)
 			break
@@ -85,10 +86,33 @@ func decodeEntry(b []byte, e *neigh.Entry) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if !decodeAttr(typ, v, family, e) {
+		b = rest
+		ok := true
+		switch typ {
+		case netlink.NDA_DST:
+			e.Addr = addrOf(family, v)
+			ok = e.Addr.IsValid()
+		case netlink.NDA_LLADDR:
+			ok = e.LLAddr.Set(v)
+		case netlink.NDA_CACHEINFO:
+			if ok = len(v) >= 16; ok {
+				// struct nda_cacheinfo: confirmed, used, updated, refcnt.
+				e.Confirmed = age(binary.NativeEndian.Uint32(v))
+				e.Used = age(binary.NativeEndian.Uint32(v[4:]))
+				e.Updated = age(binary.NativeEndian.Uint32(v[8:]))
+			}
+		case netlink.NDA_PROTOCOL:
+			if ok = len(v) >= 1; ok {
+				e.Protocol = neigh.Protocol(v[0])
+			}
+		case netlink.NDA_FLAGS_EXT:
+			if ok = len(v) >= 4; ok {
+				e.FlagsExt = neigh.FlagsExt(binary.NativeEndian.Uint32(v))
+			}
+		}
+		if !ok {
 			return false, fmt.Errorf("attribute %d of %d bytes in family %d: %w", typ, len(v), family, neigh.ErrMalformed)
 		}
-		b = rest
 	}
 	if !e.Addr.IsValid() {
 		return false, fmt.Errorf("entry without an address: %w", neigh.ErrMalformed)
@@ -100,40 +124,9 @@ func decodeEntry(b []byte, e *neigh.Entry) (bool, error) {
 func nextAttr(b []byte) (typ uint16, v, rest []byte, err error) {
 	n := int(binary.NativeEndian.Uint16(b))
 	if n < rtattrLen || n > len(b) {
-		return 0, nil, nil, fmt.Errorf("attribute of %d bytes where %d are left: %w", n, len(b), neigh.ErrMalformed)
+		return 0, nil, nil, lengthError{"attribute", n, len(b)}
 	}
 	return binary.NativeEndian.Uint16(b[2:]) & attrTypeMask, b[rtattrLen:n], b[min(align(n), len(b)):], nil
-}
-
-// decodeAttr reads one attribute into e. It reports false for one whose length
-// is wrong.
-func decodeAttr(typ uint16, v []byte, family uint8, e *neigh.Entry) bool {
-	switch typ {
-	case netlink.NDA_DST:
-		e.Addr = addrOf(family, v)
-		return e.Addr.IsValid()
-	case netlink.NDA_LLADDR:
-		return e.LLAddr.Set(v)
-	case netlink.NDA_CACHEINFO:
-		if len(v) < 16 {
-			return false
-		}
-		// struct nda_cacheinfo: confirmed, used, updated, refcnt.
-		e.Confirmed = age(binary.NativeEndian.Uint32(v))
-		e.Used = age(binary.NativeEndian.Uint32(v[4:]))
-		e.Updated = age(binary.NativeEndian.Uint32(v[8:]))
-	case netlink.NDA_PROTOCOL:
-		if len(v) < 1 {
-			return false
-		}
-		e.Protocol = neigh.Protocol(v[0])
-	case netlink.NDA_FLAGS_EXT:
-		if len(v) < 4 {
-			return false
-		}
-		e.FlagsExt = neigh.FlagsExt(binary.NativeEndian.Uint32(v))
-	}
-	return true
 }
 
 // maxTicks is 246 days. A time stamp that another CPU wrote while the kernel

@@ -261,7 +261,8 @@ func TestNextMessage(t *testing.T) {
 		{typ: unix.NLMSG_NOOP, seq: 9, body: []byte{1}},
 		{typ: unix.NLMSG_DONE, flags: unix.NLM_F_MULTI | unix.NLM_F_DUMP_INTR, seq: 0xfffffff0, body: u32s(0)},
 	} {
-		m, rest, err := nextMessage(b)
+		var m message
+		rest, err := nextMessage(b, &m)
 		if err != nil {
 			t.Fatalf("message %d: %v", i, err)
 		}
@@ -288,19 +289,21 @@ func TestNextMessage(t *testing.T) {
 		{"length of all ones", size(1<<32 - 1)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if _, rest, err := nextMessage(tt.b); !errors.Is(err, neigh.ErrMalformed) || rest != nil {
+			if rest, err := nextMessage(tt.b, new(message)); !errors.Is(err, neigh.ErrMalformed) || rest != nil {
 				t.Errorf("got %d bytes more, %v; want ErrMalformed", len(rest), err)
 			}
 		})
 	}
 	t.Run("a header alone", func(t *testing.T) {
-		m, rest, err := nextMessage(netlinkMessage(unix.NLMSG_DONE, 0, 1))
+		var m message
+		rest, err := nextMessage(netlinkMessage(unix.NLMSG_DONE, 0, 1), &m)
 		if err != nil || m.typ != unix.NLMSG_DONE || len(m.body) != 0 || len(rest) != 0 {
 			t.Errorf("got %+v, %d bytes more, %v", m, len(rest), err)
 		}
 	})
 	t.Run("the padding of the last message is missing", func(t *testing.T) {
-		m, rest, err := nextMessage(odd)
+		var m message
+		rest, err := nextMessage(odd, &m)
 		if err != nil || !bytes.Equal(m.body, []byte{1}) || len(rest) != 0 {
 			t.Errorf("got %+v, %d bytes more, %v", m, len(rest), err)
 		}
@@ -389,7 +392,8 @@ func TestAppendRequest(t *testing.T) {
 			if !bytes.Equal(b, want) || len(b) != tt.size {
 				t.Errorf("got  % x\nwant % x", b, want)
 			}
-			m, rest, err := nextMessage(b)
+			var m message
+			rest, err := nextMessage(b, &m)
 			if err != nil || len(rest) != 0 || m.typ != tt.r.typ || m.seq != seq {
 				t.Fatalf("read back: %+v, %d bytes more, %v", m, len(rest), err)
 			}
@@ -414,7 +418,8 @@ func TestAppendRequestBatch(t *testing.T) {
 		b = appendRequest(b, &request{Key: k, typ: unix.RTM_DELNEIGH}, uint32(i))
 	}
 	for i, k := range keys {
-		m, rest, err := nextMessage(b)
+		var m message
+		rest, err := nextMessage(b, &m)
 		if err != nil || m.seq != uint32(i) || m.flags != unix.NLM_F_REQUEST {
 			t.Fatalf("message %d: %+v, %v", i, m, err)
 		}
@@ -577,7 +582,8 @@ func FuzzNextMessage(f *testing.F) {
 	f.Add(u32s(1<<32-1, 0, 0, 0))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for len(b) > 0 {
-			m, rest, err := nextMessage(b)
+			var m message
+			rest, err := nextMessage(b, &m)
 			if err != nil {
 				if !errors.Is(err, neigh.ErrMalformed) {
 					t.Errorf("%v, want ErrMalformed", err)

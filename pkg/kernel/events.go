@@ -126,7 +126,8 @@ func receiveEvents(fd int, buf []byte) ([]byte, error) {
 func decodeEvents(b []byte, visit func(*neigh.Entry)) error {
 	var e neigh.Entry
 	for len(b) > 0 {
-		m, rest, err := nextMessage(b)
+		var m message
+		rest, err := nextMessage(b, &m)
 		if err != nil {
 			return err
 		}

@@ -181,7 +181,8 @@ func breakable(c *conn) *faultyConn {
 		defer f.mu.Unlock()
 		f.last, f.said = kindOf(p), false
 		for rest := p; len(rest) > 0; {
-			m, next, err := nextMessage(rest)
+			var m message
+			next, err := nextMessage(rest, &m)
 			if err != nil {
 				return err
 			}

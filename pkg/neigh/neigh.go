@@ -8,6 +8,7 @@
 package neigh
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"math/bits"
 	"net/netip"
@@ -141,6 +142,10 @@ func (a *LLAddr) Set(b []byte) bool {
 		return false
 	}
 	*a = LLAddr{n: uint8(len(b))} //nolint:gosec // bounded above
+	if len(b) == 6 {              // Ethernet: two moves, not a call
+		*(*[6]byte)(a.b[:]) = [6]byte(b)
+		return true
+	}
 	copy(a.b[:], b)
 	return true
 }
@@ -153,11 +158,11 @@ func (a LLAddr) Len() int { return int(a.n) }
 func (a LLAddr) Bytes() []byte { return append([]byte(nil), a.b[:a.n]...) }
 
 // Digest returns a number by which to tell addresses of one device apart. It is
-// the address itself where that has no more than eight bytes, as on Ethernet;
-// longer ones are folded. It is 0 where there is no address.
+// the address itself, its first byte the lowest, where that has no more than eight
+// bytes, as on Ethernet; longer ones are folded. It is 0 where there is no address.
 func (a *LLAddr) Digest() (d uint64) {
-	for _, b := range a.b[:min(a.n, maxLLAddr)] {
-		d = bits.RotateLeft64(d, 8) ^ uint64(b)
+	for i := 0; i < int(a.n); i += 8 {
+		d = bits.RotateLeft64(d, 29) ^ binary.LittleEndian.Uint64(a.b[i:])
 	}
 	return d
 }
