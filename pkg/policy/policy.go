@@ -133,7 +133,13 @@ type Verdict struct {
 // Decide says what is to be done with e when it is due. link is the zero Link
 // where the device is unknown; nextHop says that a route points at e.
 func (s *Scope) Decide(e *neigh.Entry, link *neigh.Link, nextHop bool) Verdict {
-	if r := s.outside(e, link); r != Unknown {
+	return s.DecideOn(e, s.Device(link), nextHop)
+}
+
+// DecideOn is Decide for those who have many entries of one device, and have asked
+// Device about it.
+func (s *Scope) DecideOn(e *neigh.Entry, device Reason, nextHop bool) Verdict {
+	if r := s.outside(e, device); r != Unknown {
 		return Verdict{Keep, r}
 	}
 	if r := owned(e); r != Unknown {

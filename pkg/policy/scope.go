@@ -21,11 +21,10 @@ type Scope struct {
 	CIDRs, ExcludeCIDRs []netip.Prefix
 }
 
-// outside returns why e is out of scope, or Unknown where it is in.
-func (s *Scope) outside(e *neigh.Entry, link *neigh.Link) Reason {
+// Device returns why all entries on link are out of scope, or Unknown where they
+// are not. link is the zero Link where the device is unknown.
+func (s *Scope) Device(link *neigh.Link) Reason {
 	switch {
-	case s.Family != "" && s.Family != neigh.Family(e.Addr):
-		return OtherFamily
 	case link.Name == "":
 		return UnknownDevice
 	case link.Loopback:
@@ -36,6 +35,18 @@ func (s *Scope) outside(e *neigh.Entry, link *neigh.Link) Reason {
 		return PointToPoint
 	case !s.device(link.Name):
 		return OtherDevice
+	}
+	return Unknown
+}
+
+// outside returns why e, on a device that Device says this of, is out of scope, or
+// Unknown where it is in.
+func (s *Scope) outside(e *neigh.Entry, device Reason) Reason {
+	switch {
+	case s.Family != "" && s.Family != neigh.Family(e.Addr):
+		return OtherFamily
+	case device != Unknown:
+		return device
 	case !s.address(e.Addr):
 		return OtherCIDR
 	}

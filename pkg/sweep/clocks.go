@@ -11,14 +11,15 @@ import (
 // id is a neigh.Key without a pointer: the garbage collector need not look at
 // the clocks at all.
 type id struct {
-	high, low uint64 // the address as an IPv6 one
+	high, low uint64 // the address
 	dev       uint32 // the interface index, and in the lowest bit whether the address is IPv4; 0 for none
 }
 
 func idOf(k *neigh.Key) id {
 	dev := uint32(k.Index) << 1 //nolint:gosec // an int32 by origin
 	if k.Addr.Is4() {
-		dev |= 1
+		a := k.Addr.As4()
+		return id{low: uint64(binary.NativeEndian.Uint32(a[:])), dev: dev | 1}
 	}
 	a := k.Addr.As16()
 	return id{binary.NativeEndian.Uint64(a[:]), binary.NativeEndian.Uint64(a[8:]), dev}
@@ -33,7 +34,8 @@ type clock struct {
 	resolved  time.Duration // when it was last asked for afresh
 	asked     time.Duration // when its renewal began
 	spread    time.Duration // of the first interval: how much sooner than its age says it is due; negative: until when it is not due at all
-	lladdr    digest        // of the last link-layer address
+	lladdr0   uint32        // the digest of the last link-layer address
+	lladdr1   uint16        // and the upper part of it: one number alone would be padded
 	pending   bool          // its renewal has begun, and the answer has not been seen yet
 	absent    bool          // not seen since a scan: it was deleted and may come back
 }
@@ -41,13 +43,17 @@ type clock struct {
 func (k *clock) id() id         { return id{k.high, k.low, k.dev} }
 func (k *clock) is(of *id) bool { return k.low == of.low && k.high == of.high && k.dev == of.dev }
 
-// digest is an Ethernet address, or a longer one, folded. It is zero for none.
-type digest [3]uint16
+// lladdr is the digest of the link-layer address, 0 where none has been seen.
+func (k *clock) lladdr() uint64 { return uint64(k.lladdr0) | uint64(k.lladdr1)<<32 }
 
-func digestOf(a *neigh.LLAddr) digest {
-	n := a.Digest()
-	n ^= n >> 48
-	return digest{uint16(n), uint16(n >> 16), uint16(n >> 32)} //nolint:gosec // in three parts
+func (k *clock) setLLAddr(digest uint64) {
+	k.lladdr0, k.lladdr1 = uint32(digest), uint16(digest>>32) //nolint:gosec // digestOf has 48 bits
+}
+
+// digestOf is an Ethernet address, or a longer one folded into 48 bits.
+func digestOf(a *neigh.LLAddr) uint64 {
+	d := a.Digest()
+	return (d ^ d>>48) & (1<<48 - 1)
 }
 
 // clocks is the store: the clocks in the order in which they were first seen,
@@ -101,17 +107,21 @@ type sight struct {
 	age       time.Duration // of the agent's clock
 	due       time.Duration // the age that decides whether the entry is due
 	held      bool          // it is not due yet, whatever its ages
+	fresh     bool          // it was not remembered
 	again     bool          // this scan has seen it before: a dump may show an entry twice
 	corrected bool          // it has come back from a renewal with another link-layer address
 }
 
-// see updates the clock of e. spread returns, for an entry first seen at the
-// given age, how early it is due, and how long it is held back.
-func (c *clocks) see(e *neigh.Entry, now time.Time, spread func(age time.Duration) (early, hold time.Duration)) (s sight) {
-	t := now.Sub(c.base)
-	i, known := c.lookup(idOf(&e.Key), c.next)
+// since is a time as the clocks keep it.
+func (c *clocks) since(at time.Time) time.Duration { return at.Sub(c.base) }
+
+// see updates the clock of e, which was read at t, and says in s what it found (in
+// place: a struct that is returned is copied once more, for each entry).
+func (c *clocks) see(e *neigh.Entry, t time.Duration, s *sight) {
+	id := idOf(&e.Key)
+	i, known := c.lookup(&id, c.next)
 	if !known {
-		i = c.add(idOf(&e.Key))
+		i = c.add(&id)
 	}
 	c.next = i + 1
 	k := c.at(i)
@@ -120,36 +130,44 @@ func (c *clocks) see(e *neigh.Entry, now time.Time, spread func(age time.Duratio
 		// where the kernel's stands.
 		k.resolved, k.absent = t-e.Updated, false
 		k.spread = min(k.spread, 0)
-		if !known {
-			early, hold := spread(e.Updated)
-			if k.spread = early; hold > 0 {
-				k.spread = -(t + hold)
-			}
-		}
 	}
+	s.corrected = false
 	if e.State.Valid() {
-		lladdr := digestOf(&e.LLAddr)
-		switch {
+		switch lladdr := digestOf(&e.LLAddr); {
 		case k.pending && k.resolved < k.asked:
 			// The renewal is under way. An answer may have confirmed the entry
 			// without changing it (__neigh_update does so under locktime), or
 			// have changed it until it is put back.
-			lladdr = k.lladdr
-		case k.pending && k.lladdr != digest{} && lladdr != k.lladdr:
+		case k.pending && k.lladdr() != 0 && lladdr != k.lladdr():
 			s.corrected, k.pending = true, false
-		case k.pending && e.Confirmed < t-k.asked:
-			k.pending = false
+			k.setLLAddr(lladdr)
+		default:
+			k.pending = k.pending && e.Confirmed >= t-k.asked
+			k.setLLAddr(lladdr)
 		}
-		k.lladdr = lladdr
 	}
-	s.again = known && k.scan == c.scan
+	s.fresh, s.again = !known, known && k.scan == c.scan
 	if k.scan != c.scan {
 		k.scan = c.scan
 		c.seen++
 	}
 	s.place, s.age = i, t-k.resolved
-	s.due, s.held = s.age+max(k.spread, 0), t < -k.spread
-	return s
+	s.due, s.held = k.due(t)
+}
+
+// due is the age that decides whether the entry is due, unless it is held back.
+func (k *clock) due(t time.Duration) (age time.Duration, held bool) {
+	return t - k.resolved + max(k.spread, 0), t < -k.spread
+}
+
+// putOff makes an entry that was seen at t due that much sooner than its age says,
+// or holds it back.
+func (c *clocks) putOff(s *sight, t, early, hold time.Duration) {
+	k := c.at(s.place)
+	if k.spread = early; hold > 0 {
+		k.spread = -(t + hold)
+	}
+	s.due, s.held = k.due(t)
 }
 
 // has reports whether the entry is remembered.
@@ -158,7 +176,8 @@ func (c *clocks) has(key neigh.Key) bool { return c.find(&key, 0) != nil }
 // find returns the clock of an entry, nil if it is not remembered. It is quick
 // where the entry is in the place where it was last seen.
 func (c *clocks) find(key *neigh.Key, place int) *clock {
-	if i, ok := c.lookup(idOf(key), place); ok {
+	id := idOf(key)
+	if i, ok := c.lookup(&id, place); ok {
 		return c.at(i)
 	}
 	return nil
@@ -168,7 +187,7 @@ func (c *clocks) find(key *neigh.Key, place int) *clock {
 // seen from now on, and differs, is its answer.
 func (c *clocks) ask(k *clock, now time.Time) {
 	if k != nil {
-		k.asked, k.pending = now.Sub(c.base), true
+		k.asked, k.pending = c.since(now), true
 	}
 }
 
@@ -182,18 +201,17 @@ func (c *clocks) forgo(k *clock) {
 // renewed restarts the clock of an entry that was asked for afresh.
 func (c *clocks) renewed(k *clock, at time.Time) {
 	if k != nil {
-		k.resolved, k.spread = at.Sub(c.base), min(k.spread, 0)
+		k.resolved, k.spread = c.since(at), min(k.spread, 0)
 	}
 }
 
 // end forgets entries that a complete scan did not see. One that the agent
 // deleted is remembered for as long as keep, so that a correction shows when
 // it comes back.
-func (c *clocks) end(now time.Time, keep time.Duration) {
+func (c *clocks) end(t, keep time.Duration) {
 	if c.seen == c.len() {
 		return
 	}
-	t := now.Sub(c.base)
 	for i := range c.places {
 		k := c.at(i)
 		switch {
@@ -212,26 +230,26 @@ func (c *clocks) end(now time.Time, keep time.Duration) {
 
 // lookup returns the place of the clock with the given id. It looks at one place
 // first.
-func (c *clocks) lookup(k id, first int) (place int, ok bool) {
-	if first < c.places && c.at(first).is(&k) {
+func (c *clocks) lookup(k *id, first int) (place int, ok bool) {
+	if first < c.places && c.at(first).is(k) {
 		return first, true
 	}
 	if len(c.buckets) == 0 {
 		return 0, false
 	}
-	hash := c.hash(&k)
+	hash := c.hash(k)
 	for b := hash; ; b++ {
 		switch at := c.buckets[c.mask(b)]; {
 		case at.place == 0:
 			return 0, false
-		case at.hash == hash && c.at(int(at.place-1)).is(&k):
+		case at.hash == hash && c.at(int(at.place-1)).is(k):
 			return int(at.place - 1), true
 		}
 	}
 }
 
 // add makes a clock for an id that has none.
-func (c *clocks) add(k id) (place int) {
+func (c *clocks) add(k *id) (place int) {
 	if c.places == len(c.chunks)*chunk {
 		c.chunks = append(c.chunks, new([chunk]clock))
 	}
@@ -245,7 +263,7 @@ func (c *clocks) add(k id) (place int) {
 			c.enter(b)
 		}
 	}
-	c.enter(bucket{c.hash(&k), uint32(c.places)}) //nolint:gosec // the kernel counts entries in 32 bits as well
+	c.enter(bucket{c.hash(k), uint32(c.places)}) //nolint:gosec // the kernel counts entries in 32 bits as well
 	return place
 }
 
@@ -277,7 +295,8 @@ func (c *clocks) compact() {
 	c.chunks, c.places, c.free, c.buckets = nil, 0, 0, nil
 	for i := range old.places {
 		if k := old.at(i); k.dev != 0 {
-			*c.at(c.add(k.id())) = *k
+			id := k.id()
+			*c.at(c.add(&id)) = *k
 		}
 	}
 }

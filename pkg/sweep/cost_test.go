@@ -103,13 +103,13 @@ func BenchmarkClocks(b *testing.B) {
 	const n = 10000
 	now := time.Now()
 	entries := newStill(n).entries
-	none := func(time.Duration) (early, hold time.Duration) { return 0, 0 }
+	var s sight
 	scan := func(c *clocks) {
 		c.begin()
 		for i := range entries {
-			c.see(&entries[i], now, none)
+			c.see(&entries[i], 0, &s)
 		}
-		c.end(now, interval)
+		c.end(0, interval)
 	}
 	run := func(name string, prepare, turn func(c *clocks)) {
 		b.Run(name, func(b *testing.B) {
@@ -126,7 +126,7 @@ func BenchmarkClocks(b *testing.B) {
 	run("in another order", scan, func(c *clocks) {
 		c.begin()
 		for i := range entries {
-			c.see(&entries[i*7919%n], now, none)
+			c.see(&entries[i*7919%n], 0, &s)
 		}
 	})
 	run("new", func(*clocks) {}, func(c *clocks) {
@@ -139,7 +139,6 @@ func BenchmarkClocks(b *testing.B) {
 func TestClocksStore(t *testing.T) {
 	const n = 5000
 	c := newClocks(time.Now())
-	none := func(time.Duration) (early, hold time.Duration) { return 0, 0 }
 	at := c.base
 	key := func(i int) neigh.Key {
 		k := neigh.Key{Addr: netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), Index: 1 + i%3}
@@ -160,7 +159,8 @@ func TestClocksStore(t *testing.T) {
 			}
 			seen[i] = true
 			e := neigh.Entry{Key: key(i), State: neigh.Stale, LLAddr: mac(byte(i))}
-			s := c.see(&e, at, none)
+			var s, again sight
+			c.see(&e, c.since(at), &s)
 			was, known := live[i]
 			if want := at.Sub(c.base) - was; known && s.age != want || !known && s.age != 0 || s.again {
 				t.Fatalf("round %d, entry %d: %+v, want age %v (known: %v)", round, i, s, want, known)
@@ -168,7 +168,7 @@ func TestClocksStore(t *testing.T) {
 			if !known {
 				live[i] = at.Sub(c.base)
 			}
-			if again := c.see(&e, at, none); !again.again || again.place != s.place {
+			if c.see(&e, c.since(at), &again); !again.again || again.place != s.place {
 				t.Fatalf("round %d, entry %d seen twice: %+v after %+v", round, i, again, s)
 			}
 			if (i+round)%11 == 0 {
@@ -176,7 +176,7 @@ func TestClocksStore(t *testing.T) {
 				live[i] = at.Sub(c.base)
 			}
 		}
-		c.end(at, interval)
+		c.end(c.since(at), interval)
 		for i := range live {
 			if !seen[i] {
 				delete(live, i)

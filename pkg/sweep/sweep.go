@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"net/netip"
@@ -45,6 +46,10 @@ const (
 
 	// topologyAge bounds how old the view of devices and routes may be.
 	topologyAge = 30 * time.Second
+
+	// maxFewHops is up to how many next hops it is quicker to look at each than to
+	// hash the key of an entry. Most nodes have one.
+	maxFewHops = 8
 )
 
 // Table is the kernel's neighbour table.
@@ -103,7 +108,8 @@ type Sweeper struct {
 	phase  func() float64 // where in the first scan period the second scan begins
 
 	topology   neigh.Topology
-	topologyAt time.Time // zero: read it again
+	topologyAt time.Time   // zero: read it again
+	fewHops    []neigh.Key // the next hops, where there are few
 	missed     time.Duration
 
 	report atomic.Pointer[report.Report]
@@ -304,7 +310,10 @@ func (s *Sweeper) look(ctx context.Context, isDue func(*neigh.Entry, time.Durati
 		if err != nil {
 			return err
 		}
-		s.topology, s.topologyAt = topology, start
+		s.topology, s.topologyAt, s.fewHops = topology, start, nil
+		if len(topology.NextHops) <= maxFewHops {
+			s.fewHops = slices.Collect(maps.Keys(topology.NextHops))
+		}
 	}
 	if s.cfg.Missed != nil {
 		s.catchUp(s.cfg.Missed())
@@ -315,14 +324,16 @@ func (s *Sweeper) look(ctx context.Context, isDue func(*neigh.Entry, time.Durati
 	}
 	s.clocks.begin()
 	r := report.NewBuilder(start, s.cfg.PerEntry)
-	now := start
+	now := s.clocks.since(start)
 	link := s.topology.Links[0]
+	device := s.cfg.Scope.Device(&link)
 	err := s.cfg.Table.DumpParts(func(e *neigh.Entry) {
 		if e.Index != link.Index {
 			link = s.topology.Links[e.Index]
+			device = s.cfg.Scope.Device(&link)
 		}
-		isDefault, nextHop := s.topology.NextHops[e.Key]
-		verdict := s.cfg.Scope.Decide(e, &link, nextHop)
+		nextHop, isDefault := s.nextHop(&e.Key)
+		verdict := s.cfg.Scope.DecideOn(e, device, nextHop)
 		if verdict.Reason == policy.UnknownDevice {
 			s.topologyAt = time.Time{} // a device newer than the snapshot
 		}
@@ -335,12 +346,11 @@ func (s *Sweeper) look(ctx context.Context, isDue func(*neigh.Entry, time.Durati
 		}
 		seen := sight{age: e.Updated, due: e.Updated}
 		if !a.forgets || verdict.Action != policy.Delete {
-			seen = s.clocks.see(e, now, func(age time.Duration) (early, hold time.Duration) {
-				if !s.first || !a.spread {
-					return 0, 0
-				}
-				return s.spread(e, age, verdict.Action == policy.Verify && link.Uplink)
-			})
+			s.clocks.see(e, now, &seen)
+		}
+		if seen.fresh && s.first && a.spread {
+			early, hold := s.spread(e, verdict.Action == policy.Verify && link.Uplink)
+			s.clocks.putOff(&seen, now, early, hold)
 		}
 		if seen.again {
 			return
@@ -367,7 +377,7 @@ func (s *Sweeper) look(ctx context.Context, isDue func(*neigh.Entry, time.Durati
 	}, func(since time.Time) {
 		a.part(ctx, since)
 		s.deletes = s.deletes[:0]
-		now = time.Now()
+		now = s.clocks.since(time.Now())
 	})
 	if err != nil {
 		return err
@@ -384,6 +394,15 @@ func (s *Sweeper) look(ctx context.Context, isDue func(*neigh.Entry, time.Durati
 	s.first = false
 	s.report.Store(r.Finish())
 	return nil
+}
+
+// nextHop says whether a route points at an entry, and whether a default route does.
+func (s *Sweeper) nextHop(k *neigh.Key) (nextHop, isDefault bool) {
+	if s.fewHops != nil && !slices.Contains(s.fewHops, *k) {
+		return false, false
+	}
+	isDefault, nextHop = s.topology.NextHops[*k]
+	return nextHop, isDefault
 }
 
 // catchUp adds to the clocks the time that they have missed. What came before it
@@ -403,10 +422,10 @@ func (s *Sweeper) catchUp(missed time.Duration) {
 // spread puts off an entry that the first scan sees, so that nodes that start
 // together do not ask together. One that is not due yet is due at some time
 // before it would be; one that would be asked for at once, a little later.
-func (s *Sweeper) spread(e *neigh.Entry, age time.Duration, asks bool) (early, hold time.Duration) {
+func (s *Sweeper) spread(e *neigh.Entry, asks bool) (early, hold time.Duration) {
 	random := func(d time.Duration) time.Duration { return time.Duration(s.random() * float64(max(0, d))) }
-	if !s.cfg.Timing.Due(e, age) {
-		return random(s.cfg.Timing.Threshold() - age), 0
+	if !s.cfg.Timing.Due(e, e.Updated) {
+		return random(s.cfg.Timing.Threshold() - e.Updated), 0
 	}
 	if asks {
 		return 0, random(min(startSpread, s.cfg.Timing.Interval/4))
