@@ -304,9 +304,9 @@ func (t *Table) deleteBatch(keys []neigh.Key, failed []neigh.Failure) ([]neigh.F
 	first := t.conn.reserve(len(keys))
 	last := t.conn.seq
 	t.out = t.out[:0]
-	for i, k := range keys {
-		r := request{Key: k, typ: unix.RTM_DELNEIGH}
-		if i == len(keys)-1 {
+	r := request{typ: unix.RTM_DELNEIGH}
+	for i := range keys {
+		if r.Key = keys[i]; i == len(keys)-1 {
 			r.flags = unix.NLM_F_ACK // errors come unasked; one acknowledgement marks the end
 		}
 		t.out = appendRequest(t.out, &r, first+uint32(i))

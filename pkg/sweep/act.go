@@ -101,25 +101,13 @@ func (s *Sweeper) verify(ctx context.Context, jobs []Job) {
 	now := time.Now()
 	for i := range jobs {
 		s.clocks.ask(s.clockOf(&jobs[i]), now)
-	}
-	s.mu.Lock()
-	for i := range jobs {
 		s.inFlight[jobs[i].Entry.Key] = struct{}{}
 	}
-	s.mu.Unlock()
 	s.cfg.Verifier.Verify(ctx, jobs, func(j *Job, o Outcome) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.outcomes = append(s.outcomes, outcome{o, *j, time.Now()})
 	})
-}
-
-// busy reports whether the entry is being verified.
-func (s *Sweeper) busy(k neigh.Key) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, ok := s.inFlight[k]
-	return ok
 }
 
 // settleAll records the outcomes reported so far, and returns the first
@@ -128,12 +116,10 @@ func (s *Sweeper) settleAll(tally func(Method, Result)) (first error) {
 	s.mu.Lock()
 	outcomes := s.outcomes
 	s.outcomes = nil
-	for i := range outcomes {
-		delete(s.inFlight, outcomes[i].job.Entry.Key)
-	}
 	s.mu.Unlock()
 	for i := range outcomes {
 		o := &outcomes[i]
+		delete(s.inFlight, o.job.Entry.Key)
 		r := s.settle(&o.job, o.Method, o.Err, o.at)
 		tally(o.Method, r)
 		if r == Failed && first == nil {

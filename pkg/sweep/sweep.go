@@ -123,10 +123,10 @@ type Sweeper struct {
 	keys        []neigh.Key
 
 	contests map[neigh.Key]contest
+	inFlight map[neigh.Key]struct{} // handed to the Verifier, and not settled yet
 
 	mu       sync.Mutex
 	renewed  map[neigh.Key]time.Time // by their owner, and not settled yet
-	inFlight map[neigh.Key]struct{}  // handed to the Verifier, and not reported yet
 	outcomes []outcome               // reported, and not settled yet
 }
 
@@ -363,7 +363,10 @@ func (s *Sweeper) look(ctx context.Context, isDue func(*neigh.Entry, time.Durati
 		}
 		ages := neigh.Ages{neigh.Used: e.Used, neigh.Confirmed: e.Confirmed, neigh.Updated: e.Updated, neigh.Resolved: seen.age}
 		r.Add(e, &link, verdict, &ages, nextHop, isDefault)
-		if verdict.Action == policy.Keep || seen.held || !isDue(e, seen.due) || s.busy(e.Key) {
+		if verdict.Action == policy.Keep || seen.held || !isDue(e, seen.due) {
+			return
+		}
+		if _, verifying := s.inFlight[e.Key]; verifying {
 			return
 		}
 		j := Job{Entry: *e, Link: link, NextHop: nextHop, age: max(e.Used, e.Updated, seen.age), place: seen.place}
