@@ -3,6 +3,7 @@ package sweep
 import (
 	"encoding/binary"
 	"hash/maphash"
+	"math"
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
@@ -69,6 +70,9 @@ type clocks struct {
 	seen int // by this scan
 	next int // the place that the scan has come to
 
+	absent int           // how many are remembered although their entries are gone
+	until  time.Duration // when the first of them is forgotten
+
 	chunks  []*[chunk]clock // they grow without leaving garbage behind
 	places  int             // that have been given out
 	free    int             // of them, that are not in use any more: their id is zero
@@ -128,8 +132,11 @@ func (c *clocks) see(e *neigh.Entry, t time.Duration, s *sight) {
 	if !known || k.absent {
 		// Whoever created the entry had it resolved: the agent's clock starts
 		// where the kernel's stands.
-		k.resolved, k.absent = t-e.Updated, false
-		k.spread = min(k.spread, 0)
+		k.resolved, k.spread = t-e.Updated, min(k.spread, 0)
+		if k.absent {
+			k.absent = false
+			c.absent--
+		}
 	}
 	s.corrected = false
 	if e.State.Valid() {
@@ -209,9 +216,10 @@ func (c *clocks) renewed(k *clock, at time.Time) {
 // deleted is remembered for as long as keep, so that a correction shows when
 // it comes back.
 func (c *clocks) end(t, keep time.Duration) {
-	if c.seen == c.len() {
+	if c.seen+c.absent == c.len() && t <= c.until {
 		return
 	}
+	c.absent, c.until = 0, math.MaxInt64
 	for i := range c.places {
 		k := c.at(i)
 		switch {
@@ -221,6 +229,8 @@ func (c *clocks) end(t, keep time.Duration) {
 			c.free++
 		default:
 			k.absent = true
+			c.absent++
+			c.until = min(c.until, k.asked+keep)
 		}
 	}
 	if c.free > c.places/4 {

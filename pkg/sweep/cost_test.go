@@ -135,6 +135,42 @@ func BenchmarkClocks(b *testing.B) {
 	})
 }
 
+// A deleted entry is remembered until it comes back or keep has passed, each on its
+// own, however many scans there are meanwhile.
+func TestClocksOfDeletedEntries(t *testing.T) {
+	const n, keep = 4, 10 * period
+	c := newClocks(time.Now())
+	scan := func(at time.Duration, entries ...int) {
+		c.begin()
+		for _, i := range entries {
+			c.see(&neigh.Entry{Key: idleKey(i), State: neigh.Stale, LLAddr: mac(1)}, at, new(sight))
+		}
+		c.end(at, keep)
+	}
+	key := func(i int) *neigh.Key { k := idleKey(i); return &k }
+	at := period
+	scan(at, 0, 1, 2, 3)
+	for i := range n - 1 { // 0, 1 and 2 are deleted one after the other
+		c.ask(c.find(key(i), 0), c.base.Add(at+time.Duration(i)*period))
+	}
+	for i := 1; i < 30; i++ {
+		at += period
+		var back []int
+		if i >= 5 {
+			back = []int{1}
+		}
+		scan(at, append(back, 3)...)
+		for entry, want := range []bool{i <= 10, true, i <= 12, true} {
+			if got := c.has(*key(entry)); got != want {
+				t.Errorf("scan %d: entry %d is remembered: %v, want %v", i, entry, got, want)
+			}
+		}
+	}
+	if c.absent != 0 || c.len() != 2 {
+		t.Errorf("%d clocks of %d are of entries that are gone", c.absent, c.len())
+	}
+}
+
 // The clocks are where they are looked for, whatever comes and goes.
 func TestClocksStore(t *testing.T) {
 	const n = 5000
