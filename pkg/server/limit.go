@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"net"
 	"net/http"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -15,9 +16,9 @@ import (
 const maxConnections = 64
 
 // hearing is how long a connection may stay before it has to go for another:
-// time to read the request that came with it. Without it a crowd that had
-// gathered while the agent was busy would be taken in at one go, and a probe
-// among it thrown out unheard.
+// time for its request to come in. Without it a crowd that had gathered while the
+// agent was busy would be taken in at one go, and a probe among it thrown out
+// unheard.
 const hearing = 10 * time.Millisecond
 
 // limited is a listener with at most maxConnections connections. A new one takes
@@ -45,34 +46,44 @@ func (l *limited) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{Conn: raw, of: l, came: time.Now()}
-	l.mu.Lock()
-	l.conns = append(l.conns, c)
-	l.mu.Unlock()
-	for {
-		victim, wait := l.excess(time.Now())
-		if wait > 0 {
+	c := &conn{Conn: raw, of: l}
+	for yielded := false; ; {
+		victim, wait := l.admit(c, time.Now())
+		switch {
+		case victim == nil:
+			return c, nil
+		case victim == c:
+			_ = c.Close()
+			return c, nil
+		case wait > 0:
 			<-time.After(wait) // the kernel keeps who comes meanwhile
-			continue
-		}
-		if victim != nil {
+		case !yielded:
+			// The time may have passed while the process was not running. There is
+			// one Go thread: those who wait for it to read a request go first.
+			runtime.Gosched()
+			yielded = true
+		default:
 			_ = victim.Close()
 		}
-		return c, nil
 	}
 }
 
-// excess returns the connection that has to go, if there is one too many, or how
-// long it is to be heard yet.
-func (l *limited) excess(now time.Time) (*conn, time.Duration) {
+// admit takes in a new connection, if there is room. If not it returns the one that
+// has to go for it, and how long that is to be heard yet; where all are being
+// answered, it is the new one.
+func (l *limited) admit(c *conn, now time.Time) (victim *conn, wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.conns) <= maxConnections {
+	if len(l.conns) < maxConnections {
+		c.came = now
+		l.conns = append(l.conns, c)
 		return nil, 0
 	}
 	i := slices.IndexFunc(l.conns, func(c *conn) bool { return !c.answering })
-	victim := l.conns[i] // the new one at the latest
-	return victim, victim.came.Add(hearing).Sub(now)
+	if i < 0 {
+		return c, 0
+	}
+	return l.conns[i], l.conns[i].came.Add(hearing).Sub(now)
 }
 
 // Close implements net.Conn.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"testing"
 	"time"
 )
@@ -92,20 +93,23 @@ func TestSlowClientsKeepNobodyOut(t *testing.T) {
 	}
 }
 
-// A crowd has gathered while the agent was busy, and a request is the first of it:
-// it is read before the others take its place.
-func TestRequestInACrowdIsHeard(t *testing.T) {
+// A crowd has gathered while the agent was busy, and some of it have asked for
+// something: they are heard before others take their place. The agent has one Go
+// thread.
+func TestRequestsInACrowdAreHeard(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	s := listen(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }), "127.0.0.1:0")
-	var first net.Conn
-	for i := range 5 * maxConnections {
+	asking := make(map[int]net.Conn)
+	for i := range 4 * maxConnections {
 		c, err := net.Dial("tcp", s.Addrs()[0].String())
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		if i == 0 {
-			first = c
-			_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		switch i {
+		case 0, 1, maxConnections - 1, maxConnections, maxConnections + 1, 2 * maxConnections, 3 * maxConnections:
+			asking[i] = c
+			_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -117,35 +121,39 @@ func TestRequestInACrowdIsHeard(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	_ = first.SetReadDeadline(time.Now().Add(5 * time.Second))
-	resp, err := http.ReadResponse(bufio.NewReader(first), nil)
-	if err != nil {
-		t.Fatal(err)
+	for i, c := range asking {
+		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Errorf("connection %d: %v", i, err)
+			continue
+		}
+		_ = resp.Body.Close()
 	}
-	_ = resp.Body.Close()
 }
 
 // The oldest that is not being answered has to go, once it has been heard; where
-// all are being answered, the new one.
-func TestExcess(t *testing.T) {
+// all are being answered, the new one, at once.
+func TestAdmit(t *testing.T) {
 	begun := time.Now()
 	l := &limited{}
 	for i := range maxConnections {
-		l.conns = append(l.conns, &conn{of: l, came: begun.Add(time.Duration(i) * time.Second)})
+		if victim, wait := l.admit(&conn{of: l}, begun.Add(time.Duration(i)*time.Millisecond)); victim != nil || wait != 0 {
+			t.Fatalf("connection %d: there was room", i)
+		}
 	}
-	now := begun.Add(maxConnections * time.Second)
-	if victim, wait := l.excess(now); victim != nil || wait != 0 {
-		t.Fatal("there was room")
+	last := &conn{of: l}
+	if victim, wait := l.admit(last, begun.Add(hearing/2)); victim != l.conns[0] || wait != hearing/2 {
+		t.Errorf("%p had to go in %v, not the oldest in %v", victim, wait, hearing/2)
 	}
-	last := &conn{of: l, came: now}
-	l.conns = append(l.conns, last)
-	if victim, wait := l.excess(now); victim != l.conns[0] || wait > 0 {
-		t.Errorf("%p had to go in %v, not the oldest", victim, wait)
+	l.conns[0].answers(true)
+	if victim, wait := l.admit(last, begun.Add(hearing)); victim != l.conns[1] || wait != time.Millisecond {
+		t.Errorf("%p had to go in %v, not the second in 1ms", victim, wait)
 	}
-	for _, c := range l.conns[:maxConnections] {
+	for _, c := range l.conns {
 		c.answers(true)
 	}
-	if victim, wait := l.excess(now.Add(hearing / 2)); victim != last || wait != hearing/2 {
-		t.Errorf("%p had to go in %v, not the new one in %v", victim, wait, hearing/2)
+	if victim, wait := l.admit(last, begun.Add(time.Second)); victim != last || wait != 0 || len(l.conns) != maxConnections {
+		t.Errorf("%p had to go in %v, not the new one at once", victim, wait)
 	}
 }
