@@ -245,8 +245,8 @@ func (c *conn) wait(d time.Duration) error {
 }
 
 // lengthError says that a message or an attribute claims a length that cannot be.
-// It is put into words when somebody reads it, so that what returns it is small
-// enough to be compiled into its callers.
+// It is put into words when somebody reads it, so that nextAttr is small enough to
+// be compiled into its callers.
 type lengthError struct {
 	what    string
 	n, left int

@@ -136,8 +136,8 @@ func (s *Scope) Decide(e *neigh.Entry, link *neigh.Link, nextHop bool) Verdict {
 	return s.DecideOn(e, s.Device(link), nextHop)
 }
 
-// DecideOn is Decide for those who have many entries of one device, and have asked
-// Device about it.
+// DecideOn is Decide for those who have many entries of one device. device is what
+// Device says of e's own: Unknown stands for a device that is in scope.
 func (s *Scope) DecideOn(e *neigh.Entry, device Reason, nextHop bool) Verdict {
 	if r := s.outside(e, device); r != Unknown {
 		return Verdict{Keep, r}

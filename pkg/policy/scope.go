@@ -33,7 +33,7 @@ func (s *Scope) Device(link *neigh.Link) Reason {
 		return NoARPDevice
 	case link.PointToPoint:
 		return PointToPoint
-	case !s.device(link.Name):
+	case !s.named(link.Name):
 		return OtherDevice
 	}
 	return Unknown
@@ -53,7 +53,7 @@ func (s *Scope) outside(e *neigh.Entry, device Reason) Reason {
 	return Unknown
 }
 
-func (s *Scope) device(name string) bool {
+func (s *Scope) named(name string) bool {
 	match := func(glob string) bool {
 		ok, _ := path.Match(glob, name) // a bad pattern is refused when flags are read
 		return ok

@@ -71,7 +71,7 @@ type clocks struct {
 	next int // the place that the scan has come to
 
 	absent int           // how many are remembered although their entries are gone
-	until  time.Duration // when the first of them is forgotten
+	until  time.Duration // none of them is forgotten before
 
 	chunks  []*[chunk]clock // they grow without leaving garbage behind
 	places  int             // that have been given out
@@ -201,7 +201,9 @@ func (c *clocks) ask(k *clock, now time.Time) {
 // forgo notes that a renewal came to nothing.
 func (c *clocks) forgo(k *clock) {
 	if k != nil {
-		k.pending = false
+		if k.pending = false; k.absent {
+			c.until = 0 // nobody waits for it to come back
+		}
 	}
 }
 
@@ -214,7 +216,7 @@ func (c *clocks) renewed(k *clock, at time.Time) {
 
 // end forgets entries that a complete scan did not see. One that the agent
 // deleted is remembered for as long as keep, so that a correction shows when
-// it comes back.
+// it comes back. Where there is nothing to forget it looks at no clock.
 func (c *clocks) end(t, keep time.Duration) {
 	if c.seen+c.absent == c.len() && t <= c.until {
 		return

@@ -109,7 +109,7 @@ type Sweeper struct {
 
 	topology   neigh.Topology
 	topologyAt time.Time   // zero: read it again
-	fewHops    []neigh.Key // the next hops, where there are few
+	fewHops    []neigh.Key // the next hops, nil where there are many
 	missed     time.Duration
 
 	report atomic.Pointer[report.Report]
@@ -312,7 +312,7 @@ func (s *Sweeper) look(ctx context.Context, isDue func(*neigh.Entry, time.Durati
 		}
 		s.topology, s.topologyAt, s.fewHops = topology, start, nil
 		if len(topology.NextHops) <= maxFewHops {
-			s.fewHops = slices.Collect(maps.Keys(topology.NextHops))
+			s.fewHops = slices.AppendSeq([]neigh.Key{}, maps.Keys(topology.NextHops))
 		}
 	}
 	if s.cfg.Missed != nil {
