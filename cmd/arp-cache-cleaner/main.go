@@ -27,6 +27,7 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/server"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/sweep"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/tune"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/vip"
 )
 
@@ -34,23 +35,15 @@ import (
 var version, commit = "dev", ""
 
 func main() {
-	tune()
+	// Before signals are handled. Whatever is wrong with the options is said below.
+	if o, err := parse(os.Args[1:], os.LookupEnv, io.Discard); err == nil && o.Command == "" && !o.Once && !o.Version {
+		tune.Slack()
+	}
+	tune.Runtime()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
-}
-
-// tune sets the Go runtime up for a process that sleeps nearly always: one thread
-// of Go code, unless the environment says otherwise. A second one takes memory of
-// its own, and has the runtime wake threads that find nothing to do, a tenth of the
-// cost of a scan. Nothing waits long for a scan, which is in a system call most of
-// the time and steps aside every few milliseconds.
-func tune() {
-	runtime.MemProfileRate = 0
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(1)
-	}
 }
 
 // trimEvery is how often the heap is collected and handed back. The runtime alone

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,6 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/lab"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/tune"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/vip"
 )
 
@@ -201,6 +204,47 @@ func node(t *testing.T) *lab.Host {
 	n.Plug(sw, "eth0", "02:00:00:00:00:01", "10.0.0.1/24")
 	peer.Plug(sw, "eth0", "02:00:00:00:00:02", "10.0.0.2/24")
 	return n
+}
+
+// The agent's threads may be woken late, those of the Go runtime among them. Where
+// the kernel will not have it so (newer ones with a real-time policy), the agent
+// starts all the same.
+func TestTimerSlack(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name   string
+		prefix []string
+	}{
+		{name: "as usual"},
+		{"with a real-time policy", []string{"chrt", "--fifo", "1"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := prepare(t, node(t), "--web.listen-address=127.0.0.1:10330", "--health.listen-address=127.0.0.1:10331")
+			if tt.prefix != nil {
+				cmd := exec.Command(tt.prefix[0], slices.Concat(tt.prefix[1:], []string{self}, p.cmd.Args[1:])...)
+				cmd.Env, cmd.Stdout, cmd.Stderr = p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr
+				p.cmd = cmd
+			}
+			p.launch(nil)
+			p.ready()
+			threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", p.cmd.Process.Pid))
+			if err != nil || len(threads) < 2 {
+				t.Fatal(threads, err)
+			}
+			for _, thread := range threads {
+				b, err := os.ReadFile("/proc/" + thread.Name() + "/timerslack_ns")
+				if want := fmt.Sprintf("%d\n", tune.TimerSlack.Nanoseconds()); tt.prefix == nil && (err != nil || string(b) != want) {
+					t.Errorf("thread %s: %q, %v, want %q", thread.Name(), b, err, want)
+				}
+			}
+			if code, _ := p.stop(); code != 0 {
+				t.Errorf("exit code %d: %s", code, p.stderr.String())
+			}
+		})
+	}
 }
 
 func TestAgentServesAndStops(t *testing.T) {

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -27,6 +26,7 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/sweep"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/tune"
 )
 
 // serve is the process of one subject.
@@ -59,8 +59,11 @@ func cpuTime() time.Duration {
 	return time.Duration(t.Nano())
 }
 
-// likeMain sets what the agent's main sets.
-func likeMain() { runtime.GOMAXPROCS(1) }
+// likeMain does what the agent's main does.
+func likeMain() {
+	tune.Slack()
+	tune.Runtime()
+}
 
 // agent is the agent's loop, on a table that lets it scan when it is told to.
 type agent struct {
