@@ -558,11 +558,14 @@ func (n *network) Destroy(s *neigh.Socket) error {
 	return neigh.ErrGone
 }
 
-// kubelet keeps a connection to the VIP, and sends a request every so often, as
-// the renewal of a lease.
-func (n *network) kubelet(ctx context.Context, every time.Duration) {
+// kubelet keeps a connection to the VIP until the test ends, and sends a request
+// every so often, as the renewal of a lease.
+func (n *network) kubelet(t *testing.T, every time.Duration) {
 	c := n.dial(theVIP)
+	ctx, done := t.Context(), make(chan struct{})
+	t.Cleanup(func() { <-done }) // a request may be under way
 	go func() {
+		defer close(done)
 		if c != nil && c.Established {
 			n.request(c)
 		}
@@ -732,7 +735,7 @@ func (b *bench) start(t *testing.T) (stop func()) {
 // settle starts the Watcher and a kubelet, and lets them work for some time.
 func (b *bench) settle(t *testing.T) (stop func()) {
 	t.Helper()
-	b.kubelet(t.Context(), time.Second)
+	b.kubelet(t, time.Second)
 	stop = b.start(t)
 	rest(10 * time.Second)
 	if e, r := b.seen(); len(e)+len(r) > 0 {

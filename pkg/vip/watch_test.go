@@ -21,7 +21,7 @@ import (
 func TestSteadyState(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench([]*host{good(1)})
-		b.kubelet(t.Context(), 10*time.Second)
+		b.kubelet(t, 10*time.Second)
 		// One whose last act was sent in reply to data, and one that is idle.
 		echo := b.dial(theVIP)
 		b.request(b.dial(theVIP))
@@ -454,7 +454,7 @@ func TestNoEntryNoMove(t *testing.T) {
 // settle2 is settle where several hosts answer.
 func (b *bench) settle2(t *testing.T) (stop func()) {
 	t.Helper()
-	b.kubelet(t.Context(), time.Second)
+	b.kubelet(t, time.Second)
 	stop = b.start(t)
 	rest(10 * time.Second)
 	return stop
@@ -612,7 +612,7 @@ func TestPinned(t *testing.T) {
 					b := newBench([]*host{good(1)})
 					b.entries[key].confirmed = time.Now().Add(time.Hour)
 					pin(b.entries[key])
-					b.kubelet(t.Context(), time.Second)
+					b.kubelet(t, time.Second)
 					b.start(t)
 					rest(10 * time.Second)
 					b.wantEvents(t, Pinned)
@@ -762,7 +762,7 @@ func TestBlind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench([]*host{good(1)})
 		b.askErr = neigh.ErrPermission
-		b.kubelet(t.Context(), time.Second)
+		b.kubelet(t, time.Second)
 		b.start(t)
 		rest(10 * time.Minute)
 		b.wantEvents(t)
@@ -882,7 +882,7 @@ func TestAnnouncedAgainInATrial(t *testing.T) {
 func TestHolderAnswersBroadcastsOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench([]*host{{lladdr: mac(1), proves: true, delay: ms, noUnicast: true}})
-		b.kubelet(t.Context(), time.Second)
+		b.kubelet(t, time.Second)
 		b.start(t)
 		rest(time.Hour)
 		if n := len(b.broadcasts(0)); n > 200 {
@@ -1050,7 +1050,7 @@ func TestNotOnLink(t *testing.T) {
 				b := newBench([]*host{good(1)})
 				b.places[theVIP] = tt.place
 				b.placeErr = func(netip.Addr) error { return tt.err }
-				b.kubelet(t.Context(), time.Second)
+				b.kubelet(t, time.Second)
 				b.start(t)
 				rest(10 * time.Minute)
 				b.wantEvents(t, tt.want)
@@ -1206,7 +1206,7 @@ func TestConnectionsAreListedOnce(t *testing.T) {
 		e := *b.entries[key]
 		e.Addr = addr(101)
 		b.entries[e.Key] = &e
-		b.kubelet(t.Context(), 10*time.Second)
+		b.kubelet(t, 10*time.Second)
 		b.dial(addr(101))
 		b.start(t)
 		rest(time.Hour)

@@ -120,7 +120,7 @@ func TestForgotten(t *testing.T) {
 func TestRounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench([]*host{good(1)}, func(c *Config) { c.Auto = true })
-		b.kubelet(t.Context(), time.Second)
+		b.kubelet(t, time.Second)
 		b.start(t)
 		rest(5 * time.Second)
 		b.dial(addr(7))
@@ -185,7 +185,7 @@ func TestNames(t *testing.T) {
 			}
 		})
 		change([]netip.Addr{theVIP}, false)
-		b.kubelet(t.Context(), time.Second)
+		b.kubelet(t, time.Second)
 		stop := b.start(t)
 		rest(10 * time.Second)
 		if got := b.watched(); !slices.Equal(got, []netip.Addr{theVIP}) {
@@ -223,7 +223,7 @@ func TestNameServerIsGone(t *testing.T) {
 				return nil, ctx.Err()
 			}
 		})
-		b.kubelet(t.Context(), time.Second)
+		b.kubelet(t, time.Second)
 		b.start(t)
 		if took := when(time.Minute, func() bool { return len(b.watched()) == 1 }); took > 2*lookupTimeout+interval {
 			t.Errorf("watched after %v", took)
@@ -250,7 +250,7 @@ func TestNameOfAnAddressThatIsWatched(t *testing.T) {
 				return nil, errFake
 			}
 		})
-		b.kubelet(t.Context(), time.Second)
+		b.kubelet(t, time.Second)
 		b.start(t)
 		rest(10 * time.Second)
 		resolved.Store(true)
