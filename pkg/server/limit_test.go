@@ -2,7 +2,6 @@ package server
 
 import (
 	"bufio"
-	"context"
 	"io"
 	"net"
 	"net/http"
@@ -10,6 +9,17 @@ import (
 	"testing"
 	"time"
 )
+
+// running runs a server until the test ends.
+func running(t *testing.T, s *Server) {
+	done := make(chan error, 1)
+	go func() { done <- s.Run(t.Context()) }()
+	t.Cleanup(func() {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
 
 // A thousand clients connect; half say nothing, half begin a request and do not
 // finish it. Who comes after them is served at once, and so is who came before
@@ -24,15 +34,7 @@ func TestSlowClientsKeepNobodyOut(t *testing.T) {
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })
 	s := listen(t, mux, "127.0.0.1:0")
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
-	defer func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}()
+	running(t, s)
 	dial := func(say string) net.Conn {
 		c, err := net.Dial("tcp", s.Addrs()[0].String())
 		if err != nil {
@@ -112,15 +114,7 @@ func TestRequestsInACrowdAreHeard(t *testing.T) {
 			_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 		}
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
-	defer func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}()
+	running(t, s)
 	for i, c := range asking {
 		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
 		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
