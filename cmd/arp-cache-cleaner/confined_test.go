@@ -171,12 +171,7 @@ func confined(t *testing.T, h *lab.Host, caps uint64, args ...string) *process {
 	p := prepare(t, h, append(args, "--web.listen-address=127.0.0.1:10330", "--health.listen-address=127.0.0.1:10331")...)
 	p.cmd.Env = append(p.cmd.Env, fmt.Sprintf("%s=%d", confine, caps))
 	p.launch(nil)
-	t.Cleanup(func() {
-		if p.cmd.ProcessState == nil {
-			_ = p.cmd.Process.Kill()
-			_ = p.cmd.Wait()
-		}
-	})
+	t.Cleanup(p.kill)
 	return p
 }
 

@@ -45,10 +45,7 @@ func failover(t *testing.T, c *lab.FailoverCase, ipv6 bool) {
 	p.cmd = cmd
 	p.launch(nil)
 	t.Cleanup(func() {
-		if p.cmd.ProcessState == nil {
-			_ = p.cmd.Process.Kill()
-			_ = p.cmd.Wait()
-		}
+		p.kill()
 		if t.Failed() {
 			t.Logf("the agent's log:\n%s\n%s", p.stderr.String(), f.Node.IP("-s neigh"))
 		}

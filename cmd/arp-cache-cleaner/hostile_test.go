@@ -41,10 +41,7 @@ func underAttack(t *testing.T, args ...string) *attack {
 	a.p.cmd = cmd
 	a.p.launch(nil)
 	t.Cleanup(func() {
-		if a.p.cmd.ProcessState == nil {
-			_ = a.p.cmd.Process.Kill()
-			_ = a.p.cmd.Wait()
-		}
+		a.p.kill()
 		if t.Failed() {
 			t.Logf("the agent's log:\n%s\n%s", last(a.p.stderr.String(), 60), last(f.Node.IP("-s neigh"), 30))
 		}

@@ -106,13 +106,16 @@ func startWithout(t *testing.T, h *lab.Host, without []uintptr, args ...string) 
 	t.Helper()
 	p := prepare(t, h, append(args, "--web.listen-address=127.0.0.1:10330", "--health.listen-address=127.0.0.1:10331")...)
 	p.launch(without)
-	t.Cleanup(func() {
-		if p.cmd.ProcessState == nil {
-			_ = p.cmd.Process.Kill()
-			_ = p.cmd.Wait()
-		}
-	})
+	t.Cleanup(p.kill)
 	return p
+}
+
+// kill ends the process, unless it has been waited for.
+func (p *process) kill() {
+	if p.cmd.ProcessState == nil {
+		_ = p.cmd.Process.Kill()
+		_ = p.cmd.Wait()
+	}
 }
 
 // wait waits for the process to end and returns its exit code.
@@ -229,6 +232,7 @@ func TestTimerSlack(t *testing.T) {
 				p.cmd = cmd
 			}
 			p.launch(nil)
+			t.Cleanup(p.kill)
 			p.ready()
 			threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", p.cmd.Process.Pid))
 			if err != nil || len(threads) < 2 {
