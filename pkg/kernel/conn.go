@@ -244,20 +244,6 @@ func (c *conn) wait(d time.Duration) error {
 	return nil
 }
 
-// lengthError says that a message or an attribute claims a length that cannot be.
-// It is put into words when somebody reads it, so that nextAttr is small enough to
-// be compiled into its callers.
-type lengthError struct {
-	what    string
-	n, left int
-}
-
-func (e lengthError) Error() string {
-	return fmt.Sprintf("%s of %d bytes where %d are left: %v", e.what, e.n, e.left, neigh.ErrMalformed)
-}
-
-func (e lengthError) Unwrap() error { return neigh.ErrMalformed }
-
 // nextMessage splits the first message off b, into m. It does not return it: a
 // struct of more than four fields is spilled and copied, which takes a tenth of
 // the time in which an entry is decoded.
@@ -267,7 +253,7 @@ func nextMessage(b []byte, m *message) (rest []byte, err error) {
 	}
 	n := int(binary.NativeEndian.Uint32(b))
 	if n < unix.NLMSG_HDRLEN || n > len(b) {
-		return nil, lengthError{"message", n, len(b)}
+		return nil, fmt.Errorf("message of %d bytes where %d are left: %w", n, len(b), neigh.ErrMalformed)
 	}
 	m.typ = binary.NativeEndian.Uint16(b[4:])
 	m.flags = binary.NativeEndian.Uint16(b[6:])

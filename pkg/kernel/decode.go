@@ -120,11 +120,22 @@ func decodeEntry(b []byte, e *neigh.Entry) (bool, error) {
 	return true, nil
 }
 
+// lengthError says that an attribute claims a length that cannot be. It is put into
+// words when somebody reads it, so that nextAttr is small enough to be compiled into
+// its callers.
+type lengthError struct{ n, left int }
+
+func (e lengthError) Error() string {
+	return fmt.Sprintf("attribute of %d bytes where %d are left: %v", e.n, e.left, neigh.ErrMalformed)
+}
+
+func (e lengthError) Unwrap() error { return neigh.ErrMalformed }
+
 // nextAttr splits the first attribute off b, which has room for its header.
 func nextAttr(b []byte) (typ uint16, v, rest []byte, err error) {
 	n := int(binary.NativeEndian.Uint16(b))
 	if n < rtattrLen || n > len(b) {
-		return 0, nil, nil, lengthError{"attribute", n, len(b)}
+		return 0, nil, nil, lengthError{n, len(b)}
 	}
 	return binary.NativeEndian.Uint16(b[2:]) & attrTypeMask, b[rtattrLen:n], b[min(align(n), len(b)):], nil
 }

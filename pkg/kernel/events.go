@@ -124,9 +124,9 @@ func receiveEvents(fd int, buf []byte) ([]byte, error) {
 
 // decodeEvents calls visit for each entry in a datagram.
 func decodeEvents(b []byte, visit func(*neigh.Entry)) error {
+	var m message
 	var e neigh.Entry
 	for len(b) > 0 {
-		var m message
 		rest, err := nextMessage(b, &m)
 		if err != nil {
 			return err
