@@ -35,13 +35,13 @@ import (
 var version, commit = "dev", ""
 
 func main() {
-	// Before signals are handled. Whatever is wrong with the options is said below.
-	if o, err := parse(os.Args[1:], os.LookupEnv, io.Discard); err == nil && o.Command == "" && !o.Once && !o.Version {
-		tune.Slack()
-	}
 	tune.Runtime()
+	o, err := parse(os.Args[1:], os.LookupEnv, os.Stdout)
+	if err == nil && o.Command == "" && !o.Once && !o.Version {
+		tune.Slack() // before signals are handled
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr)
+	code := run(ctx, o, err, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
@@ -66,10 +66,9 @@ func trim(ctx context.Context) error {
 // errStopped takes the place of what a signal made fail.
 var errStopped = errors.New("stopped by a signal before it was done")
 
-// run is main without the process around it. It returns the exit code: 0, 1
-// for what went wrong, 2 for bad input.
-func run(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
-	o, err := parse(args, env, stdout)
+// run does what parse has made of the command line, or says what is wrong with it.
+// It returns the exit code: 0, 1 for what went wrong, 2 for bad input.
+func run(ctx context.Context, o *options, err error, stdout, stderr io.Writer) int {
 	switch {
 	case errors.Is(err, errHelp):
 		return 0

@@ -437,7 +437,7 @@ func TestReady(t *testing.T) {
 				want = "arp-cache-cleaner: " + strings.ReplaceAll(strings.ReplaceAll(want, "%[1]s", addr), "%s", addr)
 			}
 			var out, errOut bytes.Buffer
-			code := run(t.Context(), []string{"ready", "--health.listen-address=" + addr}, noEnv, &out, &errOut)
+			code := runArgs(t.Context(), []string{"ready", "--health.listen-address=" + addr}, &out, &errOut)
 			if code != tt.code || out.String() != tt.stdout || errOut.String() != want {
 				t.Errorf("exit code %d, stdout %q, stderr %q\nwant %d, %q, %q", code, out.String(), errOut.String(), tt.code, tt.stdout, want)
 			}
@@ -454,7 +454,7 @@ func TestStoppedBeforeItWasDone(t *testing.T) {
 		var out, errOut bytes.Buffer
 		var code int
 		if err := n.Do(func() error {
-			code = run(ctx, args, noEnv, &out, &errOut)
+			code = runArgs(ctx, args, &out, &errOut)
 			return nil
 		}); err != nil {
 			t.Fatal(err)
@@ -551,10 +551,16 @@ func TestDecideToAct(t *testing.T) {
 func TestVersionAndHelp(t *testing.T) {
 	for _, args := range [][]string{{"--version"}, {"--help"}, {"list", "--help"}} {
 		var out, errOut bytes.Buffer
-		if code := run(t.Context(), args, noEnv, &out, &errOut); code != 0 || out.Len() == 0 || errOut.Len() != 0 {
+		if code := runArgs(t.Context(), args, &out, &errOut); code != 0 || out.Len() == 0 || errOut.Len() != 0 {
 			t.Errorf("%v: exit code %d, stdout %q, stderr %q", args, code, out.String(), errOut.String())
 		}
 	}
+}
+
+// runArgs is main without the process around it.
+func runArgs(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	o, err := parse(args, noEnv, stdout)
+	return run(ctx, o, err, stdout, stderr)
 }
 
 func noEnv(string) (string, bool) { return "", false }

@@ -208,7 +208,7 @@ func TestBadInput(t *testing.T) {
 		})
 	}
 	var out, errOut bytes.Buffer
-	code := run(t.Context(), []string{"--interval=0"}, noEnv, &out, &errOut)
+	code := runArgs(t.Context(), []string{"--interval=0"}, &out, &errOut)
 	if want := "arp-cache-cleaner: --interval: \"0s\": want a duration of 1s or more, such as 300s or 5m\n"; code != 2 || errOut.String() != want || out.Len() != 0 {
 		t.Errorf("exit code %d, stderr %q, stdout %q\nwant 2, %q and nothing", code, errOut.String(), out.String(), want)
 	}
