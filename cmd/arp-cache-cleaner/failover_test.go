@@ -12,8 +12,20 @@ import (
 
 // A VIP moves in every way that it can, with nothing announced. What can be
 // repaired is, in time; what cannot is reported, and left alone.
+//
+// First the cases that count single packets, and no others meanwhile: everybody
+// who makes or deletes a device takes the lock that a change of an entry waits
+// for (RTNL).
 func TestFailover(t *testing.T) {
+	t.Run("counted", func(t *testing.T) { failovers(t, true) })
+	failovers(t, false)
+}
+
+func failovers(t *testing.T, counted bool) {
 	for _, c := range lab.FailoverCases {
+		if c.Zombie != counted {
+			continue
+		}
 		families := []bool{false}
 		if c.IPv6 {
 			families = append(families, true)
@@ -83,8 +95,11 @@ func failover(t *testing.T, c *lab.FailoverCase, ipv6 bool) {
 	}
 	f.Hold(&r, 20*time.Second)
 	t.Logf("to the zombie %d, to the holder %d, resets %d", r.ToZombie, r.ToHolder, r.Resets)
-	if r.Resets > 0 || r.ToZombie*200 > r.ToHolder {
-		t.Error("want no reset, and one in 200 datagrams to the zombie at most")
+	// What is sent between an announcement and its undoing is answered by a reset,
+	// and a client that connects anew at once can meet the same again. A connection
+	// that is lost with every announcement would be reset seven times.
+	if r.Resets > 2 || r.ToZombie*200 > r.ToHolder {
+		t.Error("want two resets, and one in 200 datagrams to the zombie, at most")
 	}
 }
 
