@@ -370,7 +370,7 @@ func TestFaultsWhileListingSockets(t *testing.T) {
 			}
 			defer s.Close()
 			faulty := breakable(s.conn)
-			faulty.set(dumping, &f)
+			faulty.set(listing, &f) // TCPDIAG_GETSOCK has the number of RTM_GETLINK
 			_, err := s.List(6443)
 			if faulty.lift() == 0 {
 				t.Fatal("the fault did not strike")

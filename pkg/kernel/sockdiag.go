@@ -32,6 +32,7 @@ const (
 	tcpStates      = 1<<tcpEstablished | 1<<tcpSynSent
 
 	// From include/uapi/linux/inet_diag.h.
+	tcpDiagGetSock  = 18 // TCPDIAG_GETSOCK
 	diagMsgLen      = 72 // struct inet_diag_msg
 	diagInfo        = 2  // INET_DIAG_INFO
 	diagReqBytecode = 1  // INET_DIAG_REQ_BYTECODE
@@ -71,19 +72,14 @@ func (s *Sockets) List(port uint16) ([]neigh.Socket, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var list []neigh.Socket
-	// The kernel compares the family with that of the socket, which is AF_INET6
-	// where it is mapped, and has no dump for both (inet_diag_dump_icsk).
-	for _, family := range [...]uint8{unix.AF_INET, unix.AF_INET6} {
-		n := len(list)
-		for try := 1; ; try++ {
-			var err error
-			if list, err = s.dump(family, port, list[:n]); err == nil {
-				break
-			}
-			again := errors.Is(err, neigh.ErrInterrupted) || errors.Is(err, neigh.ErrOverrun)
-			if !again || try == maxDumps {
-				return nil, fmt.Errorf("listing sockets to port %d: %w", port, err)
-			}
+	for try := 1; ; try++ {
+		var err error
+		if list, err = s.dump(port, list[:0]); err == nil {
+			break
+		}
+		again := errors.Is(err, neigh.ErrInterrupted) || errors.Is(err, neigh.ErrOverrun)
+		if !again || try == maxDumps {
+			return nil, fmt.Errorf("listing sockets to port %d: %w", port, err)
 		}
 	}
 	slices.SortFunc(list, func(a, b neigh.Socket) int { return cmp.Compare(a.Cookie, b.Cookie) })
@@ -92,17 +88,17 @@ func (s *Sockets) List(port uint16) ([]neigh.Socket, error) {
 	return slices.CompactFunc(list, func(a, b neigh.Socket) bool { return a.Cookie == b.Cookie }), nil
 }
 
-// dump appends the sockets of one family to list.
-func (s *Sockets) dump(family uint8, port uint16, list []neigh.Socket) ([]neigh.Socket, error) {
+// dump appends the sockets to list.
+func (s *Sockets) dump(port uint16, list []neigh.Socket) ([]neigh.Socket, error) {
 	seq, err := s.conn.begin(func(_ []byte, seq uint32) []byte {
-		s.out = appendSocketDump(s.out[:0], family, port, seq)
+		s.out = appendSocketDump(s.out[:0], port, seq)
 		return s.out
 	})
 	if err != nil {
 		return list, err
 	}
 	err = s.conn.dump(seq, func(m message) error {
-		if m.typ != unix.SOCK_DIAG_BY_FAMILY || len(list) == maxSockets {
+		if m.typ != tcpDiagGetSock || len(list) == maxSockets {
 			return nil
 		}
 		var e neigh.Socket
@@ -178,12 +174,18 @@ func (s *Sockets) exact(k *neigh.Socket, typ uint16, handle func(message) error)
 	})
 }
 
-// appendSocketDump appends a request for all sockets of a family that are in
-// one of the two states and have that remote port.
-func appendSocketDump(b []byte, family uint8, port uint16, seq uint32) []byte {
+// appendSocketDump appends a request for all sockets, of either family, that are
+// in one of the two states and have that remote port. It is the older kind: with
+// SOCK_DIAG_BY_FAMILY the kernel walks its table of connections, which has room
+// for hundreds of thousands, once for each family (inet_diag_dump_compat).
+func appendSocketDump(b []byte, port uint16, seq uint32) []byte {
 	start := len(b)
-	b = appendDiagHeader(b, unix.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP, family, seq)
+	b = appendHeader(b, tcpDiagGetSock, unix.NLM_F_DUMP, seq)
+	// struct inet_diag_req: family and prefix lengths are not looked at.
+	b = append(b, 0, 0, 0, 1<<(diagInfo-1))
 	b = append(b, make([]byte, 48)...) // struct inet_diag_sockid: any
+	b = binary.NativeEndian.AppendUint32(b, tcpStates)
+	b = append(b, 0, 0, 0, 0)
 	// struct inet_diag_bc_op: code, yes, no. A condition that holds goes on at
 	// yes, behind itself and its argument; one that does not goes to no, 4 bytes
 	// beyond the end, which is how inet_diag_bc_run knows that it failed.
@@ -232,7 +234,7 @@ func appendDiagHeader(b []byte, typ, flags uint16, family uint8, seq uint32) []b
 	return binary.NativeEndian.AppendUint32(b, tcpStates)
 }
 
-// decodeSocket reads the body of a SOCK_DIAG_BY_FAMILY message into s. It
+// decodeSocket reads the body of an answer, struct inet_diag_msg, into s. It
 // reports false for a socket of another family than IPv4 and IPv6, or in
 // another state than the two, and an error that wraps neigh.ErrMalformed where
 // the body is no valid socket.
@@ -240,7 +242,6 @@ func decodeSocket(b []byte, s *neigh.Socket) (bool, error) {
 	if len(b) < diagMsgLen {
 		return false, fmt.Errorf("inet_diag_msg of %d bytes: %w", len(b), neigh.ErrMalformed)
 	}
-	// The family is the message's own: a dump of one may hold another.
 	family, state := b[0], b[1]
 	if !isIP(family) || state != tcpEstablished && state != tcpSynSent {
 		return false, nil

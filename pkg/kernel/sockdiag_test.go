@@ -225,14 +225,14 @@ func TestAppendSocketRequest(t *testing.T) {
 }
 
 func TestAppendSocketDump(t *testing.T) {
-	got := appendSocketDump(nil, unix.AF_INET6, 6443, 77)
-	want := u32s(92)
-	want = binary.NativeEndian.AppendUint16(want, 20)
+	got := appendSocketDump(nil, 6443, 77)
+	want := u32s(96)
+	want = binary.NativeEndian.AppendUint16(want, 18)
 	want = binary.NativeEndian.AppendUint16(want, unix.NLM_F_DUMP|unix.NLM_F_REQUEST)
 	want = append(want, u32s(77, 0)...)
-	want = append(want, unix.AF_INET6, unix.IPPROTO_TCP, 2, 0)
-	want = append(want, u32s(1<<1|1<<2)...)
+	want = append(want, 0, 0, 0, 2)
 	want = append(want, make([]byte, 48)...)
+	want = append(want, u32s(1<<1|1<<2, 0)...)
 	op := func(code, yes uint8, no uint16) []byte {
 		return binary.NativeEndian.AppendUint16([]byte{code, yes}, no)
 	}
