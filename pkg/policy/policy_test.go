@@ -340,3 +340,38 @@ func TestActionNames(t *testing.T) {
 		}
 	}
 }
+
+// costly is a scope that looks at everything there is to look at.
+func costly() *Scope {
+	return &Scope{
+		Family:            "ipv4",
+		Interfaces:        []string{"ens*", "eth*"},
+		ExcludeInterfaces: []string{"veth*"},
+		CIDRs:             prefixes("192.0.2.0/24", "10.0.0.0/8"),
+		ExcludeCIDRs:      prefixes("10.1.0.0/16", "fe80::/10"),
+	}
+}
+
+func TestDecideAllocatesNothing(t *testing.T) {
+	e, s := state(neigh.Reachable), costly()
+	var v Verdict
+	if n := testing.AllocsPerRun(100, func() { v = s.Decide(&e, &eth0, true) }); n != 0 {
+		t.Errorf("%v allocations for an entry", n)
+	}
+	if v.Reason != NextHop {
+		t.Errorf("got %v: not all was looked at", v.Reason)
+	}
+}
+
+func BenchmarkDecide(b *testing.B) {
+	e := state(neigh.Stale)
+	for name, s := range map[string]*Scope{"everything": {}, "by name and prefix": costly()} {
+		b.Run(name, func(b *testing.B) {
+			device := s.Device(&eth0)
+			b.ReportAllocs()
+			for b.Loop() {
+				s.DecideOn(&e, device, false)
+			}
+		})
+	}
+}
