@@ -74,7 +74,7 @@ func (s *Sockets) List(port uint16) ([]neigh.Socket, error) {
 	var list []neigh.Socket
 	for try := 1; ; try++ {
 		var err error
-		if list, err = s.dump(port, list[:0]); err == nil {
+		if list, err = s.dump(port); err == nil {
 			break
 		}
 		again := errors.Is(err, neigh.ErrInterrupted) || errors.Is(err, neigh.ErrOverrun)
@@ -88,14 +88,14 @@ func (s *Sockets) List(port uint16) ([]neigh.Socket, error) {
 	return slices.CompactFunc(list, func(a, b neigh.Socket) bool { return a.Cookie == b.Cookie }), nil
 }
 
-// dump appends the sockets to list.
-func (s *Sockets) dump(port uint16, list []neigh.Socket) ([]neigh.Socket, error) {
+// dump lists the sockets as the kernel dumps them.
+func (s *Sockets) dump(port uint16) (list []neigh.Socket, err error) {
 	seq, err := s.conn.begin(func(_ []byte, seq uint32) []byte {
 		s.out = appendSocketDump(s.out[:0], port, seq)
 		return s.out
 	})
 	if err != nil {
-		return list, err
+		return nil, err
 	}
 	err = s.conn.dump(seq, func(m message) error {
 		if m.typ != tcpDiagGetSock || len(list) == maxSockets {
@@ -108,7 +108,7 @@ func (s *Sockets) dump(port uint16, list []neigh.Socket) ([]neigh.Socket, error)
 		}
 		return err
 	})
-	if errors.Is(err, neigh.ErrGone) { // no module tcp_diag: sock_diag_lock_handler, inet_diag_lock_handler
+	if errors.Is(err, neigh.ErrGone) { // no module tcp_diag: inet_diag_lock_handler
 		err = fmt.Errorf("%w: %w", neigh.ErrUnsupported, err)
 	}
 	return list, err
