@@ -435,6 +435,9 @@ func (f *Failover) confirm() {
 
 // announce has the first host announce itself as kube-vip does: every 3 s, by
 // gratuitous ARP requests and replies in turn, or by unsolicited advertisements.
+// The first comes at once, and the second after half that time: the client connects
+// anew some 6 s after the break, and asks every second from then on, and what it
+// sends between an announcement and its undoing is answered by a reset.
 func (f *Failover) announce() {
 	fd := -1
 	f.Lab.check(f.One.Do(func() (err error) {
@@ -450,7 +453,11 @@ func (f *Failover) announce() {
 		_ = unix.Sendto(fd, b, 0, &unix.SockaddrLinklayer{Ifindex: f.ports[0].Index, Halen: 6})
 	}
 	send(0)
-	f.every(3*time.Second, func(n int) { send(n + 1) }, func() { _ = unix.Close(fd) })
+	f.every(1500*time.Millisecond, func(n int) {
+		if n%2 == 0 {
+			send(n/2 + 1)
+		}
+	}, func() { _ = unix.Close(fd) })
 }
 
 var everybody = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
