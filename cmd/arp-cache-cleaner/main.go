@@ -46,23 +46,6 @@ func main() {
 	os.Exit(code)
 }
 
-// trimEvery is how often the heap is collected and handed back. The runtime alone
-// lets it grow to 4 MB first, twice as much as the agent has in use.
-const trimEvery = 30 * time.Second
-
-func trim(ctx context.Context) error {
-	t := time.NewTicker(trimEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-			debug.FreeOSMemory()
-		}
-	}
-}
-
 // errStopped takes the place of what a signal made fail.
 var errStopped = errors.New("stopped by a signal before it was done")
 
@@ -190,7 +173,7 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	g.Go(func() error { return watcher.Run(ctx) })
 	g.Go(func() error { return web.Run(ctx) })
 	g.Go(func() error { return health.Run(ctx) })
-	g.Go(func() error { return trim(ctx) })
+	g.Go(func() error { return tune.Trim(ctx) })
 	err = finish(ctx, g.Wait, log)
 	log.Info("stopped")
 	return err
