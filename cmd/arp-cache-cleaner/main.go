@@ -136,8 +136,12 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 		Log:        log,
 	}
 	if !o.Once { // which nobody scrapes
+		var memory tune.Trimmer
 		cfg.Events = sweep.Events{
-			Scanned: func(took time.Duration, err error) { m.Scanned(time.Now(), took, err) },
+			Scanned: func(took time.Duration, err error) {
+				m.Scanned(time.Now(), took, err)
+				memory.Trim() // nothing else wakes up for it
+			},
 			Renewed: func(device string, method sweep.Method, result sweep.Result, age time.Duration) {
 				m.Renewed(device, string(method), string(result), age)
 			},
@@ -173,7 +177,6 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	g.Go(func() error { return watcher.Run(ctx) })
 	g.Go(func() error { return web.Run(ctx) })
 	g.Go(func() error { return health.Run(ctx) })
-	g.Go(func() error { return tune.Trim(ctx) })
 	err = finish(ctx, g.Wait, log)
 	log.Info("stopped")
 	return err

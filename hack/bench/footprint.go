@@ -93,16 +93,40 @@ func footprint(ctx context.Context, agent string, idle time.Duration) (err error
 	}
 	fmt.Fprintf(w, "start to ready, median of %d\t%.1f ms\n", starts, median(took).Seconds()*1000)
 
+	dir, err := os.MkdirTemp("", "bench")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	floor, hasFloor := compileFloor(dir)
+	var reader *worker
+	if hasFloor {
+		if reader, err = start(node, floor, "dump"); err != nil {
+			return err
+		}
+		defer reader.close()
+	}
 	p, err := run(ctx, node, agent)
 	if err != nil {
 		return err
 	}
-	used, err := p.cpuOver(ctx, idle)
+	var reading time.Duration
+	used, err := p.cpuOver(ctx, idle, func() error {
+		if err := t.refill(idleEntries); err != nil || reader == nil { // the agent deletes them in their time
+			return err
+		}
+		took, err := reader.measure(idleEntries)
+		reading += took
+		return err
+	})
 	if err := errors.Join(err, p.stop()); err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "CPU time of an idle agent, %d entries, VIP watch on, over %v\t%.2f s an hour\n",
-		idleEntries, idle, used.Seconds()*float64(time.Hour)/float64(idle))
+	hourly := func(used time.Duration) float64 { return used.Seconds() * float64(time.Hour) / float64(idle) }
+	fmt.Fprintf(w, "CPU time of an idle agent, %d entries, VIP watch on, over %v\t%.2f s an hour\n", idleEntries, idle, hourly(used))
+	if reader != nil {
+		fmt.Fprintf(w, "CPU time of a C program that reads the table as often, and does nothing else\t%.2f s an hour\n", hourly(reading))
+	}
 
 	if limits.room() < steadyEntries {
 		fmt.Fprintf(w, "memory at %d entries\tskipped: the kernel holds %d (gc_thresh), and only root may change that\n", steadyEntries, limits.room())
@@ -192,8 +216,9 @@ func (p *running) stop() error {
 }
 
 // cpuOver is the CPU time that all threads use while d passes, by the kernel's
-// count in nanoseconds. What comes with a start is left out.
-func (p *running) cpuOver(ctx context.Context, d time.Duration) (time.Duration, error) {
+// count in nanoseconds. What comes with a start is left out. Once in each period
+// of the agent's scans it calls each.
+func (p *running) cpuOver(ctx context.Context, d time.Duration, each func() error) (time.Duration, error) {
 	if err := sleep(ctx, 10*time.Second); err != nil {
 		return 0, err
 	}
@@ -201,8 +226,10 @@ func (p *running) cpuOver(ctx context.Context, d time.Duration) (time.Duration, 
 	if err != nil {
 		return 0, err
 	}
-	if err := sleep(ctx, d); err != nil {
-		return 0, err
+	for passed := time.Duration(0); passed < d; passed += scanPeriod {
+		if err := errors.Join(each(), sleep(ctx, min(scanPeriod, d-passed))); err != nil {
+			return 0, err
+		}
 	}
 	after, err := p.cpu()
 	return after - before, err

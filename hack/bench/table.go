@@ -18,9 +18,10 @@ const maxEntries = 4 << 20
 
 // table fills a host's neighbour table.
 type table struct {
-	sock  *nl.NetlinkSocket
-	index int
-	has   int
+	sock   *nl.NetlinkSocket
+	handle *netlink.Handle
+	index  int
+	has    int
 }
 
 func newTable(h *lab.Host, device string) (*table, error) {
@@ -31,7 +32,10 @@ func newTable(h *lab.Host, device string) (*table, error) {
 			return err
 		}
 		t.index = link.Attrs().Index
-		t.sock, err = nl.GetNetlinkSocketAt(-1, -1, unix.NETLINK_ROUTE)
+		if t.sock, err = nl.GetNetlinkSocketAt(-1, -1, unix.NETLINK_ROUTE); err != nil {
+			return err
+		}
+		t.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE)
 		return err
 	})
 	return t, err
@@ -60,6 +64,29 @@ func (t *table) fill(n int) error {
 		}
 	}
 	t.has = n
+	return nil
+}
+
+// refill makes those of n entries again that somebody has deleted.
+func (t *table) refill(n int) error {
+	list, err := t.handle.NeighList(t.index, netlink.FAMILY_V4)
+	if err != nil {
+		return fmt.Errorf("reading the table: %w", err)
+	}
+	there := make(map[netip.Addr]bool, len(list))
+	for i := range list {
+		if a, ok := netip.AddrFromSlice(list[i].IP.To4()); ok {
+			there[a] = true
+		}
+	}
+	for i := range n {
+		if there[address(i)] {
+			continue
+		}
+		if err := t.add(i, i+1); err != nil {
+			return fmt.Errorf("filling the table: %w", err)
+		}
+	}
 	return nil
 }
 
