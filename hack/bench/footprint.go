@@ -227,7 +227,10 @@ func (p *running) cpuOver(ctx context.Context, d time.Duration, each func() erro
 		return 0, err
 	}
 	for passed := time.Duration(0); passed < d; passed += scanPeriod {
-		if err := errors.Join(each(), sleep(ctx, min(scanPeriod, d-passed))); err != nil {
+		if err := each(); err != nil {
+			return 0, err
+		}
+		if err := sleep(ctx, min(scanPeriod, d-passed)); err != nil {
 			return 0, err
 		}
 	}
