@@ -1225,31 +1225,3 @@ func TestConnectionsAreListedOnce(t *testing.T) {
 		}
 	})
 }
-
-// Where the kernel has much to walk through, connections are listed less often,
-// but not as seldom as it likes.
-func TestListsThatTakeLongAreMadeLessOften(t *testing.T) {
-	for took, want := range map[time.Duration]time.Duration{
-		300 * time.Microsecond:  roundEvery,
-		1500 * time.Microsecond: roundEvery,
-		2 * time.Millisecond:    40 * time.Second,
-		3 * time.Millisecond:    roundAtMost,
-		time.Second:             roundAtMost,
-	} {
-		t.Run(took.String(), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				b := newBench([]*host{good(1)}, auto)
-				b.kubelet(t, 10*time.Second)
-				b.takes = took
-				b.start(t)
-				const rounds = 20
-				rest(rounds*(want+took) - time.Second)
-				lists := 0
-				b.change(func() { lists = b.lists })
-				if lists != rounds+1 { // and when the VIP has arrived
-					t.Errorf("%d lists, want one each %v, and one: %d", lists, want, rounds+1)
-				}
-			})
-		})
-	}
-}

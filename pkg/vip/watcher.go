@@ -15,12 +15,6 @@ import (
 const (
 	// roundEvery is how often VIPs are looked for, unless something is suspicious.
 	roundEvery = 30 * time.Second
-	// A machine with much memory has room for many connections, all of which the
-	// kernel walks through to list those to one port: 2 to 3 ms for 262,144 of them
-	// (tcp_diag_dump, tcp_ehash_entries). There a round waits roundShare times as
-	// long as the list took, but not longer than roundAtMost.
-	roundShare  = 20000
-	roundAtMost = 2 * roundEvery
 	// roundGap is the least time between two such rounds.
 	roundGap = time.Second
 	// keepFor is how long a VIP is watched to which there are no connections any
@@ -115,17 +109,15 @@ func (w *Watcher) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		start := time.Now()
 		sockets, err := w.cfg.Sockets.List(w.cfg.Port)
 		if err != nil {
 			w.cfg.Log.Debug("listing connections", "err", err)
 		}
-		pause := min(max(roundEvery, roundShare*time.Since(start)), roundAtMost)
 		w.follow(ctx, w.targets(ctx, time.Now(), sockets), sockets)
 		if !sleep(ctx, roundGap) {
 			return nil
 		}
-		timer.Reset(pause - roundGap)
+		timer.Reset(roundEvery - roundGap)
 	}
 }
 
