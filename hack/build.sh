@@ -11,5 +11,6 @@ cold='github.com/prometheus/... google.golang.org/... go.yaml.in/... golang.org/
 output=$1
 set --
 for p in $cold; do set -- "$@" "-gcflags=$p=-l"; done
+set -- "$@" -gcflags=net/netip= # of net/... the one that each entry of a scan needs
 CGO_ENABLED=0 go build -tags nethttpomithttp2 -trimpath "$@" \
 	-ldflags "-s -w -X main.version=${VERSION:-dev} -X main.commit=${COMMIT:-}" -o "$output" ./cmd/arp-cache-cleaner
