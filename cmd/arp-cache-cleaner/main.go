@@ -139,8 +139,9 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 		var memory tune.Trimmer
 		cfg.Events = sweep.Events{
 			Scanned: func(took time.Duration, err error) {
-				m.Scanned(time.Now(), took, err)
-				memory.Trim() // nothing else wakes up for it
+				now := time.Now()
+				m.Scanned(now, took, err)
+				memory.Trim(now) // here, so that no timer of its own has to wake the process
 			},
 			Renewed: func(device string, method sweep.Method, result sweep.Result, age time.Duration) {
 				m.Renewed(device, string(method), string(result), age)
