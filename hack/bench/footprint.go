@@ -112,12 +112,17 @@ func footprint(ctx context.Context, agent string, idle time.Duration) (err error
 	}
 	var reading time.Duration
 	used, err := p.cpuOver(ctx, idle, func() error {
-		if err := t.refill(idleEntries); err != nil || reader == nil { // the agent deletes them in their time
-			return err
+		if reader != nil { // first: what was read a moment ago is read faster
+			took, dealt, err := reader.work()
+			if err != nil {
+				return err
+			}
+			if dealt < idleEntries/2 { // the agent has deleted some of them
+				return fmt.Errorf("the C program read %d entries of %d", dealt, idleEntries)
+			}
+			reading += took
 		}
-		took, err := reader.measure(idleEntries)
-		reading += took
-		return err
+		return t.refill(idleEntries) // the agent deletes them in their time
 	})
 	if err := errors.Join(err, p.stop()); err != nil {
 		return err
@@ -216,9 +221,9 @@ func (p *running) stop() error {
 }
 
 // cpuOver is the CPU time that all threads use while d passes, by the kernel's
-// count in nanoseconds. What comes with a start is left out. Once in each period
-// of the agent's scans it calls each.
-func (p *running) cpuOver(ctx context.Context, d time.Duration, each func() error) (time.Duration, error) {
+// count in nanoseconds. What comes with a start is left out. Meanwhile it calls
+// perScan as often as the agent scans.
+func (p *running) cpuOver(ctx context.Context, d time.Duration, perScan func() error) (time.Duration, error) {
 	if err := sleep(ctx, 10*time.Second); err != nil {
 		return 0, err
 	}
@@ -227,7 +232,7 @@ func (p *running) cpuOver(ctx context.Context, d time.Duration, each func() erro
 		return 0, err
 	}
 	for passed := time.Duration(0); passed < d; passed += scanPeriod {
-		if err := each(); err != nil {
+		if err := perScan(); err != nil {
 			return 0, err
 		}
 		if err := sleep(ctx, min(scanPeriod, d-passed)); err != nil {

@@ -144,14 +144,22 @@ func start(h *lab.Host, path string, args ...string) (*worker, error) {
 	return w, h.Start(w.cmd)
 }
 
-func (w *worker) measure(n int) (time.Duration, error) {
+// work returns the CPU time and the number of entries.
+func (w *worker) work() (cpu time.Duration, dealt int, err error) {
 	if _, err := fmt.Fprintln(w.in); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	var cpu time.Duration
-	var dealt int
 	if _, err := fmt.Fscanln(w.out, &cpu, &dealt); err != nil {
-		return 0, fmt.Errorf("no result: %w", err)
+		return 0, 0, fmt.Errorf("no result: %w", err)
+	}
+	return cpu, dealt, nil
+}
+
+// measure is work on n entries.
+func (w *worker) measure(n int) (time.Duration, error) {
+	cpu, dealt, err := w.work()
+	if err != nil {
+		return 0, err
 	}
 	// The kernel adds a few of its own, for multicast, and a dump may miss some
 	// while other namespaces' entries go.
