@@ -105,7 +105,7 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer verifying.Close()
-	asker := &solicitor{}
+	asker := newSolicitor(verifying)
 	defer asker.Close()
 	timing := policy.NewTiming(o.Interval, o.ScanPeriod)
 	verifier = &sweep.Broadcast{
@@ -116,7 +116,7 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	var claims func() []neigh.Key
 	if !o.Once {
 		var closeWatch func()
-		watcher, closeWatch, err = watchVIPs(o, acting, timing, m, func(k neigh.Key, at time.Time) { sweeper.Renewed(k, at) }, log)
+		watcher, closeWatch, err = watchVIPs(o, acting, timing, asker, m, func(k neigh.Key, at time.Time) { sweeper.Renewed(k, at) }, log)
 		if err != nil {
 			return err
 		}

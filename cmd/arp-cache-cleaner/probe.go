@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -62,11 +61,15 @@ func probe(ctx context.Context, o *options, stdout, _ io.Writer) error {
 		return err
 	}
 	defer table.Close()
-	link, source, err := wayTo(table, o)
+	link, err := wayTo(table, o)
 	if err != nil {
 		return err
 	}
-	asker := &solicitor{}
+	source, err := table.Sender(o.Address, link.Index)
+	if err != nil {
+		return err
+	}
+	asker := newSolicitor(table)
 	defer asker.Close()
 	key := neigh.Key{Addr: o.Address, Index: link.Index}
 	r := result{Address: o.Address.String(), Device: link.Name, Source: source.String(), Holders: []holder{}}
@@ -74,7 +77,7 @@ func probe(ctx context.Context, o *options, stdout, _ io.Writer) error {
 		if i > 0 && !wait(ctx, o.ProbeInterval-probeWindow) {
 			break
 		}
-		if err := ask(ctx, table, asker, &link, key, source, &r); err != nil {
+		if err := ask(ctx, table, asker, &link, key, &r); err != nil {
 			return err
 		}
 		r.Asked++
@@ -90,11 +93,11 @@ func probe(ctx context.Context, o *options, stdout, _ io.Writer) error {
 	return err
 }
 
-// wayTo returns the device and the source address to ask from.
-func wayTo(table *kernel.Table, o *options) (link neigh.Link, source netip.Addr, err error) {
+// wayTo returns the device to ask on.
+func wayTo(table *kernel.Table, o *options) (link neigh.Link, err error) {
 	topology, err := table.Topology()
 	if err != nil {
-		return link, source, err
+		return link, err
 	}
 	index := 0
 	if o.Interface != "" {
@@ -104,26 +107,26 @@ func wayTo(table *kernel.Table, o *options) (link neigh.Link, source netip.Addr,
 			}
 		}
 		if index == 0 {
-			return link, source, fmt.Errorf("--interface: there is no device %s", o.Interface)
+			return link, fmt.Errorf("--interface: there is no device %s", o.Interface)
 		}
 	}
 	route, err := table.Route(o.Address, index)
 	switch {
 	case err != nil:
-		return link, source, err
+		return link, err
 	case route.Local:
-		return link, source, fmt.Errorf("%s is this node's own address", o.Address)
+		return link, fmt.Errorf("%s is this node's own address", o.Address)
 	case route.Gateway.IsValid():
-		return link, source, fmt.Errorf("%s is not on link: it is reached by way of %s", o.Address, route.Gateway)
+		return link, fmt.Errorf("%s is not on link: it is reached by way of %s", o.Address, route.Gateway)
 	}
-	return topology.Links[route.Index], route.Source, nil
+	return topology.Links[route.Index], nil
 }
 
 // ask sends one request and adds the answers to r. An entry of this node's is
 // shielded for as long as answers come, and put back where one of them moved it.
 // An entry whose holder did not answer the last time is left to the kernel: it
 // is about to find out, and would be kept from it.
-func ask(ctx context.Context, table *kernel.Table, asker *solicitor, link *neigh.Link, key neigh.Key, source netip.Addr, r *result) error {
+func ask(ctx context.Context, table *kernel.Table, asker solicitor, link *neigh.Link, key neigh.Key, r *result) error {
 	before, err := table.Get(key)
 	everything := policy.Scope{}
 	learned := err == nil && !everything.Decide(&before, link, true).Reason.Foreign() && before.State.Valid()
@@ -136,7 +139,7 @@ func ask(ctx context.Context, table *kernel.Table, asker *solicitor, link *neigh
 			return fmt.Errorf("this node has an entry for %s, which an answer could move: CAP_NET_ADMIN is missing: %s", key.Addr, howToGrant)
 		}
 	}
-	questions := []shield.Question{{Addr: key.Addr, Source: source}}
+	questions := []shield.Question{{Addr: key.Addr}}
 	answered := make(map[neigh.LLAddr]bool)
 	err = asker.Ask(ctx, key.Index, questions, probeWindow, func(a shield.Reply) {
 		answered[a.LLAddr] = true

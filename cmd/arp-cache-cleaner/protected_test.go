@@ -60,7 +60,7 @@ func TestProtectedThroughAThousandPasses(t *testing.T) {
 	table := openTable(t, node)
 	scope := &policy.Scope{}
 	timing := policy.NewTiming(2*time.Second, 100*time.Millisecond)
-	asker := &hostSolicitor{host: node}
+	asker := &hostSolicitor{node, newSolicitor(table)}
 	t.Cleanup(asker.Close)
 	inPlace := &sweep.InPlace{Table: table, Scope: scope, Timing: timing}
 	broadcast := &sweep.Broadcast{Table: table, Solicitor: asker, Scope: scope, Timing: timing, Fallback: inPlace, Log: slog.New(slog.DiscardHandler)}

@@ -20,7 +20,7 @@ import (
 )
 
 // watchVIPs returns the watch over VIPs, and what closes its sockets.
-func watchVIPs(o *options, acting bool, timing policy.Timing, m *metrics.Metrics, renewed func(neigh.Key, time.Time), log *slog.Logger) (*vip.Watcher, func(), error) {
+func watchVIPs(o *options, acting bool, timing policy.Timing, asker solicitor, m *metrics.Metrics, renewed func(neigh.Key, time.Time), log *slog.Logger) (*vip.Watcher, func(), error) {
 	conflict := vip.Conflict(o.VIP.OnConflict)
 	if o.VIP.CAFile != "" && o.VIP.Health == "https" {
 		switch err := apicheck.CheckCAFile(o.VIP.CAFile); {
@@ -43,7 +43,6 @@ func watchVIPs(o *options, acting bool, timing policy.Timing, m *metrics.Metrics
 		table.Close()
 		return nil, nil, err
 	}
-	asker := &solicitor{}
 
 	var watcher *vip.Watcher
 	events := make([]string, len(vip.Events))
@@ -84,7 +83,6 @@ func watchVIPs(o *options, acting bool, timing policy.Timing, m *metrics.Metrics
 		},
 	})
 	return watcher, func() {
-		asker.Close()
 		sockets.Close()
 		table.Close()
 	}, nil

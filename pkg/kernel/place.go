@@ -1,10 +1,12 @@
 package kernel
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -43,7 +45,7 @@ func (t *Table) place(a netip.Addr) (neigh.Place, error) {
 	if err != nil {
 		return neigh.Place{}, err
 	}
-	p := neigh.Place{Link: link, Source: r.Source, Gateway: r.Gateway, Local: r.Local}
+	p := neigh.Place{Link: link, Gateway: r.Gateway, Local: r.Local}
 	if p.Local {
 		return p, t.carrier(a, &p)
 	}
@@ -86,7 +88,7 @@ func (t *Table) carrier(a netip.Addr, p *neigh.Place) error {
 		p.Link = link
 		if !link.NoARP {
 			p.Here = true
-			p.Own = onLinkSubnet(own.Prefix) && !own.secondary
+			p.Own = onLinkSubnet(own.Prefix) && !own.secondary()
 			return nil
 		}
 	}
@@ -118,17 +120,23 @@ type Route struct {
 	Local   bool       // the address is this host's own
 }
 
-// Source returns the address from which the kernel would ask for k.
-func (t *Table) Source(k neigh.Key) (netip.Addr, error) {
-	r, err := t.Route(k.Addr, k.Index)
-	return r.Source, err
-}
-
 // Route returns the kernel's way to an address, by the device with the given
 // index, or by whatever device it likes where that is 0. The error wraps
 // neigh.ErrGone where there is no such device, or the way has no source address or
 // is by another one, and an errno such as ENETUNREACH where there is no way.
 func (t *Table) Route(a netip.Addr, index int) (Route, error) {
+	r, err := t.way(a, index)
+	if err == nil && !r.Source.IsValid() {
+		err = fmt.Errorf("it has no source address: %w", neigh.ErrGone)
+	}
+	if err != nil {
+		return Route{}, fmt.Errorf("finding the route to %s: %w", a, err)
+	}
+	return r, nil
+}
+
+// way is Route for whoever can do without a source address.
+func (t *Table) way(a netip.Addr, index int) (Route, error) {
 	var r Route
 	err := t.one(unix.RTM_GETROUTE, func(b []byte, seq uint32) []byte {
 		return appendMessage(b, unix.RTM_GETROUTE, 0, seq, routeRequest(a, index))
@@ -136,17 +144,74 @@ func (t *Table) Route(a netip.Addr, index int) (Route, error) {
 		r, err = decodeWay(body)
 		return err
 	})
-	switch {
-	case err != nil:
-	case index != 0 && r.Index != index:
+	if err == nil && index != 0 && r.Index != index {
 		err = fmt.Errorf("it is by device %d: %w", r.Index, neigh.ErrGone)
-	case !r.Source.IsValid():
-		err = fmt.Errorf("it has no source address: %w", neigh.ErrGone)
 	}
+	return r, err
+}
+
+// Sender returns the address from which the kernel would ask for a on the device
+// with this index, if a packet of this host's own were waiting for it: the sender of
+// an ARP request, 0.0.0.0 where the host has no address, or the source of a
+// Neighbor Solicitation. It is true for the moment. The error wraps neigh.ErrGone
+// where the kernel would not ask: it has no such device, no way to a by it, or no
+// address for a Neighbor Solicitation.
+func (t *Table) Sender(a netip.Addr, device int) (netip.Addr, error) {
+	sender, err := t.sender(a.WithZone(""), device)
 	if err != nil {
-		return Route{}, fmt.Errorf("finding the route to %s: %w", a, err)
+		return netip.Addr{}, fmt.Errorf("finding the address to ask for %s from: %w", a, err)
 	}
-	return r, nil
+	return sender, nil
+}
+
+func (t *Table) sender(a netip.Addr, device int) (netip.Addr, error) {
+	r, err := t.way(a, device)
+	if err != nil {
+		return netip.Addr{}, noRoute(err)
+	}
+	var own []ownAddress
+	t.dumping.Lock()
+	err = t.dumps.addressesOn(familyOf(a), device, func(o ownAddress) { own = append(own, o) })
+	t.dumping.Unlock()
+	if err := tolerate(err); err != nil {
+		return netip.Addr{}, fmt.Errorf("listing the addresses of device %d: %w", device, err)
+	}
+	if a.Is4() {
+		return t.arpSender(a, r.Source, device, own)
+	}
+	sender := ndSender(r.Source, own)
+	if !sender.IsValid() {
+		return sender, fmt.Errorf("device %d has no address that has passed duplicate address detection: %w", device, neigh.ErrGone)
+	}
+	return sender, nil
+}
+
+// arpSender reads what else the sender of an ARP request depends on.
+func (t *Table) arpSender(a, source netip.Addr, device int, own []ownAddress) (netip.Addr, error) {
+	link, err := t.link(device)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	announce := t.settings.most(link.Name, "arp_announce")
+	if announce != 2 && source.IsValid() && !slices.ContainsFunc(own, func(o ownAddress) bool { return o.Addr() == source }) {
+		if r, err := t.way(source, 0); err != nil || !r.Local {
+			source = netip.Addr{}
+		}
+	}
+	localnet := slices.ContainsFunc(own, func(o ownAddress) bool { return o.scope == unix.RT_SCOPE_HOST }) &&
+		t.settings.most(link.Name, "route_localnet") != 0
+	if sender := arpSender(a, source, announce, localnet, own); sender.IsValid() {
+		return sender, nil
+	}
+	own = own[:0]
+	t.dumping.Lock()
+	err = t.dumps.addresses(unix.AF_INET, func(o ownAddress) { own = append(own, o) })
+	t.dumping.Unlock()
+	if err := tolerate(err); err != nil {
+		return netip.Addr{}, fmt.Errorf("listing addresses: %w", err)
+	}
+	slices.SortStableFunc(own, func(a, b ownAddress) int { return cmp.Compare(a.index, b.index) })
+	return anySender(own), nil
 }
 
 // routeRequest is the body of a request for the way to an address.

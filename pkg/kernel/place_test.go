@@ -48,40 +48,40 @@ func TestPlace(t *testing.T) {
 	table := open(t, h)
 
 	addr := netip.MustParseAddr
-	via := func(source, gateway string) neigh.Place {
-		return neigh.Place{Link: eth0, Source: addr(source), Gateway: addr(gateway)}
+	via := func(gateway string) neigh.Place {
+		return neigh.Place{Link: eth0, Gateway: addr(gateway)}
 	}
-	here := func(link neigh.Link, source string, own bool) neigh.Place {
-		return neigh.Place{Link: link, Source: addr(source), Local: true, Here: true, Own: own}
+	here := func(link neigh.Link, own bool) neigh.Place {
+		return neigh.Place{Link: link, Local: true, Here: true, Own: own}
 	}
-	elsewhere := func(link neigh.Link, source string) neigh.Place {
-		return neigh.Place{Link: link, Source: addr(source), Local: true}
+	elsewhere := func(link neigh.Link) neigh.Place {
+		return neigh.Place{Link: link, Local: true}
 	}
 	for _, tt := range []struct {
 		name, addr string
 		want       neigh.Place
 	}{
-		{"on link", "10.0.0.2", neigh.Place{Link: eth0, Source: addr("10.0.0.1")}},
-		{"on link, mapped", "::ffff:10.0.0.2", neigh.Place{Link: eth0, Source: addr("10.0.0.1")}},
-		{"on link, IPv6", "2001:db8::2", neigh.Place{Link: eth0, Source: addr("2001:db8::1")}},
-		{"on link, by a route with a source", "10.2.0.1", neigh.Place{Link: eth0, Source: addr("10.98.0.1")}},
-		{"behind a gateway", "10.1.2.3", via("10.0.0.1", "10.0.0.254")},
-		{"behind an IPv6 gateway", "10.7.2.3", via("10.0.0.1", "2001:db8::fd")},
-		{"behind a gateway, IPv6", "2001:db8:1::2", via("2001:db8::1", "2001:db8::fe")},
-		{"the host's own", "10.0.0.1", here(eth0, "10.0.0.1", true)},
-		{"the host's own, IPv6", "2001:db8::1", here(eth0, "2001:db8::1", true)},
-		{"second in the subnet", "10.0.0.100", here(eth0, "10.0.0.1", false)},
-		{"with a peer, in its subnet", "10.5.0.1", here(eth0, "10.5.0.1", true)},
-		{"without a subnet, IPv6", "2001:db8::100", here(eth0, "2001:db8::100", false)},
-		{"on lo", "10.97.0.1", here(lo, "10.97.0.1", false)},
-		{"on lo, IPv6", "2001:db8:97::1", here(lo, "2001:db8:97::1", false)},
-		{"localhost", "127.0.0.1", here(lo, "127.0.0.1", false)},
-		{"localhost, IPv6", "::1", here(lo, "::1", false)},
-		{"in the network of lo", "127.0.0.9", here(lo, "127.0.0.1", false)},
-		{"on a NOARP device", "10.96.0.1", elsewhere(ipvs, "10.96.0.1")},
-		{"on a NOARP device, IPv6", "2001:db8:96::1", elsewhere(ipvs, "2001:db8:96::1")},
-		{"on a NOARP device and another", "10.98.0.1", here(eth0, "10.98.0.1", false)},
-		{"local by a route", "10.99.0.7", elsewhere(lo, "10.99.0.7")},
+		{"on link", "10.0.0.2", neigh.Place{Link: eth0}},
+		{"on link, mapped", "::ffff:10.0.0.2", neigh.Place{Link: eth0}},
+		{"on link, IPv6", "2001:db8::2", neigh.Place{Link: eth0}},
+		{"on link, by a route with a source", "10.2.0.1", neigh.Place{Link: eth0}},
+		{"behind a gateway", "10.1.2.3", via("10.0.0.254")},
+		{"behind an IPv6 gateway", "10.7.2.3", via("2001:db8::fd")},
+		{"behind a gateway, IPv6", "2001:db8:1::2", via("2001:db8::fe")},
+		{"the host's own", "10.0.0.1", here(eth0, true)},
+		{"the host's own, IPv6", "2001:db8::1", here(eth0, true)},
+		{"second in the subnet", "10.0.0.100", here(eth0, false)},
+		{"with a peer, in its subnet", "10.5.0.1", here(eth0, true)},
+		{"without a subnet, IPv6", "2001:db8::100", here(eth0, false)},
+		{"on lo", "10.97.0.1", here(lo, false)},
+		{"on lo, IPv6", "2001:db8:97::1", here(lo, false)},
+		{"localhost", "127.0.0.1", here(lo, false)},
+		{"localhost, IPv6", "::1", here(lo, false)},
+		{"in the network of lo", "127.0.0.9", here(lo, false)},
+		{"on a NOARP device", "10.96.0.1", elsewhere(ipvs)},
+		{"on a NOARP device, IPv6", "2001:db8:96::1", elsewhere(ipvs)},
+		{"on a NOARP device and another", "10.98.0.1", here(eth0, false)},
+		{"local by a route", "10.99.0.7", elsewhere(lo)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := table.Place(addr(tt.addr))

@@ -71,10 +71,30 @@ func (c *conn) list(get uint16, body []byte, each func(body []byte) error) error
 	})
 }
 
-// addresses lists this host's own addresses of one family, or of all.
+// addresses lists this host's own addresses of one family, or of all, in the
+// kernel's order on each device.
 func (c *conn) addresses(family uint8, each func(ownAddress)) error {
+	return c.listAddresses(family, 0, each)
+}
+
+// addressesOn is addresses for one device. Of a kernel that can it asks for no more
+// (strict checking, Linux 5.0): a node may have thousands on another device.
+func (c *conn) addressesOn(family uint8, device int, each func(ownAddress)) error {
+	strict := unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1) == nil
+	if strict {
+		defer func() { _ = unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 0) }()
+	}
+	return c.listAddresses(family, device, func(own ownAddress) {
+		if own.index == device {
+			each(own)
+		}
+	})
+}
+
+func (c *conn) listAddresses(family uint8, device int, each func(ownAddress)) error {
 	request := make([]byte, unix.SizeofIfAddrmsg)
 	request[0] = family
+	binary.NativeEndian.PutUint32(request[4:], uint32(device)) //nolint:gosec // an int32 by origin
 	return c.list(unix.RTM_GETADDR, request, func(b []byte) error {
 		own, err := decodeAddress(b)
 		if err == nil {
@@ -152,10 +172,16 @@ func decodeLink(b []byte) (neigh.Link, error) {
 
 // ownAddress is one of this host's own, with the length of its network's prefix.
 type ownAddress struct {
-	netip.Prefix      // not valid for another family than IPv4 and IPv6
-	index        int  // of the device
-	secondary    bool // IFA_F_SECONDARY
+	netip.Prefix              // not valid for another family than IPv4 and IPv6
+	subnet       netip.Prefix // of the peer, where there is one
+	index        int          // of the device
+	flags        uint8        // the lower eight of IFA_F_*
+	scope        uint8        // RT_SCOPE_*
 }
+
+// secondary says that the address is not the first of its subnet on the device.
+// The flag means that for IPv4 alone.
+func (a *ownAddress) secondary() bool { return a.flags&unix.IFA_F_SECONDARY != 0 }
 
 // decodeAddress reads the body of an RTM_NEWADDR message.
 func decodeAddress(b []byte) (ownAddress, error) {
@@ -163,8 +189,8 @@ func decodeAddress(b []byte) (ownAddress, error) {
 		return ownAddress{}, fmt.Errorf("ifaddrmsg of %d bytes: %w", len(b), neigh.ErrMalformed)
 	}
 	family, bits := b[0], int(b[1])
-	a := ownAddress{index: index(b[4:]), secondary: b[2]&unix.IFA_F_SECONDARY != 0}
-	var own netip.Addr
+	a := ownAddress{index: index(b[4:]), flags: b[2], scope: b[3]}
+	var own, peer netip.Addr
 	for b = b[unix.SizeofIfAddrmsg:]; len(b) >= rtattrLen; {
 		typ, v, rest, err := nextAttr(b)
 		if err != nil {
@@ -176,9 +202,15 @@ func decodeAddress(b []byte) (ownAddress, error) {
 				return ownAddress{}, fmt.Errorf("address of %d bytes in family %d: %w", len(v), family, neigh.ErrMalformed)
 			}
 		}
+		if typ == unix.IFA_ADDRESS {
+			peer = addrOf(family, v)
+		}
 		b = rest
 	}
-	a.Prefix = netip.PrefixFrom(own, bits)
+	if !peer.IsValid() {
+		peer = own
+	}
+	a.Prefix, a.subnet = netip.PrefixFrom(own, bits), netip.PrefixFrom(peer, bits)
 	return a, nil
 }
 

@@ -125,7 +125,7 @@ func libraryTopology() (topo neigh.Topology, err error) {
 // Messages of the three kinds, whole.
 var (
 	linkBody    = slices.Concat(u32s(0, 7, unix.IFF_UP|unix.IFF_NOARP, 0), appendAttr(nil, unix.IFLA_IFNAME, []byte("eth0\x00")))
-	addressBody = slices.Concat([]byte{unix.AF_INET, 24, unix.IFA_F_SECONDARY, 0}, u32s(7),
+	addressBody = slices.Concat([]byte{unix.AF_INET, 24, unix.IFA_F_SECONDARY, unix.RT_SCOPE_LINK}, u32s(7),
 		appendAttr(nil, unix.IFA_ADDRESS, []byte{10, 5, 0, 2}), appendAttr(nil, unix.IFA_LOCAL, []byte{10, 5, 0, 1}))
 	routeBody = slices.Concat([]byte{unix.AF_INET, 0, 0, 0, 254, 0, 0, 1, 0, 0, 0, 0},
 		appendAttr(nil, unix.RTA_OIF, u32s(7)), appendAttr(nil, unix.RTA_GATEWAY, []byte{10, 0, 0, 254}))
@@ -145,7 +145,10 @@ func TestDecodeTopology(t *testing.T) {
 	if l, err := decodeLink(linkBody); err != nil || l != (neigh.Link{Index: 7, Name: "eth0", NoARP: true}) {
 		t.Errorf("device: %+v, %v", l, err)
 	}
-	if a, err := decodeAddress(addressBody); err != nil || a != (ownAddress{Prefix: netip.MustParsePrefix("10.5.0.1/24"), index: 7, secondary: true}) {
+	if a, err := decodeAddress(addressBody); err != nil || a != (ownAddress{
+		Prefix: netip.MustParsePrefix("10.5.0.1/24"), subnet: netip.MustParsePrefix("10.5.0.2/24"),
+		index: 7, flags: unix.IFA_F_SECONDARY, scope: unix.RT_SCOPE_LINK,
+	}) {
 		t.Errorf("address: %+v, %v", a, err)
 	}
 	if r, err := decodeWay(wayBody); err != nil || r != (Route{Index: 7, Gateway: netip.MustParseAddr("10.0.0.254"), Source: netip.MustParseAddr("10.0.0.1")}) {

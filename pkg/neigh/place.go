@@ -7,7 +7,6 @@ type Place struct {
 	// Link is the device they leave by, or, for a local address, the device
 	// that carries it. Its Uplink is not filled in.
 	Link    Link
-	Source  netip.Addr // the address they leave from
 	Gateway netip.Addr // not valid where the address is on link, or local
 
 	// Here is set where the address is this host's own, on a device that takes

@@ -13,6 +13,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -50,9 +51,10 @@ type Table interface {
 	Replace(k neigh.Key, lladdr neigh.LLAddr, flags neigh.Flags) error
 }
 
-// Question is an address to be asked for, and the address to ask from.
+// Question is an address to be asked for. The address to ask from is none of the
+// asker's business: it is looked up as the solicitation is sent.
 type Question struct {
-	Addr, Source netip.Addr
+	Addr netip.Addr
 	// LLAddr is the one host that is asked. The zero value asks everybody.
 	LLAddr neigh.LLAddr
 }
@@ -64,13 +66,26 @@ type Reply struct {
 	RTT    time.Duration
 }
 
+// Unasked is the error of Solicitor.Ask for questions that were not asked, and
+// why: the kernel has no address to ask from.
+type Unasked map[netip.Addr]error
+
+func (u Unasked) Error() string {
+	for addr, why := range u {
+		return fmt.Sprintf("%d addresses could not be asked for, such as %s: %v", len(u), addr, why)
+	}
+	return "no address could not be asked for"
+}
+
 // Solicitor asks for addresses on a device, by ARP requests and Neighbor
 // Solicitations.
 type Solicitor interface {
 	// Ask sends one solicitation for each question and hands every answer that
 	// arrives within window to reply, one at a time. The error wraps
 	// neigh.ErrPermission where CAP_NET_RAW is missing, and is that of ctx if it
-	// was done first; reply may be what ends it.
+	// was done first; reply may be what ends it. After one of type Unasked all other
+	// questions were asked as usual. After any other nothing is known of what was not
+	// answered.
 	Ask(ctx context.Context, device int, questions []Question, window time.Duration, reply func(Reply)) error
 }
 
@@ -78,12 +93,12 @@ type Solicitor interface {
 type Inquiry struct {
 	Key     neigh.Key
 	Link    *neigh.Link
-	NextHop bool       // as policy.Scope.Decide takes it
-	Source  netip.Addr // to ask from
+	NextHop bool // as policy.Scope.Decide takes it
 
 	Incumbent neigh.Entry    // as it was read just before it was shielded
 	Holders   []neigh.LLAddr // that answered, in the order of their first answers
 	Complete  bool           // it was asked for as often as it takes: who was not heard is silent
+	Unasked   error          // why it could not be asked for (any more), while the others of the round were
 }
 
 // IncumbentHeard reports whether the holder that the entry names has answered.
@@ -111,7 +126,8 @@ func (a *Asker) Raise(q *Inquiry) (err error) {
 }
 
 // Ask solicits, on one device, for entries whose shield is up, until their
-// holders have answered or have had their tries.
+// holders have answered or have had their tries. What cannot be asked for is
+// marked as Unasked, and does not keep the others from being asked for.
 func (a *Asker) Ask(ctx context.Context, device int, open map[netip.Addr]*Inquiry) error {
 	window := a.Window
 	if window == 0 {
@@ -122,13 +138,13 @@ func (a *Asker) Ask(ctx context.Context, device int, open map[netip.Addr]*Inquir
 		again := try > 0 && time.Since(shielded) > lasts
 		var questions []Question
 		for addr, q := range open {
-			if q.IncumbentHeard() {
+			if q.IncumbentHeard() || q.Unasked != nil {
 				continue
 			}
 			if again {
 				a.raiseAgain(q)
 			}
-			questions = append(questions, Question{Addr: addr, Source: q.Source})
+			questions = append(questions, Question{Addr: addr})
 		}
 		if len(questions) == 0 {
 			break
@@ -141,6 +157,15 @@ func (a *Asker) Ask(ctx context.Context, device int, open map[netip.Addr]*Inquir
 				a.hear(q, r)
 			}
 		})
+		var unasked Unasked
+		if errors.As(err, &unasked) {
+			for addr, why := range unasked {
+				if q := open[addr]; q != nil {
+					q.Unasked = why
+				}
+			}
+			err = nil
+		}
 		if err == nil {
 			err = ctx.Err()
 		}
@@ -149,7 +174,7 @@ func (a *Asker) Ask(ctx context.Context, device int, open map[netip.Addr]*Inquir
 		}
 	}
 	for _, q := range open {
-		q.Complete = true
+		q.Complete = q.Unasked == nil
 	}
 	return nil
 }

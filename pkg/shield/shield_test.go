@@ -3,6 +3,7 @@ package shield
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -163,6 +164,7 @@ func TestRaise(t *testing.T) {
 }
 
 func TestAsk(t *testing.T) {
+	unasked := Unasked{key.Addr: errFake, netip.MustParseAddr("10.0.0.9"): errFake}
 	tests := []struct {
 		name      string
 		solicitor fakeSolicitor
@@ -182,6 +184,8 @@ func TestAsk(t *testing.T) {
 		{name: "slow sending", solicitor: fakeSolicitor{slow: 400 * ms}, asked: 3, complete: true, did: []string{"stale", "use", "stale", "use"}},
 		{name: "answers for what was not asked", solicitor: fakeSolicitor{answers: [][]Reply{{{Addr: netip.MustParseAddr("10.0.0.9"), LLAddr: mac(9)}}, answer(1)}}, asked: 2, holders: []byte{1}, complete: true},
 		{name: "it cannot be sent", solicitor: fakeSolicitor{errs: []error{nil, errFake}}, asked: 2, err: errFake},
+		{name: "it cannot be asked for any more", solicitor: fakeSolicitor{answers: [][]Reply{answer(2)}, errs: []error{nil, unasked}}, asked: 2, holders: []byte{2}},
+		{name: "it cannot be asked for any more, says a wrapper", solicitor: fakeSolicitor{answers: [][]Reply{answer(2)}, errs: []error{nil, fmt.Errorf("wrapped: %w", unasked)}}, asked: 2, holders: []byte{2}},
 		{name: "the entry moved before the shield is raised again", during: func(f *fakeTable) { f.entry.LLAddr = mac(5) }, asked: 3, complete: true},
 		{name: "it became somebody else's by then", during: func(f *fakeTable) { f.entry.State = neigh.Permanent }, asked: 3, complete: true},
 	}
@@ -200,6 +204,9 @@ func TestAsk(t *testing.T) {
 				}
 				table.did = nil
 				err := a.Ask(t.Context(), 2, map[netip.Addr]*Inquiry{key.Addr: q})
+				if (q.Unasked != nil) != (!tt.complete && tt.err == nil) {
+					t.Errorf("not asked for because of %v", q.Unasked)
+				}
 				if !errors.Is(err, tt.err) || tt.solicitor.asked != tt.asked || q.Complete != tt.complete {
 					t.Errorf("asked %d times, complete %v, %v", tt.solicitor.asked, q.Complete, err)
 				}

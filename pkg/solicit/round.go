@@ -65,6 +65,7 @@ type round struct {
 	socket  *socket
 	targets []Target
 	asked   map[netip.Addr]*asked
+	unasked Unasked // nil where there are none
 	answer  func(Answer)
 }
 
@@ -82,7 +83,7 @@ func (r *round) add(t Target) {
 	}
 }
 
-func (r *round) run(ctx context.Context, window time.Duration) error {
+func (r *round) run(ctx context.Context, window time.Duration, address func(*Target) error) error {
 	s := r.socket
 	if err := s.listen(); err != nil {
 		return err
@@ -95,8 +96,8 @@ func (r *round) run(ctx context.Context, window time.Duration) error {
 		return err
 	}
 	defer s.abortOn(ctx)()
-	err = r.send(ctx, own)
-	if err == nil {
+	err = r.send(ctx, own, address)
+	if err == nil && len(r.unasked) < len(r.asked) {
 		err = r.collect(ctx, time.Now().Add(window))
 	}
 	if ctx.Err() != nil {
@@ -108,12 +109,19 @@ func (r *round) run(ctx context.Context, window time.Duration) error {
 // send sends all solicitations. The answers to the first may be there before
 // the last is sent, and are read in between: the buffer need not hold them
 // all, and their round-trip times come out right.
-func (r *round) send(ctx context.Context, own lladdr) error {
+func (r *round) send(ctx context.Context, own lladdr, address func(*Target) error) error {
 	for i := range r.targets {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		t := &r.targets[i]
+		if err := address(t); err != nil {
+			if r.unasked == nil {
+				r.unasked = make(Unasked)
+			}
+			r.unasked[t.Addr] = err
+			continue
+		}
 		frame, to := r.socket.solicitation(r.socket.out[:0], own, t)
 		r.socket.out = frame
 		if t.LLAddr != nil {

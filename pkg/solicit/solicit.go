@@ -16,8 +16,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,7 +47,8 @@ type Target struct {
 	Addr netip.Addr
 	// Source is the protocol address the solicitation comes from, of the same
 	// family. It should be what the kernel would use: holders learn it, and
-	// proxies and filters look at it. Unspecified, it makes an ARP probe (RFC
+	// proxies and filters look at it. A Pool looks it up where it is the zero
+	// value; a Conn needs it. Unspecified, it makes an ARP probe (RFC
 	// 5227) or a solicitation as of duplicate address detection (RFC 4862
 	// section 5.4.2): those leave no trace on the holder, but proxy ARP does
 	// not answer, and a host that is about to take Addr would back off.
@@ -75,6 +78,19 @@ type Answer struct {
 	// section 4.4). Without Override the kernel does not change an address it
 	// has.
 	Router, Override bool
+}
+
+// Unasked is the error of a Pool's Ask for targets that were not asked for, with
+// what Sender said of each. All other targets of the Ask were asked for as usual.
+type Unasked map[netip.Addr]error
+
+func (u Unasked) Error() string {
+	addrs := slices.SortedFunc(maps.Keys(u), netip.Addr.Compare)
+	s := fmt.Sprintf("no address to ask for %s from: %v", addrs[0], u[addrs[0]])
+	if len(addrs) > 1 {
+		s += fmt.Sprintf(" (and so for %d others)", len(addrs)-1)
+	}
+	return s
 }
 
 // Conn asks on one interface. Its methods may be called by several goroutines.
@@ -137,46 +153,57 @@ func (c *Conn) Close() error {
 // is done only while asking for IPv6 addresses, at the price of one RCU grace
 // period (5 to 20 ms) before the first solicitation and one at the end.
 func (c *Conn) Ask(ctx context.Context, targets []Target, window time.Duration, answer func(Answer)) error {
+	for i := range targets {
+		if err := targets[i].check(); err != nil {
+			return fmt.Errorf("asking on %s: %w", c.arp.name, err)
+		}
+	}
+	_, err := c.ask(ctx, targets, window, answer, func(*Target) error { return nil })
+	return err
+}
+
+// ask is Ask for targets that may lack a Source. Just before each of them is
+// asked for, address completes it; what that returns an error for is not asked
+// for, and returned.
+func (c *Conn) ask(ctx context.Context, targets []Target, window time.Duration, answer func(Answer), address func(*Target) error) (Unasked, error) {
 	if len(targets) == 0 {
-		return nil
+		return nil, nil
 	}
 	var mu sync.Mutex
-	rounds, err := c.rounds(targets, func(a Answer) {
+	rounds := c.rounds(targets, func(a Answer) {
 		mu.Lock()
 		defer mu.Unlock()
 		answer(a)
 	})
-	if err != nil {
-		return err
-	}
 	select {
 	case c.turn <- struct{}{}:
 		defer func() { <-c.turn }()
 	case <-ctx.Done():
-		return fmt.Errorf("waiting to ask on %s: %w", c.arp.name, ctx.Err())
+		return nil, fmt.Errorf("waiting to ask on %s: %w", c.arp.name, ctx.Err())
 	}
 	errs := make([]error, len(rounds))
 	var wg sync.WaitGroup
 	for i, r := range rounds[1:] {
-		wg.Go(func() { errs[i+1] = r.run(ctx, window) })
+		wg.Go(func() { errs[i+1] = r.run(ctx, window, address) })
 	}
-	errs[0] = rounds[0].run(ctx, window)
+	errs[0] = rounds[0].run(ctx, window, address)
 	wg.Wait()
-	err = errors.Join(errs...)
+	err := errors.Join(errs...)
 	if err != nil && c.closed.Load() {
-		return fmt.Errorf("asking on %s: %w", c.arp.name, net.ErrClosed)
+		return nil, fmt.Errorf("asking on %s: %w", c.arp.name, net.ErrClosed)
 	}
-	return err
+	unasked := make(Unasked)
+	for _, r := range rounds {
+		maps.Copy(unasked, r.unasked)
+	}
+	return unasked, err
 }
 
 // rounds sorts the targets by family.
-func (c *Conn) rounds(targets []Target, answer func(Answer)) ([]*round, error) {
+func (c *Conn) rounds(targets []Target, answer func(Answer)) []*round {
 	arp := &round{socket: c.arp, answer: answer, asked: make(map[netip.Addr]*asked)}
 	nd := &round{socket: c.nd, answer: answer, asked: make(map[netip.Addr]*asked)}
 	for _, t := range targets {
-		if err := t.check(); err != nil {
-			return nil, fmt.Errorf("asking on %s: %w", c.arp.name, err)
-		}
 		if t.Addr.Is4() {
 			arp.add(t)
 		} else {
@@ -189,7 +216,7 @@ func (c *Conn) rounds(targets []Target, answer func(Answer)) ([]*round, error) {
 			rounds = append(rounds, r)
 		}
 	}
-	return rounds, nil
+	return rounds
 }
 
 // check says what is wrong with a target that cannot be asked for.

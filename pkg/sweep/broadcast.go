@@ -119,20 +119,13 @@ func (b *Broadcast) round(ctx context.Context, jobs []Job, report func(*Job, Out
 		Window: shield.WindowFor(b.Timing.Lead),
 	}
 	inquiries := make([]inquiry, 0, len(jobs))
-	var others []Job // that cannot be asked for
 	for i := range jobs {
 		j := &jobs[i]
-		source, err := b.Table.Source(j.Entry.Key)
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			report(j, Outcome{Method: ByBroadcast, Err: errChanged})
-		case err != nil:
-			b.Log.Debug("no address to ask from, leaving it to the kernel", "address", j.Entry.Addr, "err", err)
-			others = append(others, *j)
-		default:
-			q := shield.Inquiry{Key: j.Entry.Key, Link: &j.Link, NextHop: j.NextHop, Source: source}
-			inquiries = append(inquiries, inquiry{q, j})
+			continue
 		}
+		inquiries = append(inquiries, inquiry{shield.Inquiry{Key: j.Entry.Key, Link: &j.Link, NextHop: j.NextHop}, j})
 	}
 	open := make(map[netip.Addr]*shield.Inquiry, len(inquiries))
 	for i := range inquiries {
@@ -147,6 +140,7 @@ func (b *Broadcast) round(ctx context.Context, jobs []Job, report func(*Job, Out
 	if err != nil && ctx.Err() == nil {
 		b.warn(err)
 	}
+	var others []Job // that could not be asked for
 	for i := range inquiries {
 		q := &inquiries[i]
 		switch {
@@ -157,6 +151,9 @@ func (b *Broadcast) round(ctx context.Context, jobs []Job, report func(*Job, Out
 			// Half heard is not heard: the incumbent may have been about to answer.
 			report(q.job, Outcome{Method: ByBroadcast, Err: errChanged})
 		default:
+			if q.Unasked != nil {
+				b.Log.Debug("no address to ask from, leaving it to the kernel", "address", q.Key.Addr, "err", q.Unasked)
+			}
 			others = append(others, *q.job)
 		}
 	}

@@ -41,11 +41,12 @@ type ask struct {
 type fakeSolicitor struct {
 	table   *fakeTable
 	answers map[netip.Addr][]answer
-	stray   *shield.Reply     // heard with every solicitation, and asked for by nobody
-	err     func(n int) error // what the n-th Ask ends with, having heard nothing
-	during  func(n int)       // runs as soon as the n-th is sent
-	slow    time.Duration     // what an Ask takes beyond its window
-	quiet   bool              // an Ask that is cut short returns no error
+	stray   *shield.Reply                      // heard with every solicitation, and asked for by nobody
+	err     func(n int) error                  // what the n-th Ask ends with, having heard nothing
+	during  func(n int)                        // runs as soon as the n-th is sent
+	slow    time.Duration                      // what an Ask takes beyond its window
+	quiet   bool                               // an Ask that is cut short returns no error
+	unasked func(n int, addr netip.Addr) error // why the n-th Ask leaves an address out
 
 	mu    sync.Mutex
 	asks  []ask
@@ -64,7 +65,14 @@ func (s *fakeSolicitor) Ask(ctx context.Context, device int, questions []shield.
 		forward bool // it is for an entry of ours
 	}
 	var dues []due
+	unasked := make(shield.Unasked)
 	for _, q := range questions {
+		if s.unasked != nil {
+			if why := s.unasked(n, q.Addr); why != nil {
+				unasked[q.Addr] = why
+				continue
+			}
+		}
 		s.table.note("ask", neigh.Key{Addr: q.Addr, Index: device})
 		for _, a := range s.answers[q.Addr] {
 			if s.tries[q.Addr] >= a.from {
@@ -101,6 +109,9 @@ func (s *fakeSolicitor) Ask(ctx context.Context, device int, questions []shield.
 	}
 	if !sleep(ctx, time.Until(sent.Add(window+s.slow))) {
 		return s.cut(ctx)
+	}
+	if len(unasked) > 0 {
+		return unasked
 	}
 	return nil
 }
@@ -421,7 +432,7 @@ func TestBroadcast(t *testing.T) {
 					}
 				}
 				for _, a := range b.solicitor.log() {
-					if want := []shield.Question{{Addr: addr, Source: source}}; !slices.Equal(a.questions, want) || a.device != eth0 || a.window != shield.Window {
+					if want := []shield.Question{{Addr: addr}}; !slices.Equal(a.questions, want) || a.device != eth0 || a.window != shield.Window {
 						t.Errorf("asked %+v, want %v on eth0 for %v", a, want, shield.Window)
 					}
 				}
@@ -623,20 +634,41 @@ func TestOnlyIncumbentsThatMissedAreAskedAgain(t *testing.T) {
 }
 
 // An entry that cannot be asked for, for want of an address to ask from, is not
-// to go unverified.
-func TestBroadcastWithoutSourceIsLeftToTheKernel(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBench(inDelay("10.0.0.2", 0))
-		b.table.sourceErr = func(neigh.Key) error { return errors.New("prohibited") }
-		for k, o := range b.verify(t.Context(), t, b.jobs()) {
-			if o.Method != ByStale || o.Err != nil {
-				t.Errorf("%s: %+v, want it verified by the kernel", k.Addr, o)
+// to go unverified, and does not keep the others of its round from being asked
+// for. It may be so from the first try on, or from a later one.
+func TestBroadcastWithoutSenderIsLeftToTheKernel(t *testing.T) {
+	lost, kept := netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.3")
+	for _, from := range []int{1, 2} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(inDelay(lost.String(), 0), inDelay(kept.String(), 0))
+			b.solicitor.answers[kept] = []answer{{lladdr: 1, delay: ms, from: 2}}
+			b.solicitor.unasked = func(n int, addr netip.Addr) error {
+				if addr == lost && n >= from {
+					return errors.New("prohibited")
+				}
+				return nil
 			}
-		}
-		if asks := b.solicitor.log(); len(asks) != 0 {
-			t.Errorf("asked %d times", len(asks))
-		}
-	})
+			for k, o := range b.verify(t.Context(), t, b.jobs()) {
+				want := map[netip.Addr]Method{lost: ByStale, kept: ByBroadcast}[k.Addr]
+				if o.Method != want || o.Err != nil {
+					t.Errorf("without a sender from try %d on: %s: %+v, want it verified %s", from, k.Addr, o, want)
+				}
+			}
+			asks := b.solicitor.log()
+			if len(asks) != 3 {
+				t.Errorf("asked %d times, want 3", len(asks))
+			}
+			for i, a := range asks {
+				want := 1
+				if i < from {
+					want = 2
+				}
+				if len(a.questions) != want {
+					t.Errorf("try %d: asked %v, want %d questions", i+1, a.questions, want)
+				}
+			}
+		})
+	}
 }
 
 // Whatever falls due together on one uplink is asked for within the lead, the

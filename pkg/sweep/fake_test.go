@@ -55,7 +55,6 @@ type fakeTable struct {
 	dumpErr             func(n int) error              // what the n-th dump ends with, having shown everything
 	batchErr            func(n int) error              // what the n-th batch of deletions ends with, having done nothing
 	refuse              func(neigh.Key) error          // what a change of one entry fails with
-	sourceErr           func(neigh.Key) error          // what the lookup of a source address fails with
 	before              func(call string, k neigh.Key) // runs ahead of every Get, SetState, Use, Replace and Delete
 	dumped              func(visit func(*neigh.Entry)) // runs behind what a dump shows
 }
@@ -294,16 +293,6 @@ func (f *fakeTable) Replace(k neigh.Key, lladdr neigh.LLAddr, flags neigh.Flags)
 	now := time.Now()
 	e.LLAddr, e.State, e.Flags, e.updated, e.confirmed = lladdr, neigh.Reachable, flags, now, now
 	return nil
-}
-
-// source is where all questions are asked from.
-var source = netip.MustParseAddr("10.0.0.250")
-
-func (f *fakeTable) Source(k neigh.Key) (netip.Addr, error) {
-	if f.sourceErr != nil {
-		return source, f.sourceErr(k)
-	}
-	return source, nil
 }
 
 // answer is what arp_process and ndisc_recv_na do with an answer from lladdr:

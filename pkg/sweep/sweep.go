@@ -11,7 +11,6 @@ import (
 	"maps"
 	"math"
 	"math/rand/v2"
-	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -61,7 +60,6 @@ type Table interface {
 	SetState(k neigh.Key, s neigh.State) error
 	Use(k neigh.Key) error
 	Replace(k neigh.Key, lladdr neigh.LLAddr, flags neigh.Flags) error
-	Source(k neigh.Key) (netip.Addr, error)
 	Topology() (neigh.Topology, error)
 }
 

@@ -276,7 +276,7 @@ func (n *network) Place(a netip.Addr) (neigh.Place, error) {
 }
 
 func onLink(device int) neigh.Place {
-	return neigh.Place{Link: neigh.Link{Index: device, Name: fmt.Sprintf("eth%d", device-eth0)}, Source: source}
+	return neigh.Place{Link: neigh.Link{Index: device, Name: fmt.Sprintf("eth%d", device-eth0)}}
 }
 
 // Ask implements shield.Solicitor: who hears it answers, and the kernel takes

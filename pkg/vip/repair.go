@@ -76,7 +76,7 @@ func (v *watch) find(ctx context.Context, e *neigh.Entry) {
 	var holders []neigh.LLAddr
 	var err error
 	for range tries {
-		_, err = v.ask(ctx, shield.Question{Addr: v.target.addr, Source: v.place.Source}, missGap, func(r shield.Reply) bool {
+		_, err = v.ask(ctx, shield.Question{Addr: v.target.addr}, missGap, func(r shield.Reply) bool {
 			// While the entry is held, the holder has a word in this.
 			if len(holders) == 0 && r.LLAddr != e.LLAddr && v.hold == nil {
 				v.write(r.LLAddr)
@@ -245,7 +245,7 @@ func (v *watch) everybodyAnswers(ctx context.Context) (*shield.Inquiry, bool) {
 		Table: v.cfg.Table, Solicitor: v.cfg.Solicitor, Scope: v.cfg.Scope, Answered: v.cfg.Hooks.Answered,
 		Window: shield.WindowFor(v.cfg.Timing.Lead),
 	}
-	q := &shield.Inquiry{Key: v.key(), Link: &v.place.Link, NextHop: true, Source: v.place.Source}
+	q := &shield.Inquiry{Key: v.key(), Link: &v.place.Link, NextHop: true}
 	err := asker.Raise(q)
 	if err == nil {
 		err = asker.Ask(ctx, q.Key.Index, map[netip.Addr]*shield.Inquiry{q.Key.Addr: q})

@@ -374,7 +374,7 @@ func (v *watch) reachable(ctx context.Context, lladdr neigh.LLAddr, tries int, g
 	if v.blind {
 		return false, neigh.ErrPermission
 	}
-	q := shield.Question{Addr: v.target.addr, Source: v.place.Source, LLAddr: lladdr}
+	q := shield.Question{Addr: v.target.addr, LLAddr: lladdr}
 	for range tries {
 		heard, err := v.ask(ctx, q, gap, func(r shield.Reply) bool { return r.LLAddr == lladdr })
 		if heard || err != nil {
