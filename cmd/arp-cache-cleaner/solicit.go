@@ -30,7 +30,7 @@ func (s solicitor) Ask(ctx context.Context, device int, questions []shield.Quest
 	}
 	err := s.Pool.Ask(ctx, device, targets, window, func(a solicit.Answer) {
 		if lladdr, ok := neigh.LLAddrFrom(a.LLAddr); ok && a.Solicited {
-			reply(shield.Reply{Addr: a.Addr, LLAddr: lladdr, RTT: a.RTT})
+			reply(shield.Reply{Addr: a.Addr, LLAddr: lladdr, RTT: a.RTT, Override: a.Override || a.Addr.Is4()})
 		}
 	})
 	var unasked solicit.Unasked

@@ -64,6 +64,10 @@ type Reply struct {
 	Addr   netip.Addr
 	LLAddr neigh.LLAddr
 	RTT    time.Duration
+	// Override says that the kernel lets the answer change the link-layer address of
+	// an entry: true for ARP, the O flag of a Neighbor Advertisement (RFC 4861
+	// section 7.2.5).
+	Override bool
 }
 
 // Unasked is the error of Solicitor.Ask for questions that were not asked, and
