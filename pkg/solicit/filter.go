@@ -1,6 +1,9 @@
 package solicit
 
 import (
+	"encoding/binary"
+	"net/netip"
+
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
@@ -29,11 +32,38 @@ func arpFilter() []bpf.Instruction {
 // in practice; RFC 6980 section 5 has fragments dropped. The next header comes
 // first, so that other traffic is done with after one look.
 func ndFilter() []bpf.Instruction {
-	return filter(
-		test{bpf.LoadAbsolute{Off: ipv6NextHeader, Size: 2}, bpf.JumpEqual, unix.IPPROTO_ICMPV6<<8 | ndHopLimit},
-		test{bpf.LoadAbsolute{Off: ndType, Size: 2}, bpf.JumpEqual, ndAdvertisement << 8},
-		etherType(unix.ETH_P_IPV6), incoming(),
-	)
+	return filter(append(advertisement(), etherType(unix.ETH_P_IPV6), incoming())...)
+}
+
+func advertisement() []test {
+	return []test{
+		{bpf.LoadAbsolute{Off: ipv6NextHeader, Size: 2}, bpf.JumpEqual, unix.IPPROTO_ICMPV6<<8 | ndHopLimit},
+		{bpf.LoadAbsolute{Off: ndType, Size: 2}, bpf.JumpEqual, ndAdvertisement << 8},
+	}
+}
+
+// lineFilter is for what comes in about one address: ARP requests and replies from
+// it, Neighbor Advertisements with it as their target. It belongs to a socket that
+// is bound to the EtherType.
+func lineFilter(a netip.Addr) []bpf.Instruction {
+	if a.Is4() {
+		return filter(
+			test{bpf.LoadAbsolute{Off: arpSenderAddr, Size: 4}, bpf.JumpEqual, binary.BigEndian.Uint32(a.AsSlice())},
+			test{bpf.LoadAbsolute{Off: arpOp, Size: 2}, bpf.JumpLessOrEqual, arpReply},
+			test{bpf.LoadAbsolute{Off: arpOp, Size: 2}, bpf.JumpGreaterOrEqual, arpRequest},
+			test{bpf.LoadAbsolute{Off: 0, Size: 4}, bpf.JumpEqual, arpEthernet<<16 | unix.ETH_P_IP},
+			test{bpf.LoadAbsolute{Off: 4, Size: 2}, bpf.JumpEqual, arpLengths},
+			test{bpf.LoadAbsolute{Off: arpLen - 4, Size: 4}, bpf.JumpGreaterOrEqual, 0}, // it is that long
+			incoming(),
+		)
+	}
+	tests := advertisement()
+	for i := range uint32(4) {
+		tests = append(tests, test{
+			bpf.LoadAbsolute{Off: ndTarget + 4*i, Size: 4}, bpf.JumpEqual, binary.BigEndian.Uint32(a.AsSlice()[4*i:]),
+		})
+	}
+	return filter(append(tests, incoming())...)
 }
 
 // etherType tells frames apart on a socket that changes from one to another.

@@ -17,7 +17,7 @@ import (
 // puppet is a host that puts on the wire what a test tells it to, with a packet
 // socket of its own that shares no code with the package.
 type puppet struct {
-	t     *testing.T
+	t     testing.TB
 	file  *os.File
 	index int
 }
@@ -36,7 +36,7 @@ func (s *segment) puppet(etherType uint16) *puppet {
 }
 
 // tap opens a puppet's socket on any host.
-func tap(t *testing.T, h *lab.Host, port lab.Port, etherType uint16) *puppet {
+func tap(t testing.TB, h *lab.Host, port lab.Port, etherType uint16) *puppet {
 	t.Helper()
 	p := &puppet{t: t, index: port.Index}
 	if err := h.Do(func() error {

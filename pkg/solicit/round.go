@@ -122,11 +122,7 @@ func (r *round) send(ctx context.Context, own lladdr, address func(*Target) erro
 			r.unasked[t.Addr] = err
 			continue
 		}
-		frame, to := r.socket.solicitation(r.socket.out[:0], own, t)
-		r.socket.out = frame
-		if t.LLAddr != nil {
-			to = lladdr(t.LLAddr)
-		}
+		frame, to := r.frame(own, t)
 		r.asked[t.Addr].sent = time.Now()
 		if err := r.socket.send(frame, to); err != nil {
 			return fmt.Errorf("asking for %s: %w", t.Addr, err)
@@ -143,6 +139,17 @@ func (r *round) send(ctx context.Context, own lladdr, address func(*Target) erro
 		}
 	}
 	return nil
+}
+
+// frame returns the solicitation for t, valid until the next call, and its Ethernet
+// destination.
+func (r *round) frame(own lladdr, t *Target) ([]byte, lladdr) {
+	frame, to := r.socket.solicitation(r.socket.out[:0], own, t)
+	r.socket.out = frame
+	if t.LLAddr != nil {
+		to = lladdr(t.LLAddr)
+	}
+	return frame, to
 }
 
 // collect reads answers until the deadline, or until the socket is aborted.
@@ -168,10 +175,16 @@ func (r *round) collect(ctx context.Context, deadline time.Time) error {
 	}
 }
 
-// handle reports what the frame says, if it was asked for and is new.
+// handle takes what the frame says.
 func (r *round) handle(b []byte, h header, now time.Time) {
-	c, ok := r.socket.parse(b, h)
-	if !ok || c.lladdr == (lladdr{}) || c.lladdr == broadcast {
+	if c, ok := r.socket.parse(b, h); ok {
+		r.take(c, now)
+	}
+}
+
+// take reports a claim that was read at the time, if it was asked for and is new.
+func (r *round) take(c claim, now time.Time) {
+	if c.lladdr == (lladdr{}) || c.lladdr == broadcast {
 		return
 	}
 	a := r.asked[c.addr]

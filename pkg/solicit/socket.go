@@ -212,20 +212,24 @@ func (s *socket) listen() error {
 	return nil
 }
 
-// drain empties the queue, of what comes meanwhile too, within reason. Errors are
-// of the past as well: an interface that went down and up again leaves one.
-func (s *socket) drain() {
+// drain empties the queue, of what comes meanwhile too, within reason, and reports
+// whether there were frames. Errors are of the past as well: an interface that went
+// down and up again leaves one.
+func (s *socket) drain() (any bool) {
 	for range maxQueued {
 		err := s.control(func(fd int) error {
 			_, _, err := unix.Recvfrom(fd, s.in[:1], 0)
 			return err
 		})
 		switch {
-		case err == nil, errors.Is(err, unix.EINTR), errors.Is(err, unix.ENETDOWN):
+		case err == nil:
+			any = true
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ENETDOWN):
 		default:
-			return
+			return any
 		}
 	}
+	return any
 }
 
 // rest undoes listen. What fails here fails because the interface is gone, and
@@ -254,18 +258,12 @@ func (s *socket) abortOn(ctx context.Context) (release func()) {
 	}
 }
 
-// send hands a frame to the interface.
+// send hands a frame to the interface, as soon as it takes one.
 func (s *socket) send(frame []byte, to lladdr) error {
-	sa := &unix.SockaddrLinklayer{Protocol: networkOrder(s.etherType), Ifindex: s.index, Halen: uint8(len(to))}
-	copy(sa.Addr[:], to[:])
 	var err error
 	if w := s.raw.Write(func(fd uintptr) bool {
-		for {
-			err = unix.Sendto(int(fd), frame, 0, sa)
-			if !errors.Is(err, unix.EINTR) {
-				return !errors.Is(err, unix.EAGAIN)
-			}
-		}
+		err = s.sendto(int(fd), frame, to)
+		return !errors.Is(err, unix.EAGAIN)
 	}); w != nil {
 		err = w
 	}
@@ -273,6 +271,25 @@ func (s *socket) send(frame []byte, to lladdr) error {
 		return s.fail("sending", err)
 	}
 	return nil
+}
+
+// sendNow is send for one frame at a time: an interface that does not take even
+// that has not sent what it was given before.
+func (s *socket) sendNow(frame []byte, to lladdr) error {
+	if err := s.control(func(fd int) error { return s.sendto(fd, frame, to) }); err != nil {
+		return s.fail("sending", err)
+	}
+	return nil
+}
+
+func (s *socket) sendto(fd int, frame []byte, to lladdr) error {
+	sa := &unix.SockaddrLinklayer{Protocol: networkOrder(s.etherType), Ifindex: s.index, Halen: uint8(len(to))}
+	copy(sa.Addr[:], to[:])
+	for {
+		if err := unix.Sendto(fd, frame, 0, sa); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
 
 // readUntil sets when receive fails with os.ErrDeadlineExceeded.
@@ -286,34 +303,36 @@ func (s *socket) readUntil(t time.Time) error {
 // receive reads one frame and returns what is behind the Ethernet header, valid
 // until the next call: nothing, if that does not fit. Without wait it fails with
 // EAGAIN where there is none.
-func (s *socket) receive(wait bool) ([]byte, header, error) {
-	var (
-		n    int
-		from unix.Sockaddr
-		err  error
-	)
+func (s *socket) receive(wait bool) (b []byte, h header, err error) {
 	if r := s.raw.Read(func(fd uintptr) bool {
-		for {
-			n, from, err = unix.Recvfrom(int(fd), s.in, unix.MSG_TRUNC)
-			if !errors.Is(err, unix.EINTR) {
-				return !wait || !errors.Is(err, unix.EAGAIN)
-			}
+		b, h, err = s.recvfrom(int(fd))
+		return !wait || !errors.Is(err, unix.EAGAIN)
+	}); r != nil && errors.Is(r, os.ErrDeadlineExceeded) { // is how every Ask ends
+		return nil, header{}, r
+	} else if r != nil {
+		return nil, header{}, s.fail("receiving", r)
+	}
+	return b, h, err
+}
+
+// recvfrom is receive without wait.
+func (s *socket) recvfrom(fd int) ([]byte, header, error) {
+	for {
+		n, from, err := unix.Recvfrom(fd, s.in, unix.MSG_TRUNC)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN):
+			return nil, header{}, err
+		case err != nil:
+			return nil, header{}, s.fail("receiving", err)
 		}
-	}); r != nil {
-		err = r
+		ll, ok := from.(*unix.SockaddrLinklayer)
+		if !ok || n > len(s.in) {
+			return nil, header{}, nil
+		}
+		return s.in[:n], header{source: lladdr(ll.Addr[:]), toUs: ll.Pkttype == unix.PACKET_HOST}, nil
 	}
-	switch {
-	case err == nil:
-	case errors.Is(err, unix.EAGAIN), errors.Is(err, os.ErrDeadlineExceeded): // is how every Ask ends
-		return nil, header{}, err
-	default:
-		return nil, header{}, s.fail("receiving", err)
-	}
-	ll, ok := from.(*unix.SockaddrLinklayer)
-	if !ok || n > len(s.in) {
-		return nil, header{}, nil
-	}
-	return s.in[:n], header{source: lladdr(ll.Addr[:]), toUs: ll.Pkttype == unix.PACKET_HOST}, nil
 }
 
 // overrun returns ErrOverrun if frames were dropped for want of buffer since

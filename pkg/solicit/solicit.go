@@ -8,6 +8,9 @@
 // an entry that exists, and makes none (arp_process in net/ipv4/arp.c with
 // arp_accept 0, ndisc_recv_na in net/ipv6/ndisc.c).
 //
+// A Conn asks for any addresses, now and then. A Line (line.go) is for one that is
+// asked for all the time, and hears it announced as well.
+//
 // arp.go and nd.go are pure: bytes to values and back. filter.go is what the
 // kernel runs on each frame, socket.go the only file that knows the socket.
 package solicit
@@ -219,11 +222,20 @@ func (c *Conn) rounds(targets []Target, answer func(Answer)) []*round {
 	return rounds
 }
 
+// checkAddr says what is wrong with an address that cannot be asked for.
+func checkAddr(a netip.Addr) error {
+	if !a.IsValid() || a.Is4In6() || a.IsUnspecified() || a.IsMulticast() {
+		return fmt.Errorf("%s is not an address that a neighbour holds", a)
+	}
+	return nil
+}
+
 // check says what is wrong with a target that cannot be asked for.
 func (t *Target) check() error {
+	if err := checkAddr(t.Addr); err != nil {
+		return err
+	}
 	switch {
-	case !t.Addr.IsValid() || t.Addr.Is4In6() || t.Addr.IsUnspecified() || t.Addr.IsMulticast():
-		return fmt.Errorf("%s is not an address that a neighbour holds", t.Addr)
 	case !t.Source.IsValid() || t.Source.Is4() != t.Addr.Is4() || t.Source.Is4In6() || t.Source.IsMulticast():
 		return fmt.Errorf("cannot ask for %s from %s", t.Addr, t.Source)
 	case t.LLAddr != nil && len(t.LLAddr) != len(lladdr{}):

@@ -28,7 +28,7 @@ const (
 
 // segment is a host that asks, on a switch with nobody else yet.
 type segment struct {
-	t    *testing.T
+	t    testing.TB
 	l    *lab.Lab
 	sw   *lab.Switch
 	a    *lab.Host
@@ -36,7 +36,7 @@ type segment struct {
 	conn *Conn
 }
 
-func newSegment(t *testing.T) *segment {
+func newSegment(t testing.TB) *segment {
 	t.Helper()
 	l := lab.Start(t)
 	s := &segment{t: t, l: l, sw: l.Switch(), a: l.Host("a")}
