@@ -1,0 +1,187 @@
+// Package pace spreads solicitations (ARP requests and Neighbor Solicitations)
+// over time, device by device. Switches that inspect ARP take a port down that
+// carries more than so many in a second (Dynamic ARP Inspection: 15 by default),
+// and the port of a hypervisor carries those of all its virtual machines.
+package pace
+
+import (
+	"context"
+	"math"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// PerSecond is how many solicitations may be sent on a device in any second,
+	// unless Set allows more.
+	PerSecond = 10
+	// second is what counts as a second: a solicitation may leave some time after
+	// its turn, and the ones behind it must not make up for that.
+	second = 1050 * time.Millisecond
+	// reserve is how many in a second those that do not go first can count on.
+	reserve = 2
+)
+
+// Pacer gives out turns to send solicitations. The zero value is ready to use. It
+// is safe for concurrent use.
+type Pacer struct {
+	mu      sync.Mutex
+	devices map[int]*device // by interface index; only those in use
+}
+
+// Wait returns when n solicitations may be sent on the device, which is then to be
+// done at once. Those with first go before everything else that waits, but for a
+// small share of each second; the others leave evenly spread. In either class,
+// whoever came first goes first. It returns the error of ctx if that is done
+// before. An n of more than may be sent in a second waits for a second without any.
+func (p *Pacer) Wait(ctx context.Context, device, n int, first bool) error {
+	if err := ctx.Err(); err != nil || n <= 0 {
+		return err
+	}
+	w := &waiter{n: n, first: first, ready: make(chan struct{})}
+	p.mu.Lock()
+	d := p.find(device)
+	d.waiting[class(first)] = append(d.waiting[class(first)], w)
+	p.grant(d)
+	p.mu.Unlock()
+	select {
+	case <-w.ready:
+		return nil
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d.waiting[class(first)] = slices.DeleteFunc(d.waiting[class(first)], func(o *waiter) bool { return o == w })
+	p.grant(d)
+	return ctx.Err()
+}
+
+// Set allows perSecond solicitations in a second on the device, if that is more
+// than PerSecond.
+func (p *Pacer) Set(device int, perSecond float64) {
+	limit := max(PerSecond, int(math.Ceil(perSecond*second.Seconds())))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if d := p.devices[device]; d == nil && limit == PerSecond || d != nil && d.limit == limit {
+		return
+	}
+	d := p.find(device)
+	d.limit = limit
+	p.grant(d)
+}
+
+// find returns the state of a device, and forgets that of those without any.
+func (p *Pacer) find(index int) *device {
+	if d := p.devices[index]; d != nil {
+		return d
+	}
+	if p.devices == nil {
+		p.devices = make(map[int]*device)
+	}
+	now := time.Now()
+	for i, d := range p.devices { // devices come and go
+		if d.forget(now); d.limit == PerSecond && len(d.sent)+len(d.waiting[0])+len(d.waiting[1]) == 0 {
+			delete(p.devices, i)
+		}
+	}
+	d := &device{limit: PerSecond}
+	d.timer = time.AfterFunc(math.MaxInt64, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.grant(d)
+	})
+	d.timer.Stop()
+	p.devices[index] = d
+	return d
+}
+
+// grant lets go whoever may, and comes back when the next one may.
+func (p *Pacer) grant(d *device) {
+	now := time.Now()
+	d.forget(now)
+	d.timer.Stop()
+	for w := d.next(); w != nil; w = d.next() {
+		if at := d.turn(w, now); at.After(now) {
+			d.timer.Reset(at.Sub(now))
+			return
+		}
+		d.waiting[class(w.first)] = d.waiting[class(w.first)][1:]
+		for range w.n {
+			d.sent = append(d.sent, turn{now, w.first})
+		}
+		if !w.first {
+			d.even = now.Add(second / time.Duration(d.limit) * time.Duration(w.n))
+		}
+		close(w.ready)
+	}
+}
+
+// device is what is known of one.
+type device struct {
+	limit   int          // how many solicitations may be sent in a second
+	sent    []turn       // in the last second, oldest first
+	even    time.Time    // when the next one that is not first may be sent, so that they are even
+	waiting [2][]*waiter // by class
+	timer   *time.Timer  // of the next turn
+}
+
+// waiter waits for its turn.
+type waiter struct {
+	n     int
+	first bool
+	ready chan struct{} // closed when it may send
+}
+
+// turn is when one solicitation could be sent.
+type turn struct {
+	at    time.Time
+	first bool
+}
+
+// class is 0 for what goes first, and 1 for the rest.
+func class(first bool) int {
+	if first {
+		return 0
+	}
+	return 1
+}
+
+// forget drops what was sent longer than a second ago.
+func (d *device) forget(now time.Time) {
+	old := 0
+	for old < len(d.sent) && now.Sub(d.sent[old].at) >= second {
+		old++
+	}
+	d.sent = slices.Delete(d.sent, 0, old)
+}
+
+// next returns who goes next, nil if nobody waits.
+func (d *device) next() *waiter {
+	first, rest := d.waiting[0], d.waiting[1]
+	firsts := 0
+	for _, t := range d.sent {
+		if t.first {
+			firsts++
+		}
+	}
+	switch {
+	case len(first) == 0 && len(rest) == 0:
+		return nil
+	case len(first) == 0 || len(rest) > 0 && firsts > 0 && firsts+first[0].n > d.limit-max(reserve, rest[0].n):
+		return rest[0]
+	}
+	return first[0]
+}
+
+// turn returns when w may send.
+func (d *device) turn(w *waiter, now time.Time) time.Time {
+	at := now
+	if over := min(len(d.sent)+w.n-d.limit, len(d.sent)); over > 0 { // so many have to be over a second ago
+		at = d.sent[over-1].at.Add(second)
+	}
+	if !w.first && d.even.After(at) {
+		at = d.even
+	}
+	return at
+}
