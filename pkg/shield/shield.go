@@ -117,6 +117,10 @@ type Asker struct {
 	Scope     *policy.Scope
 	// Window is how long answers are collected; zero is the constant Window.
 	Window time.Duration
+	// Pace, if not nil, returns when n more solicitations may be sent on the device,
+	// or the error of ctx. It is asked before every try but the first: for that one,
+	// wait before the shield is raised.
+	Pace func(ctx context.Context, device, n int) error
 	// Answered, if not nil, is called with the round-trip time of each answer.
 	Answered func(time.Duration)
 }
@@ -139,21 +143,24 @@ func (a *Asker) Ask(ctx context.Context, device int, open map[netip.Addr]*Inquir
 	}
 	shielded := time.Now()
 	for try := range Tries {
-		again := try > 0 && time.Since(shielded) > lasts
 		var questions []Question
 		for addr, q := range open {
-			if q.IncumbentHeard() || q.Unasked != nil {
-				continue
+			if !q.IncumbentHeard() && q.Unasked == nil {
+				questions = append(questions, Question{Addr: addr})
 			}
-			if again {
-				a.raiseAgain(q)
-			}
-			questions = append(questions, Question{Addr: addr})
 		}
 		if len(questions) == 0 {
 			break
 		}
-		if again {
+		if try > 0 && a.Pace != nil {
+			if err := a.Pace(ctx, device, len(questions)); err != nil {
+				return err
+			}
+		}
+		if try > 0 && time.Since(shielded) > lasts {
+			for _, question := range questions {
+				a.raiseAgain(open[question.Addr])
+			}
 			shielded = time.Now()
 		}
 		err := a.Solicitor.Ask(ctx, device, questions, window, func(r Reply) {

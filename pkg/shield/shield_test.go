@@ -228,6 +228,45 @@ func TestAsk(t *testing.T) {
 	}
 }
 
+// Every try but the first waits for its turn, and the shield is up again after a
+// long wait.
+func TestTriesWaitForTheirTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := &fakeTable{entry: entry(neigh.Reachable)}
+		s := &fakeSolicitor{}
+		var turns []int
+		a := &Asker{Table: table, Solicitor: s, Scope: &policy.Scope{}, Pace: func(ctx context.Context, device, n int) error {
+			if device != 2 || n != 1 || len(turns)+1 != s.asked {
+				t.Errorf("turn %d on device %d for %d after %d tries", len(turns), device, n, s.asked)
+			}
+			turns = append(turns, n)
+			table.did = append(table.did, "turn")
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After([]time.Duration{0, 700 * ms, time.Second}[len(turns)]):
+				return nil
+			}
+		}}
+		q := inquiry()
+		open := map[netip.Addr]*Inquiry{key.Addr: q}
+		if err := errors.Join(a.Raise(q), a.Ask(t.Context(), 2, open)); err != nil || !q.Complete {
+			t.Fatal(err, q.Complete)
+		}
+		if got, want := strings.Join(table.did, " "), "stale use turn stale use turn stale use"; got != want {
+			t.Errorf("did %q, want %q", got, want)
+		}
+
+		q, turns, s.asked = inquiry(), nil, 0
+		ctx, cancel := context.WithTimeout(t.Context(), Window+100*ms)
+		defer cancel()
+		err := errors.Join(a.Raise(q), a.Ask(ctx, 2, map[netip.Addr]*Inquiry{key.Addr: q}))
+		if !errors.Is(err, context.DeadlineExceeded) || q.Complete || s.asked != 1 {
+			t.Errorf("while it waits for its turn: complete %v after %d tries, %v", q.Complete, s.asked, err)
+		}
+	})
+}
+
 // An Ask that is cut short says so, even if its Solicitor does not.
 func TestAskIsCutShort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
