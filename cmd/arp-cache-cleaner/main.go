@@ -23,6 +23,7 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/kernel"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/metrics"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/server"
@@ -108,8 +109,9 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	asker := newSolicitor(verifying)
 	defer asker.Close()
 	timing := policy.NewTiming(o.Interval, o.ScanPeriod)
+	var pacer pace.Pacer
 	verifier = &sweep.Broadcast{
-		Table: verifying, Solicitor: asker, Scope: &o.Scope, Timing: timing, Log: log, Answered: m.Answered,
+		Table: verifying, Solicitor: asker, Pacer: &pacer, Scope: &o.Scope, Timing: timing, Log: log, Answered: m.Answered,
 		Fallback: &sweep.InPlace{Table: verifying, Scope: &o.Scope, Timing: timing},
 	}
 	var watcher *vip.Watcher
@@ -133,6 +135,7 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 		PerEntry:   o.PerEntry,
 		Watched:    claims,
 		Missed:     kernel.NewGaps().Total,
+		Pace:       pacer.Set,
 		Log:        log,
 	}
 	if !o.Once { // which nobody scrapes

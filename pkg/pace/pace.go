@@ -19,7 +19,7 @@ const (
 	// second is what counts as a second: a solicitation may leave some time after
 	// its turn, and the ones behind it must not make up for that.
 	second = 1050 * time.Millisecond
-	// reserve is how many in a second those that do not go first can count on.
+	// reserve is how many in a second are kept for those that do not go first.
 	reserve = 2
 )
 
@@ -31,10 +31,11 @@ type Pacer struct {
 }
 
 // Wait returns when n solicitations may be sent on the device, which is then to be
-// done at once. Those with first go before everything else that waits, but for a
-// small share of each second; the others leave evenly spread. In either class,
-// whoever came first goes first. It returns the error of ctx if that is done
-// before. An n of more than may be sent in a second waits for a second without any.
+// done at once. Those with first go before everything else that waits, but are never
+// all of a second: two are kept for the others, who leave evenly spread and are to
+// ask for one or two at a time. In either class, whoever came first goes first. Wait
+// returns the error of ctx if that is done before. An n of more than may be sent in
+// a second waits for a second without any.
 func (p *Pacer) Wait(ctx context.Context, device, n int, first bool) error {
 	if err := ctx.Err(); err != nil || n <= 0 {
 		return err
@@ -57,10 +58,23 @@ func (p *Pacer) Wait(ctx context.Context, device, n int, first bool) error {
 	return ctx.Err()
 }
 
+// Spend takes n turns at once, for what the kernel sends by itself: those that wait
+// have to wait longer.
+func (p *Pacer) Spend(device, n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d := p.find(device)
+	d.take(n, false, time.Now())
+	p.grant(d)
+}
+
 // Set allows perSecond solicitations in a second on the device, if that is more
 // than PerSecond.
 func (p *Pacer) Set(device int, perSecond float64) {
-	limit := max(PerSecond, int(math.Ceil(perSecond*second.Seconds())))
+	limit := PerSecond
+	if perSecond > PerSecond {
+		limit = int(math.Ceil(perSecond * second.Seconds()))
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if d := p.devices[device]; d == nil && limit == PerSecond || d != nil && d.limit == limit {
@@ -101,18 +115,13 @@ func (p *Pacer) grant(d *device) {
 	now := time.Now()
 	d.forget(now)
 	d.timer.Stop()
-	for w := d.next(); w != nil; w = d.next() {
-		if at := d.turn(w, now); at.After(now) {
+	for w, at := d.next(now); w != nil; w, at = d.next(now) {
+		if at.After(now) {
 			d.timer.Reset(at.Sub(now))
 			return
 		}
 		d.waiting[class(w.first)] = d.waiting[class(w.first)][1:]
-		for range w.n {
-			d.sent = append(d.sent, turn{now, w.first})
-		}
-		if !w.first {
-			d.even = now.Add(second / time.Duration(d.limit) * time.Duration(w.n))
-		}
+		d.take(w.n, w.first, now)
 		close(w.ready)
 	}
 }
@@ -156,32 +165,55 @@ func (d *device) forget(now time.Time) {
 	d.sent = slices.Delete(d.sent, 0, old)
 }
 
-// next returns who goes next, nil if nobody waits.
-func (d *device) next() *waiter {
-	first, rest := d.waiting[0], d.waiting[1]
-	firsts := 0
-	for _, t := range d.sent {
-		if t.first {
-			firsts++
+// take notes n turns.
+func (d *device) take(n int, first bool, now time.Time) {
+	for range n {
+		d.sent = append(d.sent, turn{now, first})
+	}
+	if first {
+		return
+	}
+	if d.even.Before(now) {
+		d.even = now
+	}
+	d.even = d.even.Add(second / time.Duration(d.limit) * time.Duration(n))
+}
+
+// next returns who goes next, and when; nil if nobody waits.
+func (d *device) next(now time.Time) (next *waiter, at time.Time) {
+	for _, waiting := range d.waiting {
+		if len(waiting) == 0 {
+			continue
+		}
+		if turn := d.turn(waiting[0], now); next == nil || turn.Before(at) {
+			next, at = waiting[0], turn
 		}
 	}
-	switch {
-	case len(first) == 0 && len(rest) == 0:
-		return nil
-	case len(first) == 0 || len(rest) > 0 && firsts > 0 && firsts+first[0].n > d.limit-max(reserve, rest[0].n):
-		return rest[0]
-	}
-	return first[0]
+	return next, at
 }
 
 // turn returns when w may send.
 func (d *device) turn(w *waiter, now time.Time) time.Time {
-	at := now
-	if over := min(len(d.sent)+w.n-d.limit, len(d.sent)); over > 0 { // so many have to be over a second ago
-		at = d.sent[over-1].at.Add(second)
+	at := later(now, free(d.sent, w.n, d.limit))
+	if !w.first {
+		return later(at, d.even)
 	}
-	if !w.first && d.even.After(at) {
-		at = d.even
+	firsts := slices.DeleteFunc(slices.Clone(d.sent), func(t turn) bool { return !t.first })
+	return later(at, free(firsts, w.n, d.limit-reserve))
+}
+
+// free returns when n more may be sent, where limit may be in a second.
+func free(sent []turn, n, limit int) time.Time {
+	over := min(len(sent)+n-limit, len(sent)) // so many have to be over a second ago
+	if over <= 0 {
+		return time.Time{}
 	}
-	return at
+	return sent[over-1].at.Add(second)
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }

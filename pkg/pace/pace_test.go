@@ -165,7 +165,7 @@ func TestFirstGoesFirst(t *testing.T) {
 
 // However many want to go first, the others get their share of each second.
 func TestTheRestDoesNotStarve(t *testing.T) {
-	for _, n := range []int{1, 3} {
+	for _, n := range []int{1, reserve} {
 		synctest.Test(t, func(t *testing.T) {
 			var p Pacer
 			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Second)
@@ -184,7 +184,7 @@ func TestTheRestDoesNotStarve(t *testing.T) {
 			if got, want := len(rest.sent[eth0]), reserve*90; got < want {
 				t.Errorf("%d at a time: %d turns in 100 s, want %d", n, got, want)
 			}
-			if got, want := len(firsts.sent[eth0]), (PerSecond-max(reserve, n))*90; got < want {
+			if got, want := len(firsts.sent[eth0]), (PerSecond-reserve)*90; got < want {
 				t.Errorf("%d at a time: %d turns for those that go first, want %d", n, got, want)
 			}
 		})
@@ -217,7 +217,7 @@ func TestCancelledWaiters(t *testing.T) {
 		// They have taken no turns with them.
 		time.Sleep(second)
 		before := time.Now()
-		if err := p.Wait(t.Context(), eth0, PerSecond, true); err != nil || time.Since(before) != 0 {
+		if err := p.Wait(t.Context(), eth0, PerSecond-reserve, true); err != nil || time.Since(before) != 0 {
 			t.Errorf("%v after %v", err, time.Since(before))
 		}
 	})
@@ -275,6 +275,24 @@ func TestUnusedDevicesAreForgotten(t *testing.T) {
 		_ = p.Wait(t.Context(), 9, 1, false)
 		if p.devices[7] != nil {
 			t.Error("a device is remembered that nobody uses")
+		}
+	})
+}
+
+// Turns that are spent are missing to those that wait, and to nobody later.
+func TestSpend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p Pacer
+		begun := time.Now()
+		p.Spend(eth0, PerSecond+3)
+		if err := p.Wait(t.Context(), eth1, 1, false); err != nil || time.Since(begun) != 0 {
+			t.Errorf("another device: %v after %v", err, time.Since(begun))
+		}
+		if err := p.Wait(t.Context(), eth0, 1, true); err != nil || time.Since(begun) != second {
+			t.Errorf("one that goes first: %v after %v, want %v", err, time.Since(begun), second)
+		}
+		if err := p.Wait(t.Context(), eth0, 1, false); err != nil || time.Since(begun) != second*(PerSecond+3)/PerSecond {
+			t.Errorf("one that does not: %v after %v, want %v", err, time.Since(begun), second*(PerSecond+3)/PerSecond)
 		}
 	})
 }

@@ -83,6 +83,16 @@ func (t Timing) Exceeded(e *neigh.Entry) bool {
 	return t.reached(e, neigh.Used, limit) || t.reached(e, neigh.Confirmed, limit) || t.reached(e, neigh.Updated, limit)
 }
 
+// Left returns for how long e, which the kernel is not probing, is not due yet. It
+// is 0 or negative for one that is.
+func (t Timing) Left(e *neigh.Entry, resolved time.Duration) time.Duration {
+	age := max(resolved, e.Used, e.Updated)
+	if !t.exempt(e) {
+		age = max(age, e.Confirmed)
+	}
+	return t.Threshold() - age
+}
+
 // Due reports whether e is to be renewed now: any age of the kernel's, or the
 // age of the agent's own clock, has reached the threshold. An entry in
 // NUD_PROBE is being verified already and is due only when the bound itself is

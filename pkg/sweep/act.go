@@ -38,7 +38,7 @@ const handOver = time.Second
 type actor struct {
 	s       *Sweeper
 	tally   func(Method, Result)
-	spread  bool          // put off what the first scan sees
+	loops   bool          // it is not the only one: something may be left to the next, or be put off
 	forgets bool          // keep no clocks of what is deleted: nobody will look
 	pause   time.Duration // for each batch of deletions
 	// How many more entries it may delete, and have verified.
@@ -86,11 +86,15 @@ func (a *actor) part(ctx context.Context, since time.Time) {
 
 // verify has those in use verified that have been found by now.
 func (a *actor) verify(ctx context.Context) {
-	n := min(len(a.s.verifies), a.verifies)
-	a.more = a.more || n < len(a.s.verifies)
+	jobs := a.s.verifies
+	if a.loops {
+		jobs = a.s.ration(jobs)
+	}
+	n := min(len(jobs), a.verifies)
+	a.more = a.more || n < len(jobs)
 	a.verifies -= n
 	if n > 0 {
-		a.s.verify(ctx, slices.Clone(a.s.verifies[:n]))
+		a.s.verify(ctx, slices.Clone(jobs[:n]))
 	}
 	a.s.verifies = a.s.verifies[:0]
 	a.handed = time.Now()
@@ -253,6 +257,7 @@ func (s *Sweeper) settle(j *Job, m Method, err error, at time.Time) Result {
 	}
 	if r == OK || r == Unanswered { // either way it was asked for afresh
 		s.clocks.renewed(clock, at)
+		s.putApart(clock, j)
 	} else {
 		s.clocks.forgo(clock)
 	}

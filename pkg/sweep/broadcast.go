@@ -5,26 +5,19 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
 )
 
-const (
-	// roundSize is how many entries are asked for at once, so that requests leave
-	// within 100 ms of the shield.
-	roundSize = 64
-	// roundPause is the time between the beginning of a full round on a device and
-	// that of the next, and less for one that is not full: at most 640 broadcasts
-	// a second, which is enough for passLimit entries within the lead, the silent
-	// ones included.
-	roundPause = 100 * time.Millisecond
-)
+// kernelTries is how often the kernel asks, by unicast, for an entry that it is left
+// with: ucast_solicit.
+const kernelTries = 3
 
 // Broadcast verifies entries on uplinks by asking for them by broadcast and
 // hearing every answer, so that a holder is noticed that the entry does not
@@ -32,9 +25,14 @@ const (
 //
 // Entries on other devices, and all of them where CAP_NET_RAW is missing, are
 // left to Fallback.
+//
+// Whatever is sent on an uplink, by the agent or by a kernel that it leaves an
+// entry to, waits for its turn first. Those on other devices do not: behind them is
+// no switch, and most have one neighbour.
 type Broadcast struct {
 	Table     Table
 	Solicitor shield.Solicitor
+	Pacer     *pace.Pacer
 	Scope     *policy.Scope
 	Timing    policy.Timing
 	Fallback  Verifier
@@ -45,9 +43,18 @@ type Broadcast struct {
 	wg       sync.WaitGroup
 	disabled atomic.Bool
 
-	mu   sync.Mutex
-	next map[int]time.Time // when the next round on a device may begin
+	mu      sync.Mutex
+	waiting map[int][]task // by device, in order; a sender is at work where there is any, or nil
 }
+
+// task is a job that waits for its turn.
+type task struct {
+	Job
+	report func(*Job, Outcome)
+}
+
+// end reports what came of it.
+func (t *task) end(o Outcome) { t.report(&t.Job, o) }
 
 // Available reports whether broadcasts can be sent, as far as is known.
 func (b *Broadcast) Available() bool { return !b.disabled.Load() }
@@ -58,124 +65,124 @@ func (b *Broadcast) Wait() {
 	b.Fallback.Wait()
 }
 
-// Verify implements Verifier: one goroutine for each round.
+// Verify implements Verifier: one goroutine for each uplink on which entries wait,
+// and one for each that has been asked for and waits for answers. The context is to
+// be the same in all calls.
 func (b *Broadcast) Verify(ctx context.Context, jobs []Job, report func(*Job, Outcome)) {
-	byLink := make(map[int][]Job)
 	var others []Job
-	for i := range jobs {
-		if jobs[i].Link.Uplink && b.Available() {
-			byLink[jobs[i].Link.Index] = append(byLink[jobs[i].Link.Index], jobs[i])
-		} else {
-			others = append(others, jobs[i])
+	b.mu.Lock()
+	if b.waiting == nil {
+		b.waiting = make(map[int][]task)
+	}
+	for _, j := range jobs {
+		if !j.Link.Uplink {
+			others = append(others, j)
+			continue
+		}
+		device := j.Link.Index
+		waiting, sending := b.waiting[device]
+		b.waiting[device] = append(waiting, task{j, report})
+		if !sending {
+			b.wg.Go(func() { b.send(ctx, device) })
 		}
 	}
-	for device, jobs := range byLink {
-		for chunk := range slices.Chunk(jobs, roundSize) {
-			start := b.turn(device, len(chunk))
-			b.wg.Go(func() {
-				sleep(ctx, time.Until(start))
-				if b.Available() {
-					b.round(ctx, chunk, report)
-				} else {
-					b.Fallback.Verify(ctx, chunk, report)
-				}
-			})
-		}
-	}
+	b.mu.Unlock()
 	b.Fallback.Verify(ctx, others, report)
 }
 
-// turn returns when the next round on the device may begin, of so many entries,
-// and takes it.
-func (b *Broadcast) turn(device, entries int) time.Time {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	start := time.Now()
-	if next := b.next[device]; next.After(start) {
-		start = next
-	}
-	if b.next == nil {
-		b.next = make(map[int]time.Time)
-	}
-	for d, next := range b.next { // devices come and go
-		if time.Since(next) > time.Minute {
-			delete(b.next, d)
+// send has the entries that wait on a device asked for, each in its turn. A turn
+// that an entry does not need any more is the next one's.
+func (b *Broadcast) send(ctx context.Context, device int) {
+	turn := false
+	for t := b.pop(device); t != nil; t = b.pop(device) {
+		if !turn {
+			turn = b.Pacer.Wait(ctx, device, 1, false) == nil
+		}
+		if ctx.Err() != nil {
+			t.end(Outcome{Method: ByBroadcast, Err: errChanged})
+		} else if b.begin(ctx, t) {
+			turn = false
 		}
 	}
-	b.next[device] = start.Add(roundPause * time.Duration(entries) / roundSize)
-	return start
 }
 
-// inquiry is one job in a round.
-type inquiry struct {
-	shield.Inquiry
-	job *Job
+// pop returns the next entry that waits on a device. After nil, its sender is to end.
+func (b *Broadcast) pop(device int) *task {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	waiting := b.waiting[device]
+	if len(waiting) == 0 {
+		delete(b.waiting, device)
+		return nil
+	}
+	t := waiting[0]
+	waiting[0] = task{} // for the garbage collector
+	b.waiting[device] = waiting[1:]
+	return &t
 }
 
-// round verifies a few entries of one device.
-func (b *Broadcast) round(ctx context.Context, jobs []Job, report func(*Job, Outcome)) {
+// begin uses the turn of an entry, and reports whether it took it. The shield goes
+// up now: it does not last for as long as an entry may wait.
+func (b *Broadcast) begin(ctx context.Context, t *task) bool {
+	if !b.Available() {
+		b.Fallback.Verify(ctx, []Job{t.Job}, t.report)
+		return true
+	}
 	asker := &shield.Asker{
 		Table: b.Table, Solicitor: b.Solicitor, Scope: b.Scope, Answered: b.Answered,
 		Window: shield.WindowFor(b.Timing.Lead),
+		Pace:   func(ctx context.Context, device, n int) error { return b.Pacer.Wait(ctx, device, n, false) },
 	}
-	inquiries := make([]inquiry, 0, len(jobs))
-	for i := range jobs {
-		j := &jobs[i]
-		if ctx.Err() != nil {
-			report(j, Outcome{Method: ByBroadcast, Err: errChanged})
-			continue
-		}
-		inquiries = append(inquiries, inquiry{shield.Inquiry{Key: j.Entry.Key, Link: &j.Link, NextHop: j.NextHop}, j})
+	q := &shield.Inquiry{Key: t.Entry.Key, Link: &t.Link, NextHop: t.NextHop}
+	if err := asker.Raise(q); err != nil {
+		t.end(Outcome{Method: ByBroadcast, Err: err})
+		return false
 	}
-	open := make(map[netip.Addr]*shield.Inquiry, len(inquiries))
-	for i := range inquiries {
-		q := &inquiries[i]
-		if err := asker.Raise(&q.Inquiry); err != nil {
-			report(q.job, Outcome{Method: ByBroadcast, Err: err})
-			continue
-		}
-		open[q.Key.Addr] = &q.Inquiry
-	}
-	err := asker.Ask(ctx, jobs[0].Link.Index, open)
-	if err != nil && ctx.Err() == nil {
+	b.wg.Go(func() { b.ask(ctx, asker, q, t) })
+	return true
+}
+
+// ask asks for one entry, whose shield is up, and reports what came of it.
+func (b *Broadcast) ask(ctx context.Context, asker *shield.Asker, q *shield.Inquiry, t *task) {
+	device := q.Key.Index
+	err := asker.Ask(ctx, device, map[netip.Addr]*shield.Inquiry{q.Key.Addr: q})
+	switch {
+	case q.Unasked != nil:
+		b.Log.Debug("no address to ask from, leaving it to the kernel", "address", q.Key.Addr, "err", q.Unasked)
+	case err != nil && ctx.Err() == nil:
 		b.warn(err)
 	}
-	var others []Job // that could not be asked for
-	for i := range inquiries {
-		q := &inquiries[i]
-		switch {
-		case open[q.Key.Addr] == nil: // reported above
-		case q.Complete || q.IncumbentHeard():
-			report(q.job, Outcome{Method: ByBroadcast, Err: b.settle(asker, q), Holders: q.Holders})
-		case ctx.Err() != nil:
-			// Half heard is not heard: the incumbent may have been about to answer.
-			report(q.job, Outcome{Method: ByBroadcast, Err: errChanged})
-		default:
-			if q.Unasked != nil {
-				b.Log.Debug("no address to ask from, leaving it to the kernel", "address", q.Key.Addr, "err", q.Unasked)
-			}
-			others = append(others, *q.job)
-		}
+	switch {
+	case q.Complete || q.IncumbentHeard():
+		t.end(Outcome{Method: ByBroadcast, Err: b.settle(ctx, asker, q), Holders: q.Holders})
+	case b.Pacer.Wait(ctx, device, 1, false) == nil:
+		b.Fallback.Verify(ctx, []Job{t.Job}, t.report)
+	default:
+		// Half heard is not heard: the incumbent may have been about to answer.
+		t.end(Outcome{Method: ByBroadcast, Err: errChanged})
 	}
-	b.Fallback.Verify(ctx, others, report)
 }
 
 // settle makes the entry name the holder that the answers call for.
-func (b *Broadcast) settle(asker *shield.Asker, q *inquiry) error {
+func (b *Broadcast) settle(ctx context.Context, asker *shield.Asker, q *shield.Inquiry) error {
 	switch {
 	case q.IncumbentHeard():
-		return asker.Hold(&q.Inquiry, q.Incumbent.LLAddr)
+		return asker.Hold(q, q.Incumbent.LLAddr)
 	case len(q.Holders) > 0:
-		return asker.Hold(&q.Inquiry, q.Holders[0])
+		return asker.Hold(q, q.Holders[0])
 	}
-	return b.leave(q)
+	return b.leave(ctx, q)
 }
 
 // leave leaves an entry that nobody answers for to the kernel, which verifies
 // it by unicast when it is used. Where nothing else has vouched for the entry
 // either, the kernel is made to do so now: shielding it again and again would
-// keep it from that for ever.
-func (b *Broadcast) leave(q *inquiry) error {
+// keep it from that for ever. Those requests need turns as well.
+func (b *Broadcast) leave(ctx context.Context, q *shield.Inquiry) error {
+	if err := b.Pacer.Wait(ctx, q.Key.Index, 1, false); err != nil {
+		return errUnanswered
+	}
+	b.Pacer.Spend(q.Key.Index, kernelTries-1)
 	e, err := shield.Reread(b.Table, b.Scope, q.Key, q.Link, q.NextHop)
 	if err != nil {
 		return err

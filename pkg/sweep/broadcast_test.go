@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
 )
@@ -177,7 +178,7 @@ func newBench(entries ...*fakeEntry) *bench {
 	scope, timing := &policy.Scope{}, policy.NewTiming(interval, period)
 	b.fallback = &counting{Verifier: &InPlace{Table: b.table, Scope: scope, Timing: timing}}
 	b.Broadcast = &Broadcast{
-		Table: b.table, Solicitor: b.solicitor, Scope: scope, Timing: timing, Fallback: b.fallback,
+		Table: b.table, Solicitor: b.solicitor, Scope: scope, Timing: timing, Fallback: b.fallback, Pacer: new(pace.Pacer),
 		Log: slog.New(slog.NewTextHandler(&b.log, nil)),
 	}
 	return b
@@ -507,7 +508,7 @@ func TestBroadcastFallsBack(t *testing.T) {
 		err       error
 		nth       int // the Ask that fails
 		available bool
-		asks      int // of the second round
+		asks      int // of the second time
 		warnings  int
 	}{
 		{"not permitted", fmt.Errorf("opening a socket: %w", neigh.ErrPermission), 1, false, 0, 1},
@@ -516,50 +517,46 @@ func TestBroadcastFallsBack(t *testing.T) {
 		{"broken at the last try", broken, 3, true, shield.Tries, 0},
 	}
 	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				b := newBench(inDelay("10.0.0.2", 0), inDelay("10.0.0.3", interval))
-				b.solicitor.err = func(n int) error {
-					if n == tt.nth {
-						return tt.err
+		for confirmed, method := range map[time.Duration]Method{0: ByStale, interval: ByProbe} {
+			t.Run(fmt.Sprint(tt.name, " ", method), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					e := inDelay("10.0.0.2", confirmed)
+					b := newBench(e)
+					b.solicitor.err = func(n int) error {
+						if n == tt.nth {
+							return tt.err
+						}
+						return nil
 					}
-					return nil
-				}
-				if !b.Available() {
-					t.Error("not available before anything was tried")
-				}
-				for k, o := range b.verify(t.Context(), t, b.jobs()) {
-					want := ByStale
-					if k.Addr.String() == "10.0.0.3" {
-						want = ByProbe
+					if !b.Available() {
+						t.Error("not available before anything was tried")
 					}
-					if o.Err != nil || o.Method != want {
-						t.Errorf("%s: %+v, want it verified by %s", k.Addr, o, want)
+					if o := b.verify(t.Context(), t, b.jobs())[e.Key]; o.Err != nil || o.Method != method {
+						t.Errorf("%+v, want it verified by %s", o, method)
 					}
-				}
-				if asks := len(b.solicitor.log()); asks != tt.nth || len(b.fallback.jobs) != 2 || b.Available() != tt.available {
-					t.Errorf("%d tries, %d entries to the fallback, available: %v", asks, len(b.fallback.jobs), b.Available())
-				}
-				time.Sleep(time.Second)
-				b.table.update(b.fallback.jobs[0], func(e *fakeEntry) { e.State = neigh.Delay })
-				b.table.update(b.fallback.jobs[1], func(e *fakeEntry) { e.State = neigh.Delay })
-				b.verify(t.Context(), t, b.jobs())
-				if asks := len(b.solicitor.log()) - tt.nth; asks != tt.asks {
-					t.Errorf("%d tries in the next round, want %d", asks, tt.asks)
-				}
-				if got := strings.Count(b.log.String(), "CAP_NET_RAW"); got != tt.warnings || strings.Count(b.log.String(), "level=WARN") != tt.warnings {
-					t.Errorf("%d warnings, want %d:\n%s", got, tt.warnings, b.log.String())
-				}
+					if asks := len(b.solicitor.log()); asks != tt.nth || len(b.fallback.jobs) != 1 || b.Available() != tt.available {
+						t.Errorf("%d tries, %d entries to the fallback, available: %v", asks, len(b.fallback.jobs), b.Available())
+					}
+					time.Sleep(time.Second)
+					b.table.update(e.Key, func(e *fakeEntry) { e.State = neigh.Delay })
+					b.verify(t.Context(), t, b.jobs())
+					if asks := len(b.solicitor.log()) - tt.nth; asks != tt.asks {
+						t.Errorf("%d tries the next time, want %d", asks, tt.asks)
+					}
+					if got := strings.Count(b.log.String(), "CAP_NET_RAW"); got != tt.warnings || strings.Count(b.log.String(), "level=WARN") != tt.warnings {
+						t.Errorf("%d warnings, want %d:\n%s", got, tt.warnings, b.log.String())
+					}
+				})
 			})
-		})
+		}
 	}
 }
 
-// Every uplink finds out by itself, and several rounds of each may be under way.
+// Every uplink finds out by itself, and several entries of each may be under way.
 func TestMissingPermissionIsWarnedOfOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench()
-		for i := range 3 * roundSize {
+		for i := range 20 {
 			b.table.add(talking(fmt.Sprintf("10.0.0.%d", i), eth0, 0), talking(fmt.Sprintf("10.0.1.%d", i), eth1, 0))
 		}
 		b.solicitor.err = func(int) error { return neigh.ErrPermission }
@@ -577,23 +574,22 @@ func TestMissingPermissionIsWarnedOfOnce(t *testing.T) {
 	})
 }
 
-// Many entries are asked for a few at a time, each soon after it was shielded.
-func TestBroadcastRounds(t *testing.T) {
+// Many entries are asked for one at a time, evenly, each at the moment when it was
+// shielded: the shield does not last for as long as an entry may wait.
+func TestEntriesAreAskedForOneByOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const n = 2*roundSize + 22
+		const n = 150
 		b := newBench()
 		for i := range n {
-			e := inDelay(fmt.Sprintf("10.0.0.%d", i), 0)
+			e := talking(fmt.Sprintf("10.0.0.%d", i), eth0, 0)
 			b.table.add(e)
 			b.solicitor.answers[e.Addr] = []answer{{lladdr: 1, delay: ms}}
 		}
 		b.verify(t.Context(), t, b.jobs())
-		var sizes []int
-		for _, a := range b.solicitor.log() {
-			sizes = append(sizes, len(a.questions))
-		}
-		if want := []int{roundSize, roundSize, 22}; !slices.Equal(sizes, want) {
-			t.Errorf("asked for %v at once, want %v", sizes, want)
+		for i, a := range b.solicitor.log() {
+			if at, want := a.at.Sub(b.table.made), time.Duration(i)*gap; len(a.questions) != 1 || at != want {
+				t.Errorf("%d were asked for after %v, want one after %v", len(a.questions), at, want)
+			}
 		}
 		shielded := make(map[neigh.Key]time.Duration)
 		for _, o := range b.table.log() {
@@ -606,11 +602,14 @@ func TestBroadcastRounds(t *testing.T) {
 				}
 			}
 		}
-		if len(shielded) != n {
-			t.Errorf("%d entries shielded, want %d", len(shielded), n)
+		if len(shielded) != n || len(b.solicitor.log()) != n {
+			t.Errorf("%d entries shielded, %d asked for, want %d", len(shielded), len(b.solicitor.log()), n)
 		}
 	})
 }
+
+// gap is the time between two solicitations on an uplink.
+const gap = 105 * ms
 
 // One that is answered is not asked for again with those that are not.
 func TestOnlyIncumbentsThatMissedAreAskedAgain(t *testing.T) {
@@ -623,19 +622,20 @@ func TestOnlyIncumbentsThatMissedAreAskedAgain(t *testing.T) {
 				t.Errorf("%s: %+v", k.Addr, o)
 			}
 		}
-		var sizes []int
+		asked := make(map[string]int)
 		for _, a := range b.solicitor.log() {
-			sizes = append(sizes, len(a.questions))
+			for _, q := range a.questions {
+				asked[q.Addr.String()]++
+			}
 		}
-		if want := []int{3, 2, 2}; !slices.Equal(sizes, want) {
-			t.Errorf("asked for %v, want %v", sizes, want)
+		if want := map[string]int{"10.0.0.2": 1, "10.0.0.3": 3, "10.0.0.4": 3}; !maps.Equal(asked, want) {
+			t.Errorf("asked for %v, want %v", asked, want)
 		}
 	})
 }
 
 // An entry that cannot be asked for, for want of an address to ask from, is not
-// to go unverified, and does not keep the others of its round from being asked
-// for. It may be so from the first try on, or from a later one.
+// to go unverified, and does not keep the others from being asked for. It may be so from the first try on, or from a later one.
 func TestBroadcastWithoutSenderIsLeftToTheKernel(t *testing.T) {
 	lost, kept := netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.3")
 	for _, from := range []int{1, 2} {
@@ -654,40 +654,17 @@ func TestBroadcastWithoutSenderIsLeftToTheKernel(t *testing.T) {
 					t.Errorf("without a sender from try %d on: %s: %+v, want it verified %s", from, k.Addr, o, want)
 				}
 			}
-			asks := b.solicitor.log()
-			if len(asks) != 3 {
-				t.Errorf("asked %d times, want 3", len(asks))
+			asked := make(map[netip.Addr]int)
+			for _, a := range b.solicitor.log() {
+				for _, q := range a.questions {
+					asked[q.Addr]++
+				}
 			}
-			for i, a := range asks {
-				want := 1
-				if i < from {
-					want = 2
-				}
-				if len(a.questions) != want {
-					t.Errorf("try %d: asked %v, want %d questions", i+1, a.questions, want)
-				}
+			if want := map[netip.Addr]int{lost: from, kept: 3}; !maps.Equal(asked, want) {
+				t.Errorf("without a sender from try %d on: asked for %v, want %v", from, asked, want)
 			}
 		})
 	}
-}
-
-// Whatever falls due together on one uplink is asked for within the lead, the
-// silent ones included, and never more than a round in a tenth of a second.
-func TestManyBroadcastsFitTheLead(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBench()
-		for i := range passLimit {
-			e := inDelay(fmt.Sprintf("10.0.%d.%d", i/250, i%250), interval)
-			b.table.add(e)
-			if i%8 > 0 {
-				b.solicitor.answers[e.Addr] = []answer{{lladdr: 1, delay: ms}}
-			}
-		}
-		b.verify(t.Context(), t, b.jobs())
-		if took, lead := time.Since(b.table.made), policy.NewTiming(interval, period).Lead; took > lead/2 {
-			t.Errorf("took %v, of a lead of %v", took, lead)
-		}
-	})
 }
 
 func TestBroadcastEndsWithItsContext(t *testing.T) {
@@ -706,7 +683,7 @@ func TestBroadcastEndsWithItsContext(t *testing.T) {
 						b.solicitor.answers[e.Addr] = []answer{{lladdr: 2, delay: ms}}
 					}
 				}
-				const after = shield.Window + 250*ms // in the second try of the first rounds
+				const after = shield.Window + 250*ms // in the second try of the first entries
 				ctx, cancel := context.WithTimeout(t.Context(), after)
 				defer cancel()
 				got := b.verify(ctx, t, b.jobs())
@@ -726,9 +703,9 @@ func TestBroadcastEndsWithItsContext(t *testing.T) {
 						t.Errorf("%s of %s", o.do, o.key.Addr)
 					}
 				}
-				// Four rounds, a tenth of a second apart: three of them got to a second try.
-				if asks := b.solicitor.log(); len(asks) != 7 {
-					t.Errorf("%d tries, want 7", len(asks))
+				// One every 105 ms, second tries among them; 192 wait for the first.
+				if asks := b.solicitor.log(); len(asks) != 8 {
+					t.Errorf("%d tries, want 8", len(asks))
 				}
 			})
 		})
@@ -810,7 +787,7 @@ func TestBroadcastHoldsInAllCases(t *testing.T) {
 
 // broadcasting returns a Sweeper of b's table that verifies by b.
 func broadcasting(b *bench, change ...func(*Config)) *Sweeper {
-	s := sweeper(b.table, append(change, func(c *Config) { c.Verifier, c.Log = b, b.Log })...)
+	s := sweeper(b.table, append(change, func(c *Config) { c.Verifier, c.Log, c.Pace = b, b.Log, b.Pacer.Set })...)
 	s.random = func() float64 { return 0 } // nothing is held back at start
 	return s
 }
@@ -897,8 +874,8 @@ func TestBroadcastResults(t *testing.T) {
 		// again at once.
 		s.pass(t.Context())
 		b.Wait()
-		if corrected != 1 || len(b.solicitor.log()) != shield.Tries {
-			t.Errorf("%d corrections and %d tries after the next scan, want 1 and %d", corrected, len(b.solicitor.log()), shield.Tries)
+		if asks := len(b.solicitor.log()); corrected != 1 || asks != 1+2*shield.Tries {
+			t.Errorf("%d corrections and %d tries after the next scan, want 1 and %d", corrected, asks, 1+2*shield.Tries)
 		}
 	})
 }

@@ -11,10 +11,10 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 )
 
-// The machine is suspended, or a virtual machine frozen: neither Go's clock nor
-// the kernel's ages count the time. What was verified before it has not been
+// The machine is suspended: neither Go's clock nor the kernel's ages count the
+// time. What was verified before it has not been
 // verified for as long, and is asked for with the first scan after it.
-func TestStandingStillCounts(t *testing.T) {
+func TestSuspensionCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		inUse := talking("10.0.0.1", eth0, 0)
 		idle := aged("10.0.0.2", eth0, neigh.Stale, 0)
@@ -50,7 +50,7 @@ func TestStandingStillCounts(t *testing.T) {
 			t.Errorf("after it: %+v", log[done:])
 		}
 		stop()
-		if got := strings.Count(text.String(), "stood still"); got != 1 {
+		if got := strings.Count(text.String(), "this machine was suspended"); got != 1 {
 			t.Errorf("said %d times:\n%s", got, text.String())
 		}
 	})

@@ -90,8 +90,11 @@ type Config struct {
 	// owner says when by Renewed.
 	Watched func() []neigh.Key
 	// Missed, if not nil, returns how much time has passed in all that time.Now
-	// does not count: while the machine was suspended, or frozen.
+	// does not count: while the machine was suspended.
 	Missed func() time.Duration
+	// Pace, if not nil, is told after each scan how many solicitations a second an
+	// uplink needs for its entries to be renewed in time.
+	Pace   func(device int, perSecond float64)
 	Events Events
 	Log    *slog.Logger
 }
@@ -120,6 +123,7 @@ type Sweeper struct {
 	idle, inUse int   // how many of either there were in the whole table
 	keys        []neigh.Key
 
+	loads    map[int]*load // by uplink
 	contests map[neigh.Key]contest
 	inFlight map[neigh.Key]struct{} // handed to the Verifier, and not settled yet
 
@@ -146,7 +150,7 @@ func New(cfg Config) *Sweeper {
 	now := time.Now()
 	return &Sweeper{
 		cfg: cfg, made: now, first: true, random: evenly(rand.Float64()), phase: rand.Float64, clocks: newClocks(now), //nolint:gosec // nothing to guess
-		contests: make(map[neigh.Key]contest), renewed: make(map[neigh.Key]time.Time), inFlight: make(map[neigh.Key]struct{}),
+		loads: make(map[int]*load), contests: make(map[neigh.Key]contest), renewed: make(map[neigh.Key]time.Time), inFlight: make(map[neigh.Key]struct{}),
 	}
 }
 
@@ -233,7 +237,7 @@ func evenly(from float64) func() float64 {
 func (s *Sweeper) pass(ctx context.Context) (more bool) {
 	start := time.Now()
 	settled := s.settleAll(ignore)
-	a := actor{s: s, tally: ignore, spread: true, pause: batchPause}
+	a := actor{s: s, tally: ignore, loops: true, pause: batchPause}
 	if !s.cfg.DryRun {
 		a.deletes, a.verifies = s.deleteLimit(), passLimit
 	}
@@ -321,6 +325,7 @@ func (s *Sweeper) look(ctx context.Context, isDue func(*neigh.Entry, time.Durati
 		watched = s.cfg.Watched()
 	}
 	s.clocks.begin()
+	s.beginLoads()
 	r := report.NewBuilder(start, s.cfg.PerEntry)
 	now := s.clocks.since(start)
 	link := s.topology.Links[0]
@@ -346,7 +351,7 @@ func (s *Sweeper) look(ctx context.Context, isDue func(*neigh.Entry, time.Durati
 		if !a.forgets || verdict.Action != policy.Delete {
 			s.clocks.see(e, now, &seen)
 		}
-		if seen.fresh && s.first && a.spread {
+		if seen.fresh && s.first && a.loops {
 			early, hold := s.spread(e, verdict.Action == policy.Verify && link.Uplink)
 			s.clocks.putOff(&seen, now, early, hold)
 		}
@@ -361,13 +366,18 @@ func (s *Sweeper) look(ctx context.Context, isDue func(*neigh.Entry, time.Durati
 		}
 		ages := neigh.Ages{neigh.Used: e.Used, neigh.Confirmed: e.Confirmed, neigh.Updated: e.Updated, neigh.Resolved: seen.age}
 		r.Add(e, &link, verdict, &ages, nextHop, isDefault)
-		if verdict.Action == policy.Keep || seen.held || !isDue(e, seen.due) {
+		due, left := isDue(e, seen.due), time.Duration(0)
+		if verdict.Action == policy.Verify && link.Uplink {
+			left = s.cfg.Timing.Left(e, seen.due)
+			due = s.loadOf(&link).count(left, &s.cfg.Timing) || due
+		}
+		if verdict.Action == policy.Keep || seen.held || !due {
 			return
 		}
 		if _, verifying := s.inFlight[e.Key]; verifying {
 			return
 		}
-		j := Job{Entry: *e, Link: link, NextHop: nextHop, age: max(e.Used, e.Updated, seen.age), place: seen.place}
+		j := Job{Entry: *e, Link: link, NextHop: nextHop, age: max(e.Used, e.Updated, seen.age), place: seen.place, left: left}
 		if verdict.Action == policy.Delete {
 			s.deletes = append(s.deletes, j)
 			s.idle++
@@ -384,6 +394,7 @@ func (s *Sweeper) look(ctx context.Context, isDue func(*neigh.Entry, time.Durati
 		return err
 	}
 	s.clocks.end(now, s.cfg.Timing.Interval)
+	s.endLoads()
 	for k := range s.contests {
 		if !s.clocks.has(k) {
 			delete(s.contests, k)
@@ -416,7 +427,7 @@ func (s *Sweeper) catchUp(missed time.Duration) {
 	}
 	s.clocks.advance(gap)
 	if gap >= time.Second {
-		s.cfg.Log.Info("this machine stood still, or its clock was set", "for", gap.Round(time.Second))
+		s.cfg.Log.Info("this machine was suspended", "for", gap.Round(time.Second))
 	}
 }
 

@@ -18,6 +18,8 @@ type Job struct {
 
 	age   time.Duration // the greatest of its used, updated and resolved ages
 	place int           // of its clock, when it was seen
+	left  time.Duration // until it is due
+	crowd bool          // many others were due as well
 }
 
 // Outcome is what came of a verification.

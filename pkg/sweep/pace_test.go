@@ -1,0 +1,210 @@
+package sweep
+
+import (
+	"fmt"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
+)
+
+// crowd returns a bench with n entries on eth0, in use, that answer.
+func crowd(n int, age func() time.Duration) *bench {
+	b := newBench()
+	for i := range n {
+		e := talking(fmt.Sprintf("10.1.%d.%d", i/250, i%250), eth0, age())
+		b.table.add(e)
+		b.solicitor.answers[e.Addr] = []answer{{lladdr: 1, delay: ms}}
+	}
+	return b
+}
+
+// peak returns the most that were sent in any time of the given length, from then on
+// and for so long.
+func (s *fakeSolicitor) peak(from time.Time, length, window time.Duration) (most, all int) {
+	var at []time.Time
+	for _, a := range s.log() {
+		if since := a.at.Sub(from); since < 0 || since >= length {
+			continue
+		}
+		for range a.questions {
+			at = append(at, a.at)
+		}
+	}
+	first := 0
+	for i := range at {
+		for at[i].Sub(at[first]) >= window {
+			first++
+		}
+		most = max(most, i-first+1)
+	}
+	return most, len(at)
+}
+
+// longest returns the longest time for which one of n entries was not asked for,
+// after it had been once, and by when all had been.
+func (s *fakeSolicitor) longest(t *testing.T, n int, end time.Time) (longest time.Duration, all time.Time) {
+	t.Helper()
+	last := make(map[netip.Addr]time.Time)
+	for _, a := range s.log() {
+		for _, q := range a.questions {
+			before, again := last[q.Addr]
+			if last[q.Addr] = a.at; again {
+				longest = max(longest, a.at.Sub(before))
+			} else {
+				all = a.at
+			}
+		}
+	}
+	for _, at := range last {
+		longest = max(longest, end.Sub(at))
+	}
+	if len(last) != n {
+		t.Errorf("%d of %d entries were asked for", len(last), n)
+	}
+	return longest, all
+}
+
+// However many entries are in use, and however old they are at start, no second has
+// more than ten solicitations, unless that is too few for all of them; a start is
+// over within a few seconds and a tenth of a second for each entry; afterwards none
+// goes longer than an interval, and what came together does not come together again.
+func TestEntriesInUseArePaced(t *testing.T) {
+	ages := map[string]func() time.Duration{
+		"overdue": func() time.Duration { return time.Hour },
+		"new":     func() time.Duration { return 0 },
+		"mixed":   func() time.Duration { return time.Duration(rand.Int64N(int64(2 * interval))) },
+	}
+	for _, n := range []int{1, 3, 50, 200, 1000, 2200, 5000} {
+		for name, age := range ages {
+			t.Run(fmt.Sprint(n, " ", name), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					const length = 5 * interval
+					b := crowd(n, age)
+					var text strings.Builder
+					s := broadcasting(b, func(c *Config) { c.Log = slog.New(slog.NewTextHandler(&text, nil)) })
+					s.cfg.Log = slog.New(slog.NewTextHandler(&text, nil))
+					s.random, s.phase = evenly(rand.Float64()), rand.Float64
+					begun := time.Now()
+					stop := start(t, s)
+					time.Sleep(length)
+					stop()
+
+					allowed := pace.PerSecond
+					if n > 2500 {
+						allowed = int(math.Ceil(spare * float64(n) / threshold.Seconds()))
+					}
+					most, _ := b.solicitor.peak(begun, length, time.Second)
+					if most > allowed {
+						t.Errorf("%d in a second, want %d at most", most, allowed)
+					}
+					longest, all := b.solicitor.longest(t, n, time.Now())
+					if longest > interval {
+						t.Errorf("one was not asked for in %v", longest)
+					}
+					// The pacer's seconds are 5 % longer than ours.
+					bound := 2*period + startSpread + time.Duration(float64(n)/float64(allowed)*1.06*float64(time.Second))
+					if took := all.Sub(begun); name == "overdue" && took > bound {
+						t.Errorf("the start took %v, want %v at most", took, bound)
+					}
+					// In the end it is even: no ten seconds have much more than their share.
+					share := float64(n) / (interval.Seconds() / 10)
+					last, count := b.solicitor.peak(begun.Add(3*interval), 2*interval, 10*time.Second)
+					if most := 3*share + 4; float64(last) > most {
+						t.Errorf("%d in ten seconds of the last intervals, want %.0f at most", last, most)
+					}
+					if count > n*5/2+2 {
+						t.Errorf("%d in the last two intervals: more than needed", count)
+					}
+					if got := strings.Count(text.String(), "more solicitations"); got != min(n/2500, 1) {
+						t.Errorf("said %d times:\n%s", got, text.String())
+					}
+					t.Logf("most in a second %d; longest %v; start over after %v; last intervals: %d, most in 10 s %d of %.1f",
+						most, longest, all.Sub(begun), count, last, share)
+				})
+			})
+		}
+	}
+}
+
+// A machine that was suspended for longer than the interval finds everything due,
+// one whose wall clock was set finds nothing (see kernel.Gaps).
+func TestSuspensionIsPaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 200
+		b := crowd(n, func() time.Duration { return time.Duration(rand.Int64N(int64(interval))) })
+		var missed atomic.Int64
+		s := broadcasting(b, func(c *Config) { c.Missed = func() time.Duration { return time.Duration(missed.Load()) } })
+		s.random = evenly(rand.Float64())
+		start(t, s)
+		time.Sleep(2 * interval)
+		missed.Store(int64(time.Hour))
+		resumed := time.Now()
+		time.Sleep(3 * interval)
+		if most, all := b.solicitor.peak(resumed, period+n*gap+time.Second, time.Second); most > pace.PerSecond || all < n {
+			t.Errorf("%d in a second, %d in all; want %d at most, and %d", most, all, pace.PerSecond, n)
+		}
+		if most, _ := b.solicitor.peak(resumed.Add(interval), 2*interval, 10*time.Second); most > 25 {
+			t.Errorf("%d in ten seconds of the intervals after it, want about 7", most)
+		}
+	})
+}
+
+// A segment that is silent is asked three times for each entry, and the kernel asks
+// three times: that is less than ten a second as well, and nobody waits for ever.
+func TestSilentSegmentIsPaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 300
+		b := crowd(n, func() time.Duration { return time.Hour })
+		clear(b.solicitor.answers)
+		s := broadcasting(b)
+		begun := time.Now()
+		stop := start(t, s)
+		time.Sleep(2 * interval)
+		stop()
+		if most, _ := b.solicitor.peak(begun, 2*interval, time.Second); most > pace.PerSecond {
+			t.Errorf("%d in a second", most)
+		}
+		if most, _ := b.solicitor.peak(begun, 2*interval, time.Minute); most > 60*pace.PerSecond*2/3 {
+			t.Errorf("%d in a minute leave too few turns for what the kernel sends", most)
+		}
+		b.solicitor.longest(t, n, time.Now())
+	})
+}
+
+// One that is not due for long waits for nobody, whatever a scan leaves out.
+func TestRationTakesTheMostUrgent(t *testing.T) {
+	s := sweeper(newFake())
+	s.loads[eth0] = &load{rate: pace.PerSecond, due: 500}
+	var jobs []Job
+	for i := range 500 {
+		device := neigh.Link{Index: eth0, Uplink: true}
+		if i%5 == 0 {
+			device = neigh.Link{Index: cali0}
+		}
+		jobs = append(jobs, Job{Link: device, left: time.Duration(500-i) * time.Second})
+	}
+	s.inFlight[neigh.Key{Index: eth0}] = struct{}{}
+	uplinks, others := 0, 0
+	for _, j := range s.ration(jobs) {
+		switch {
+		case !j.Link.Uplink:
+			others++
+		case j.left > 140*time.Second || !j.crowd:
+			t.Errorf("%+v", j)
+		default:
+			uplinks++
+		}
+	}
+	if uplinks != 109 || others != 100 {
+		t.Errorf("%d of the uplink and %d others, want what two scan periods and a second have room for, and all", uplinks, others)
+	}
+}
