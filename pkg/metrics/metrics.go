@@ -236,7 +236,7 @@ var (
 		"Entries of route next hops at the last scan, by device and NUD state; unlike their ages, those that are incomplete as well.",
 		"device", "state")
 	overdueDesc = desc("overdue_entries",
-		"Learned entries with one of the kernel's three ages above the interval at the last scan: 0, but for the first seconds and for an agent that is not acting.")
+		"Learned entries with one of the kernel's three ages above the interval at the last scan: 0, but for a start (a few seconds, and a tenth of one for each entry in use) and for an agent that is not acting.")
 	keptDesc = desc("kept_entries",
 		"Entries that the agent leaves alone at the last scan, by the reason why.",
 		"reason")

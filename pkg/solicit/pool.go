@@ -3,6 +3,7 @@ package solicit
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -11,14 +12,14 @@ import (
 // this index, has to come from: see Target.Source.
 type Sender func(addr netip.Addr, device int) (netip.Addr, error)
 
-// Pool asks on any interface, and keeps a Conn that is not in use for the next
-// Ask there. Its methods may be called by several goroutines, and several Asks
+// Pool asks on any interface, and keeps Conns that are not in use for the next
+// Asks there. Its methods may be called by several goroutines, and several Asks
 // may be under way at once.
 type Pool struct {
 	sender Sender
 
 	mu     sync.Mutex
-	idle   map[int]idleConn // one for each interface
+	idle   map[int][]idleConn // by interface, the one used last behind
 	closed bool
 }
 
@@ -28,14 +29,19 @@ type idleConn struct {
 	since time.Time
 }
 
-// maxIdle is how long a Conn is kept for the next Ask: interfaces come and go.
-const maxIdle = 10 * time.Minute
+const (
+	// maxIdle is how long a Conn is kept for the next Ask: interfaces come and go.
+	maxIdle = 10 * time.Minute
+	// maxKept is how many are kept for an interface. Ten Asks a second, of half a
+	// second each, need five.
+	maxKept = 8
+)
 
 // NewPool returns a Pool without any Conn. It calls sender for each target that
 // has no Source, just before the frame is sent: a node can lose an address at
 // any time, and a frame that still names it takes the address away from its new
 // holder in the tables of whoever hears it.
-func NewPool(sender Sender) *Pool { return &Pool{sender: sender, idle: make(map[int]idleConn)} }
+func NewPool(sender Sender) *Pool { return &Pool{sender: sender, idle: make(map[int][]idleConn)} }
 
 // Ask is Conn.Ask on the interface with this index, in the network namespace of
 // the calling thread. Targets without a Source are asked for from where sender
@@ -70,30 +76,36 @@ func (p *Pool) Ask(ctx context.Context, index int, targets []Target, window time
 // take returns a Conn that is not in use.
 func (p *Pool) take(index int) (*Conn, error) {
 	p.mu.Lock()
-	idle, ok := p.idle[index]
-	delete(p.idle, index)
+	var conn *Conn
+	if idle := p.idle[index]; len(idle) > 0 {
+		conn, p.idle[index] = idle[len(idle)-1].Conn, idle[:len(idle)-1]
+	}
 	var old []idleConn
-	for i, c := range p.idle {
-		if time.Since(c.since) > maxIdle {
-			old = append(old, c)
+	for i, idle := range p.idle {
+		kept := slices.IndexFunc(idle, func(c idleConn) bool { return time.Since(c.since) <= maxIdle })
+		if kept < 0 {
+			kept = len(idle)
 			delete(p.idle, i)
+		} else {
+			p.idle[i] = idle[kept:]
 		}
+		old = append(old, idle[:kept]...)
 	}
 	p.mu.Unlock()
 	for _, c := range old {
 		_ = c.Close()
 	}
-	if ok {
-		return idle.Conn, nil
+	if conn != nil {
+		return conn, nil
 	}
 	return Dial(index)
 }
 
-// give keeps a Conn for the next Ask, or closes it where one is kept already.
+// give keeps a Conn for the next Ask, or closes it where enough are kept already.
 func (p *Pool) give(index int, c *Conn) {
 	p.mu.Lock()
-	if _, ok := p.idle[index]; !ok && !p.closed {
-		p.idle[index], c = idleConn{c, time.Now()}, nil
+	if !p.closed && len(p.idle[index]) < maxKept {
+		p.idle[index], c = append(p.idle[index], idleConn{c, time.Now()}), nil
 	}
 	p.mu.Unlock()
 	if c != nil {
@@ -107,7 +119,9 @@ func (p *Pool) Close() {
 	idle := p.idle
 	p.idle, p.closed = nil, true
 	p.mu.Unlock()
-	for _, c := range idle {
-		_ = c.Close()
+	for _, conns := range idle {
+		for _, c := range conns {
+			_ = c.Close()
+		}
 	}
 }
