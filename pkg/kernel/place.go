@@ -98,20 +98,6 @@ func (t *Table) carrier(a netip.Addr, p *neigh.Place) error {
 	return nil
 }
 
-// link reads one device.
-func (t *Table) link(index int) (link neigh.Link, err error) {
-	err = t.one(unix.RTM_GETLINK, func(b []byte, seq uint32) []byte {
-		return appendMessage(b, unix.RTM_GETLINK, 0, seq, linkRequest(index))
-	}, func(body []byte) error {
-		link, err = decodeLink(body)
-		return err
-	})
-	if err != nil {
-		return neigh.Link{}, fmt.Errorf("reading device %d: %w", index, err)
-	}
-	return link, nil
-}
-
 // Route is the kernel's way to an address.
 type Route struct {
 	Index   int        // of the device

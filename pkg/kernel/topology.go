@@ -11,27 +11,35 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 )
 
-// Topology reads the devices, their addresses, and the next hops of all routes
-// in all tables.
+// Topology reads the devices, their addresses and base_reachable_time, and the next
+// hops of all routes in all tables.
 //
 // A dump that was interrupted by a change is taken as it is. On a node that
 // speaks BGP routes change all the time, and what is missing does no harm: an
 // entry on an unknown device is kept, and a next hop that is not known as one
-// is renewed like any other entry.
+// is renewed like any other entry. Only the devices are read again then. Nor does
+// it matter much where base_reachable_time cannot be read: few change it.
 func (t *Table) Topology() (neigh.Topology, error) {
 	t.dumping.Lock()
 	defer t.dumping.Unlock()
 	topo := neigh.Topology{Links: make(map[int]neigh.Link), NextHops: make(map[neigh.Key]bool)}
-	err := t.dumps.list(unix.RTM_GETLINK, linkRequest(0), func(b []byte) error {
-		l, err := decodeLink(b)
-		if err == nil {
-			topo.Links[l.Index] = l
+	var s stack
+	err := t.dumps.devices(0, func(d *device) {
+		topo.Links[d.Index] = d.Link
+		s.add(d)
+	})
+	if err != nil {
+		return neigh.Topology{}, fmt.Errorf("listing devices: %w", err)
+	}
+	s.mark(topo.Links)
+	_ = t.dumps.list(unix.RTM_GETNEIGHTBL, make([]byte, ndtmsgLen), func(b []byte) error {
+		p, err := decodeParms(b)
+		if l, ok := topo.Links[p.index]; ok {
+			l.BaseReachable[p.family] = p.baseReachable
+			topo.Links[p.index] = l
 		}
 		return err
 	})
-	if tolerate(err) != nil {
-		return neigh.Topology{}, fmt.Errorf("listing devices: %w", err)
-	}
 	err = t.dumps.addresses(unix.AF_UNSPEC, func(own ownAddress) {
 		if onLinkSubnet(own.Prefix) {
 			markUplink(topo.Links, own.index)
@@ -104,15 +112,6 @@ func (c *conn) listAddresses(family uint8, device int, each func(ownAddress)) er
 	})
 }
 
-// linkRequest is the body of a request for one device, or for all of them where
-// the index is 0, without their counters.
-func linkRequest(index int) []byte {
-	const skipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS
-	b := make([]byte, unix.SizeofIfInfomsg)
-	binary.NativeEndian.PutUint32(b[4:], uint32(index)) //nolint:gosec // an int32 by origin
-	return appendAttr(b, unix.IFLA_EXT_MASK, binary.NativeEndian.AppendUint32(nil, skipStats))
-}
-
 // tolerate takes an interrupted list for a whole one, unless it was refused
 // (EBUSY), and nothing has been read.
 func tolerate(err error) error {
@@ -135,39 +134,6 @@ func markUplink(links map[int]neigh.Link, index int) {
 		l.Uplink = true
 		links[index] = l
 	}
-}
-
-// linkOf leaves Uplink to whoever knows addresses and routes.
-func linkOf(index int, name string, flags uint32) neigh.Link {
-	return neigh.Link{
-		Index:        index,
-		Name:         name,
-		Loopback:     flags&unix.IFF_LOOPBACK != 0,
-		NoARP:        flags&unix.IFF_NOARP != 0,
-		PointToPoint: flags&unix.IFF_POINTOPOINT != 0,
-	}
-}
-
-// decodeLink reads the body of an RTM_NEWLINK message.
-func decodeLink(b []byte) (neigh.Link, error) {
-	if len(b) < unix.SizeofIfInfomsg {
-		return neigh.Link{}, fmt.Errorf("ifinfomsg of %d bytes: %w", len(b), neigh.ErrMalformed)
-	}
-	l := linkOf(index(b[4:]), "", binary.NativeEndian.Uint32(b[8:]))
-	for b = b[unix.SizeofIfInfomsg:]; len(b) >= rtattrLen; {
-		typ, v, rest, err := nextAttr(b)
-		if err != nil {
-			return neigh.Link{}, err
-		}
-		if typ == unix.IFLA_IFNAME {
-			l.Name = unix.ByteSliceToString(v)
-		}
-		b = rest
-	}
-	if l.Name == "" {
-		return neigh.Link{}, fmt.Errorf("device %d without a name: %w", l.Index, neigh.ErrMalformed)
-	}
-	return l, nil
 }
 
 // ownAddress is one of this host's own, with the length of its network's prefix.

@@ -6,8 +6,11 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -43,6 +46,8 @@ func TestTopologyAgreesWithTheLibrary(t *testing.T) {
 	} {
 		h.IP(args)
 	}
+	h.Sysctl("net/ipv4/neigh/eth1/base_reachable_time_ms", "200000")
+	h.Sysctl("net/ipv6/neigh/eth2/base_reachable_time_ms", "1800000")
 	for i := range 300 {
 		h.IP(fmt.Sprintf("route add 10.10.%d.%d/32 via 10.0.0.%d", i/200, i%200, 2+i%200))
 	}
@@ -84,7 +89,17 @@ func libraryTopology() (topo neigh.Topology, err error) {
 	}
 	for _, l := range links {
 		a := l.Attrs()
-		topo.Links[a.Index] = linkOf(a.Index, a.Name, a.RawFlags)
+		l := linkOf(a.Index, a.Name, a.RawFlags)
+		for i, version := range []string{"ipv4", "ipv6"} {
+			ms, err := os.ReadFile("/proc/sys/net/" + version + "/neigh/" + a.Name + "/base_reachable_time_ms")
+			if err != nil {
+				return topo, err
+			}
+			if l.BaseReachable[i], err = time.ParseDuration(strings.TrimSpace(string(ms)) + "ms"); err != nil {
+				return topo, err
+			}
+		}
+		topo.Links[a.Index] = l
 	}
 	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
@@ -142,8 +157,8 @@ func hopsOf(b []byte) (map[neigh.Key]bool, error) {
 }
 
 func TestDecodeTopology(t *testing.T) {
-	if l, err := decodeLink(linkBody); err != nil || l != (neigh.Link{Index: 7, Name: "eth0", NoARP: true}) {
-		t.Errorf("device: %+v, %v", l, err)
+	if d, err := decodeLink(linkBody); err != nil || d != (device{Link: neigh.Link{Index: 7, Name: "eth0", NoARP: true}}) {
+		t.Errorf("device: %+v, %v", d, err)
 	}
 	if a, err := decodeAddress(addressBody); err != nil || a != (ownAddress{
 		Prefix: netip.MustParsePrefix("10.5.0.1/24"), subnet: netip.MustParsePrefix("10.5.0.2/24"),
@@ -209,8 +224,20 @@ func TestTopologyInterrupted(t *testing.T) {
 	done := func(seq uint32) []byte {
 		return netlinkMessage(unix.NLMSG_DONE, unix.NLM_F_MULTI|unix.NLM_F_DUMP_INTR, seq, u32s(0))
 	}
-	table := answers(append(netlinkMessage(unix.RTM_NEWLINK, unix.NLM_F_MULTI, 1, linkBody, make([]byte, align(len(linkBody))-len(linkBody))), done(1)...), done(2), done(3))
+	padding := make([]byte, align(len(linkBody))-len(linkBody))
+	table := answers(append(netlinkMessage(unix.RTM_NEWLINK, unix.NLM_F_MULTI, 1, linkBody, padding), done(1)...), done(2), done(3), done(4), done(5), done(6))
 	if topo, err := table.Topology(); err != nil || topo.Links[7].Name != "eth0" {
+		t.Errorf("%+v, %v", topo, err)
+	}
+	// The port that makes a bridge one that answers for others is found when the
+	// devices are read again.
+	bridge := slices.Concat(u32s(0, 7, 0, 0), appendAttr(nil, unix.IFLA_IFNAME, []byte("br0\x00")))
+	whole := func(seq uint32) []byte { return netlinkMessage(unix.NLMSG_DONE, unix.NLM_F_MULTI, seq, u32s(0)) }
+	table = answers(
+		append(netlinkMessage(unix.RTM_NEWLINK, unix.NLM_F_MULTI, 1, bridge), done(1)...),
+		slices.Concat(netlinkMessage(unix.RTM_NEWLINK, unix.NLM_F_MULTI, 2, bridge), netlinkMessage(unix.RTM_NEWLINK, unix.NLM_F_MULTI, 2, portBody), whole(2)),
+		whole(3), whole(4), whole(5))
+	if topo, err := table.Topology(); err != nil || !topo.Links[7].Suppresses {
 		t.Errorf("%+v, %v", topo, err)
 	}
 	busy := netlinkMessage(unix.NLMSG_ERROR, 0, 1, u32s(^uint32(unix.EBUSY)+1))
@@ -220,13 +247,17 @@ func TestTopologyInterrupted(t *testing.T) {
 }
 
 func FuzzDecodeTopology(f *testing.F) {
-	for _, b := range [][]byte{linkBody, addressBody, routeBody, wayBody, multipathBody} {
+	for _, b := range [][]byte{linkBody, portBody, vlanBody, parmsBody, addressBody, routeBody, wayBody, multipathBody} {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		l, err := decodeLink(b)
 		if err == nil && l.Name == "" || err != nil && !errors.Is(err, neigh.ErrMalformed) {
 			t.Errorf("device %+v, %v", l, err)
+		}
+		p, err := decodeParms(b)
+		if err != nil && (p != parms{} || !errors.Is(err, neigh.ErrMalformed)) || p.family < 0 || p.family > 1 || p.baseReachable < 0 || 2*p.baseReachable < 0 {
+			t.Errorf("parameters %+v, %v", p, err)
 		}
 		if r, err := decodeWay(b); err != nil && (r != Route{} || !errors.Is(err, neigh.ErrMalformed)) {
 			t.Errorf("way: %+v, %v", r, err)

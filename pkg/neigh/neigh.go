@@ -34,7 +34,7 @@ type Entry struct {
 	// The three ages that `ip -statistics neighbour` prints as
 	// used/confirmed/updated, with the kernel's resolution of 10 ms.
 	Used      time.Duration // since a packet last took the slow path through the entry
-	Confirmed time.Duration // since the neighbour last proved reachable; starts at 2 x base_reachable_time
+	Confirmed time.Duration // since the neighbour last proved reachable; starts at Link.UnconfirmedAge
 	Updated   time.Duration // since the state or the link-layer address last changed
 }
 
@@ -235,6 +235,36 @@ type Link struct {
 	// or that a route's next hop uses. A node has few of them, so they may
 	// name metric series; its pod devices are none.
 	Uplink bool
+
+	// Suppresses is set for a bridge with a port that has neigh_suppress or
+	// neigh_vlan_suppress, and for a VLAN or macvlan on one. As long as this host's own
+	// entry for a neighbour is valid, such a bridge answers a broadcast for it out of
+	// that entry, and sends the answer, which bears the neighbour's link-layer address,
+	// out of its ports (br_do_proxy_suppress_arp and br_do_suppress_nd in
+	// net/bridge/br_arp_nd_proxy.c): the switch behind them learns the neighbour here.
+	Suppresses bool
+
+	// BaseReachable is the base_reachable_time of the device, for IPv4 and IPv6; zero
+	// where it is not known.
+	BaseReachable [2]time.Duration
+}
+
+// defaultBaseReachable is the base_reachable_time of a device that nobody has set
+// (REACHABLE_TIME of RFC 4861 section 10; arp_tbl and nd_tbl in the kernel).
+const defaultBaseReachable = 30 * time.Second
+
+// UnconfirmedAge is where the kernel starts the confirmed age of a new entry for a:
+// twice the base_reachable_time of the device (___neigh_create in
+// net/core/neighbour.c).
+func (l *Link) UnconfirmedAge(a netip.Addr) time.Duration {
+	base := l.BaseReachable[0]
+	if !a.Is4() {
+		base = l.BaseReachable[1]
+	}
+	if base == 0 {
+		base = defaultBaseReachable
+	}
+	return 2 * base
 }
 
 // Topology is a snapshot of everything around the table that a decision

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 )
 
 func TestState(t *testing.T) {
@@ -166,6 +167,25 @@ func TestFamily(t *testing.T) {
 	} {
 		if got := Family(netip.MustParseAddr(addr)); got != want {
 			t.Errorf("Family(%s) = %q, want %q", addr, got, want)
+		}
+	}
+}
+
+func TestUnconfirmedAge(t *testing.T) {
+	v4, v6 := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fe80::1")
+	link := Link{BaseReachable: [2]time.Duration{200 * time.Second, 30 * time.Minute}}
+	for _, tt := range []struct {
+		link Link
+		addr netip.Addr
+		want time.Duration
+	}{
+		{link, v4, 400 * time.Second},
+		{link, v6, time.Hour},
+		{Link{}, v4, time.Minute}, // unknown: the kernel's default
+		{Link{}, v6, time.Minute},
+	} {
+		if got := tt.link.UnconfirmedAge(tt.addr); got != tt.want {
+			t.Errorf("%v, %v: %v, want %v", tt.link.BaseReachable, tt.addr, got, tt.want)
 		}
 	}
 }

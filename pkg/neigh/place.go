@@ -5,7 +5,7 @@ import "net/netip"
 // Place is where the kernel would send packets for an address.
 type Place struct {
 	// Link is the device they leave by, or, for a local address, the device
-	// that carries it. Its Uplink is not filled in.
+	// that carries it. Its Uplink and BaseReachable are not filled in.
 	Link    Link
 	Gateway netip.Addr // not valid where the address is on link, or local
 

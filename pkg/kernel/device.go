@@ -1,0 +1,258 @@
+package kernel
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+)
+
+// deviceTries is how often the list of devices is read, as long as changes
+// interrupt it.
+const deviceTries = 3
+
+// maxStack is how many devices may lie on top of one another (MAX_NEST_DEV in
+// include/linux/netdevice.h).
+const maxStack = 8
+
+// device is a network device as RTM_NEWLINK describes it. Its Suppresses is not
+// filled in: that takes other devices.
+type device struct {
+	neigh.Link
+	bridge bool // it is a bridge itself
+	lower  int  // the index of the device that a VLAN or macvlan lies on; 0 for any other, and where that is in another namespace
+	master int  // the index of the device that it is enslaved to, or 0
+	// suppressing is set for a port of the bridge master that has neigh_suppress or
+	// neigh_vlan_suppress.
+	suppressing bool
+}
+
+// stacked are the kinds of devices that hand their frames to another one as they
+// are. An entry of theirs is asked for through that one.
+//
+// Bonds and teams are none: a bridge looks for entries of its own and of its VLANs,
+// not for those of a device that it is enslaved to. VRFs have no entries.
+func stacked(kind []byte) bool {
+	switch string(kind) {
+	case "vlan", "macvlan", "macvtap", "ipvlan", "ipvtap":
+		return true
+	}
+	return false
+}
+
+// stack says which devices lie on a bridge that answers for others.
+type stack struct {
+	bridges map[int]bool // that do so, by index
+	lower   map[int]int  // the device that a VLAN or macvlan lies on
+}
+
+func (s *stack) add(d *device) {
+	if s.bridges == nil {
+		s.bridges, s.lower = make(map[int]bool), make(map[int]int)
+	}
+	if d.suppressing {
+		s.bridges[d.master] = true
+	}
+	if d.lower != 0 {
+		s.lower[d.Index] = d.lower
+	}
+}
+
+// mark sets Suppresses where it belongs.
+func (s *stack) mark(links map[int]neigh.Link) {
+	if len(s.bridges) == 0 {
+		return
+	}
+	for i, l := range links {
+		if l.Suppresses = s.suppresses(i); l.Suppresses {
+			links[i] = l
+		}
+	}
+}
+
+func (s *stack) suppresses(index int) bool {
+	for range maxStack + 1 {
+		if s.bridges[index] {
+			return true
+		}
+		lower, ok := s.lower[index]
+		if !ok {
+			break
+		}
+		index = lower
+	}
+	return false
+}
+
+// devices lists all devices, or those enslaved to one where master is not 0. A list
+// that was interrupted by a change is read again, and each is called again: what is
+// missing may be the port that makes a bridge one that answers for others. If changes
+// never end, it is taken as it is.
+func (c *conn) devices(master int, each func(*device)) error {
+	var d device // one for all
+	for range deviceTries {
+		err := c.list(unix.RTM_GETLINK, linkRequest(0, master), func(b []byte) error {
+			var err error
+			if d, err = decodeLink(b); err == nil && (master == 0 || d.master == master) {
+				each(&d)
+			}
+			return err
+		})
+		if err == nil || tolerate(err) != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// device reads one device.
+func (t *Table) device(index int) (d device, err error) {
+	err = t.one(unix.RTM_GETLINK, func(b []byte, seq uint32) []byte {
+		return appendMessage(b, unix.RTM_GETLINK, 0, seq, linkRequest(index, 0))
+	}, func(body []byte) error {
+		d, err = decodeLink(body)
+		return err
+	})
+	if err != nil {
+		return device{}, fmt.Errorf("reading device %d: %w", index, err)
+	}
+	return d, nil
+}
+
+// link reads one device, and those below it.
+func (t *Table) link(index int) (neigh.Link, error) {
+	d, err := t.device(index)
+	link := d.Link
+	for range maxStack {
+		if err != nil || d.lower == 0 {
+			break
+		}
+		d, err = t.device(d.lower)
+	}
+	if err == nil && d.bridge {
+		t.mu.Lock() // not t.dumping, which a long scan holds
+		err = t.conn.devices(d.Index, func(port *device) { link.Suppresses = link.Suppresses || port.suppressing })
+		t.mu.Unlock()
+		if err != nil {
+			err = fmt.Errorf("listing the ports of %s: %w", d.Name, err)
+		}
+	}
+	if err != nil {
+		return neigh.Link{}, err
+	}
+	return link, nil
+}
+
+// linkRequest is the body of a request for one device, or for all of them where
+// index is 0, without their counters. The kernel leaves out those that are not
+// enslaved to master unless that is 0 (Linux 4.6).
+func linkRequest(index, master int) []byte {
+	const skipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS
+	b := make([]byte, unix.SizeofIfInfomsg)
+	binary.NativeEndian.PutUint32(b[4:], uint32(index)) //nolint:gosec // an int32 by origin
+	b = appendAttr(b, unix.IFLA_EXT_MASK, binary.NativeEndian.AppendUint32(nil, skipStats))
+	if master != 0 {
+		b = appendAttr(b, unix.IFLA_MASTER, binary.NativeEndian.AppendUint32(nil, uint32(master))) //nolint:gosec // an int32 by origin
+	}
+	return b
+}
+
+// linkOf leaves the rest to whoever knows addresses, routes and other devices.
+func linkOf(index int, name string, flags uint32) neigh.Link {
+	return neigh.Link{
+		Index:        index,
+		Name:         name,
+		Loopback:     flags&unix.IFF_LOOPBACK != 0,
+		NoARP:        flags&unix.IFF_NOARP != 0,
+		PointToPoint: flags&unix.IFF_POINTOPOINT != 0,
+	}
+}
+
+// decodeLink reads the body of an RTM_NEWLINK message.
+func decodeLink(b []byte) (device, error) {
+	if len(b) < unix.SizeofIfInfomsg {
+		return device{}, fmt.Errorf("ifinfomsg of %d bytes: %w", len(b), neigh.ErrMalformed)
+	}
+	d := device{Link: linkOf(index(b[4:]), "", binary.NativeEndian.Uint32(b[8:]))}
+	var lower int
+	var elsewhere bool
+	var info linkInfo
+	for b = b[unix.SizeofIfInfomsg:]; len(b) >= rtattrLen; {
+		typ, v, rest, err := nextAttr(b)
+		if err != nil {
+			return device{}, err
+		}
+		b = rest
+		switch typ {
+		case unix.IFLA_IFNAME:
+			d.Name = unix.ByteSliceToString(v)
+		case unix.IFLA_LINK:
+			lower, err = indexAttr(typ, v)
+		case unix.IFLA_LINK_NETNSID:
+			elsewhere = true
+		case unix.IFLA_MASTER:
+			d.master, err = indexAttr(typ, v)
+		case unix.IFLA_LINKINFO:
+			info, err = decodeLinkInfo(v)
+		}
+		if err != nil {
+			return device{}, err
+		}
+	}
+	if d.Name == "" {
+		return device{}, fmt.Errorf("device %d without a name: %w", d.Index, neigh.ErrMalformed)
+	}
+	d.bridge, d.suppressing = info.bridge, info.suppressing
+	if info.stacked && !elsewhere {
+		d.lower = lower
+	}
+	return d, nil
+}
+
+// indexAttr reads an attribute of RTM_NEWLINK that is an interface index.
+func indexAttr(typ uint16, v []byte) (int, error) {
+	if len(v) < 4 {
+		return 0, fmt.Errorf("attribute %d of a device, of %d bytes: %w", typ, len(v), neigh.ErrMalformed)
+	}
+	return index(v), nil
+}
+
+// linkInfo is what IFLA_LINKINFO says.
+type linkInfo struct{ bridge, stacked, suppressing bool }
+
+func decodeLinkInfo(b []byte) (info linkInfo, err error) {
+	var kind, master, port []byte
+	for len(b) >= rtattrLen {
+		typ, v, rest, err := nextAttr(b)
+		if err != nil {
+			return linkInfo{}, err
+		}
+		switch typ {
+		case unix.IFLA_INFO_KIND:
+			kind = bytes.TrimRight(v, "\x00")
+		case unix.IFLA_INFO_SLAVE_KIND:
+			master = bytes.TrimRight(v, "\x00")
+		case unix.IFLA_INFO_SLAVE_DATA:
+			port = v
+		}
+		b = rest
+	}
+	info.bridge, info.stacked = string(kind) == "bridge", stacked(kind)
+	if string(master) != "bridge" {
+		return info, nil
+	}
+	for len(port) >= rtattrLen {
+		typ, v, rest, err := nextAttr(port)
+		if err != nil {
+			return linkInfo{}, err
+		}
+		if typ == unix.IFLA_BRPORT_NEIGH_SUPPRESS || typ == unix.IFLA_BRPORT_NEIGH_VLAN_SUPPRESS {
+			info.suppressing = info.suppressing || len(v) > 0 && v[0] != 0
+		}
+		port = rest
+	}
+	return info, nil
+}
