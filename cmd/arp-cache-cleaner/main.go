@@ -160,19 +160,13 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	if err := server.CheckConfig(o.WebConfig); err != nil {
 		return fmt.Errorf("--web.config.file: %w", err)
 	}
-	web, err := server.Listen(ctx, o.Web, o.WebConfig, server.Metrics(m.Handler(log)), log)
-	if err != nil {
-		return fmt.Errorf("--web.listen-address: %w", err)
-	}
-	health, err := server.Listen(ctx, o.Health, "", // kubelet has no credentials
+	web := server.New("--web.listen-address", o.Web, o.WebConfig, server.Metrics(m.Handler(log)), log)
+	health := server.New("--health.listen-address", o.Health, "", // kubelet has no credentials
 		server.Health(
 			func() error { return sweeper.Live(time.Now()) },
 			func() error { return sweeper.Ready(time.Now()) }), log)
-	if err != nil {
-		return fmt.Errorf("--health.listen-address: %w", err)
-	}
 	log.Info("starting", "version", version, "interval", o.Interval, "scan_period", o.ScanPeriod,
-		"acting", acting, "reason", reason, "metrics", web.Addrs(), "health", health.Addrs())
+		"acting", acting, "reason", reason)
 	if !acting {
 		log.Warn("observing only, nothing is renewed", "act", o.Act, "vendor", vendor)
 	}

@@ -291,7 +291,7 @@ func TestAgentServesAndStops(t *testing.T) {
 	if code, took := p.stop(); code != 0 || took > time.Second {
 		t.Errorf("after SIGTERM: exit code %d in %v, want 0 within 1 s; log:\n%s", code, took, p.stderr.String())
 	}
-	for _, want := range []string{"msg=starting ", " acting=true reason=always ", "msg=stopped\n"} {
+	for _, want := range []string{"msg=starting ", " acting=true reason=always\n", "msg=stopped\n"} {
 		if !strings.Contains(p.stderr.String(), want) {
 			t.Errorf("the log does not say %s:\n%s", want, p.stderr.String())
 		}
@@ -359,20 +359,81 @@ func TestAgentWithoutNetAdmin(t *testing.T) {
 	}
 }
 
-func TestPortTaken(t *testing.T) {
-	n := node(t)
-	first := start(t, n)
-	first.ready()
-	for _, tt := range []struct{ web, says string }{
-		{"127.0.0.1:10330", "--web.listen-address: listening on 127.0.0.1:10330: "},
-		{"127.0.0.1:10332", "--health.listen-address: listening on 127.0.0.1:10331: "},
-	} {
-		second := prepare(t, n, "--web.listen-address="+tt.web, "--health.listen-address=127.0.0.1:10331")
-		second.launch(nil)
-		code, log := second.wait(), second.stderr.String()
-		if code != 1 || !strings.Contains(log, "arp-cache-cleaner: "+tt.says) || !strings.Contains(log, "address already in use") {
-			t.Errorf("exit code %d: %q, want %s", code, log, tt.says)
+// An address that the node does not have, or a port that another process has, is
+// said once. The agent renews entries meanwhile, and takes the address when it can.
+func TestEndpointsDoNotStopTheWork(t *testing.T) {
+	const host = "10.0.0.99"
+	have := func(n *lab.Host) { n.IP("addr add " + host + "/32 dev eth0") }
+	take := func(port string) func(*testing.T, *lab.Host) func() {
+		return func(t *testing.T, n *lab.Host) func() {
+			have(n)
+			var l net.Listener
+			if err := n.Do(func() (err error) {
+				l, err = net.Listen("tcp", net.JoinHostPort(host, port))
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = l.Close() })
+			return func() { _ = l.Close() }
 		}
+	}
+	for _, tt := range []struct {
+		name    string
+		trouble func(*testing.T, *lab.Host) (end func())
+		says    []string
+	}{
+		{"no such address", func(_ *testing.T, n *lab.Host) func() { return func() { have(n) } }, []string{
+			`flag=--web.listen-address address=10.0.0.99:10330 every=5s err="listen tcp 10.0.0.99:10330: bind: cannot assign requested address"`,
+			`flag=--health.listen-address address=10.0.0.99:10331 every=5s err="listen tcp 10.0.0.99:10331: bind: cannot assign requested address"`,
+		}},
+		{"metrics port taken", take("10330"), []string{
+			`flag=--web.listen-address address=10.0.0.99:10330 every=5s err="listen tcp 10.0.0.99:10330: bind: address already in use"`,
+		}},
+		{"health port taken", take("10331"), []string{
+			`flag=--health.listen-address address=10.0.0.99:10331 every=5s err="listen tcp 10.0.0.99:10331: bind: address already in use"`,
+		}},
+		{"address comes, goes and comes back", func(_ *testing.T, n *lab.Host) func() { have(n); return func() {} }, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := node(t)
+			end := tt.trouble(t, n)
+			p := prepare(t, n, "--interval=1s", "--vip=none", "--listen-host="+host)
+			p.launch(nil)
+			t.Cleanup(p.kill)
+			renews := func(when string) {
+				t.Helper()
+				n.IP("neigh replace 10.0.0.50 lladdr 02:00:00:00:00:50 dev eth0 nud stale")
+				eventually(t, "an idle entry is renewed "+when, func() bool { return !strings.Contains(n.IP("neigh"), "10.0.0.50") })
+			}
+			served := func() bool {
+				metrics, _ := p.get("http://" + host + ":10330/metrics")
+				ready, _ := p.get("http://" + host + ":10331/readyz")
+				return metrics == http.StatusOK && ready == http.StatusOK
+			}
+			renews("at the start")
+			if tt.says != nil && served() {
+				t.Fatal("both endpoints are served in spite of the trouble")
+			}
+			end()
+			eventually(t, "both endpoints are served", served)
+			n.IP("addr del " + host + "/32 dev eth0")
+			renews("without the address")
+			have(n)
+			eventually(t, "both endpoints are served again", served)
+			if code, took := p.stop(); code != 0 || took > time.Second {
+				t.Errorf("after SIGTERM: exit code %d in %v", code, took)
+			}
+			log := p.stderr.String()
+			for _, says := range tt.says {
+				if strings.Count(log, `level=WARN msg="cannot listen: the address is tried again, and all else goes on" `+says) != 1 {
+					t.Errorf("the log does not say once: %s", says)
+				}
+			}
+			if strings.Count(log, "cannot listen") != len(tt.says) || strings.Count(log, "msg=listening") != 2 {
+				t.Errorf("log:\n%s", log)
+			}
+		})
 	}
 }
 

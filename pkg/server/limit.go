@@ -32,6 +32,16 @@ type limited struct {
 	conns []*conn // in the order of their coming
 }
 
+// listenLimited listens on a TCP address with that limit.
+func listenLimited(ctx context.Context, address string) (net.Listener, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	return &limited{Listener: l}, nil
+}
+
 // conn is one of them.
 type conn struct {
 	net.Conn

@@ -11,7 +11,7 @@ import (
 )
 
 // running runs a server until the test ends.
-func running(t *testing.T, s *Server) {
+func running(t *testing.T, s *opened) {
 	done := make(chan error, 1)
 	go func() { done <- s.Run(t.Context()) }()
 	t.Cleanup(func() {

@@ -91,10 +91,7 @@ func serveWith(t *testing.T, files map[string]string) string {
 		}
 	}
 	hello := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") })
-	s, err := Listen(t.Context(), []string{"127.0.0.1:0", "127.0.0.1:0"}, filepath.Join(dir, "web.yaml"), hello, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := open(t, New("--flag", []string{"127.0.0.1:0", "127.0.0.1:0"}, filepath.Join(dir, "web.yaml"), hello, slog.New(slog.DiscardHandler)))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()

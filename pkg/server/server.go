@@ -4,48 +4,46 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/prometheus/exporter-toolkit/web"
-	"golang.org/x/sync/errgroup"
 )
 
-// shutdownTimeout is how long requests in flight may take to finish once the
-// server is told to stop. The whole agent is to be gone within a second.
-const shutdownTimeout = 500 * time.Millisecond
+const (
+	// shutdownTimeout is how long requests in flight may take to finish once the
+	// server is told to stop. The whole agent is to be gone within a second.
+	shutdownTimeout = 500 * time.Millisecond
 
-// Server serves one handler on any number of addresses.
+	// retryEvery is how often an address is tried that cannot be listened on.
+	retryEvery = 5 * time.Second
+)
+
+// Server serves one handler on any number of addresses. An address that cannot be
+// listened on, because the host does not have it or somebody else has the port, is
+// tried again until it can: what the process does beside serving goes on without it.
 type Server struct {
-	listeners  []net.Listener
-	servers    []*http.Server // one for each listener: the toolkit changes what it is given
+	flag       string
+	addresses  []string
 	configFile string
+	handler    http.Handler
 	log        *slog.Logger
+
+	listen func(ctx context.Context, address string) (net.Listener, error)
 }
 
-// Listen opens all addresses ("host:port", "[::1]:port", ":port"), so that a
-// port that is taken is an error at start. It serves nothing yet. configFile
-// is a web configuration file of the Prometheus exporter toolkit (TLS, client
-// certificates, basic authentication), "" for plain HTTP open to everybody; it
-// is read again for every request, so that certificates and passwords can
-// change without a restart. CheckConfig says whether it can be used.
-func Listen(ctx context.Context, addresses []string, configFile string, h http.Handler, log *slog.Logger) (*Server, error) {
-	s := &Server{configFile: configFile, log: log}
-	var lc net.ListenConfig
-	for _, a := range addresses {
-		l, err := lc.Listen(ctx, "tcp", a)
-		if err != nil {
-			s.close()
-			return nil, fmt.Errorf("listening on %s: %w", a, err)
-		}
-		s.listeners = append(s.listeners, &limited{Listener: l})
-		s.servers = append(s.servers, newServer(h, log))
-	}
-	return s, nil
+// New returns a server on all addresses ("host:port", "[::1]:port", ":port"), which
+// flag, such as --web.listen-address, has given: the log names it. It opens nothing
+// yet. configFile is a web configuration file of the Prometheus exporter toolkit
+// (TLS, client certificates, basic authentication), "" for plain HTTP open to
+// everybody; it is read again for every request, so that certificates and passwords
+// can change without a restart. CheckConfig says whether it can be used.
+func New(flag string, addresses []string, configFile string, h http.Handler, log *slog.Logger) *Server {
+	return &Server{flag: flag, addresses: addresses, configFile: configFile, handler: h, log: log, listen: listenLimited}
 }
 
 // CheckConfig says what is wrong with a web configuration file that cannot be
@@ -75,50 +73,81 @@ func newServer(h http.Handler, log *slog.Logger) *http.Server {
 	return s
 }
 
-// Addrs returns the addresses listened on, with the ports chosen for :0.
-func (s *Server) Addrs() []net.Addr {
-	addrs := make([]net.Addr, len(s.listeners))
-	for i, l := range s.listeners {
-		addrs[i] = l.Addr()
-	}
-	return addrs
-}
-
 // Run serves until ctx is done, then lets requests in flight finish for a
 // moment, and returns nil.
 func (s *Server) Run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	for i, l := range s.listeners {
-		g.Go(func() error {
-			if err := s.serve(l, s.servers[i]); !errors.Is(err, http.ErrServerClosed) {
-				return fmt.Errorf("serving on %s: %w", l.Addr(), err)
-			}
-			return nil
-		})
-		g.Go(func() error {
-			<-ctx.Done()
-			grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
-			defer cancel()
-			if err := s.servers[i].Shutdown(grace); err != nil {
-				_ = s.servers[i].Close() // a client that does not hang up
-			}
-			return nil
-		})
+	var wg sync.WaitGroup
+	for _, a := range s.addresses {
+		wg.Go(func() { s.keepServing(ctx, a) })
 	}
-	return g.Wait()
+	wg.Wait()
+	return nil
 }
 
-func (s *Server) serve(l net.Listener, server *http.Server) error {
+// keepServing serves on one address until ctx is done. It says once that it cannot,
+// and once that it can again.
+func (s *Server) keepServing(ctx context.Context, address string) {
+	log := s.log.With("flag", s.flag, "address", address)
+	// flapping: it could be listened on, and was lost at once.
+	failing, flapping := false, false
+	for {
+		l, err := s.open(ctx, address)
+		if err == nil {
+			if !flapping {
+				log.Info("listening", "on", l.Addr())
+				failing = false
+			}
+			began := time.Now()
+			err = s.serve(ctx, l)
+			flapping = time.Since(began) < retryEvery
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if !failing {
+			log.Warn("cannot listen: the address is tried again, and all else goes on", "every", retryEvery, "err", err)
+			failing = true
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(retryEvery):
+		}
+	}
+}
+
+// open listens on an address, if the web configuration allows to serve on it.
+func (s *Server) open(ctx context.Context, address string) (net.Listener, error) {
+	if err := CheckConfig(s.configFile); err != nil { // a file may have become bad since the start
+		return nil, err
+	}
+	return s.listen(ctx, address)
+}
+
+// serve serves on l until ctx is done or l fails, and closes it.
+func (s *Server) serve(ctx context.Context, l net.Listener) error {
+	server := newServer(s.handler, s.log) // the toolkit changes what it is given
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+		defer cancel()
+		if err := server.Shutdown(grace); err != nil {
+			_ = server.Close() // a client that does not hang up
+		}
+	})
+	var err error
 	if s.configFile == "" {
-		return server.Serve(l)
+		err = server.Serve(l)
+	} else {
+		err = web.Serve(l, server, &web.FlagConfig{WebConfigFile: &s.configFile}, s.log)
 	}
-	return web.Serve(l, server, &web.FlagConfig{WebConfigFile: &s.configFile}, s.log)
-}
-
-func (s *Server) close() {
-	for _, l := range s.listeners {
-		_ = l.Close()
+	if !stop() {
+		<-ended
 	}
+	_ = server.Close() // with a listener that failed go its connections
+	_ = l.Close()
+	return err
 }
 
 // Health returns a handler with /healthz and /readyz and nothing else. A check

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -47,13 +48,48 @@ func TestHealth(t *testing.T) {
 	}
 }
 
-func listen(t *testing.T, h http.Handler, addresses ...string) *Server {
-	t.Helper()
-	s, err := Listen(t.Context(), addresses, "", h, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
+// opened is a server whose addresses are listened on before it runs.
+type opened struct {
+	*Server
+	listeners []net.Listener
+}
+
+// Addrs returns the addresses, with the ports chosen for :0.
+func (o *opened) Addrs() (addrs []net.Addr) {
+	for _, l := range o.listeners {
+		addrs = append(addrs, l.Addr())
 	}
-	return s
+	return addrs
+}
+
+func open(t *testing.T, s *Server) *opened {
+	t.Helper()
+	o := &opened{Server: s}
+	ready := make(map[string][]net.Listener)
+	for _, a := range s.addresses {
+		l, err := listenLimited(t.Context(), a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.listeners, ready[a] = append(o.listeners, l), append(ready[a], l)
+	}
+	var mu sync.Mutex
+	s.listen = func(_ context.Context, a string) (net.Listener, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if len(ready[a]) == 0 {
+			return nil, errors.New("listened once")
+		}
+		l := ready[a][0]
+		ready[a] = ready[a][1:]
+		return l, nil
+	}
+	return o
+}
+
+func listen(t *testing.T, h http.Handler, addresses ...string) *opened {
+	t.Helper()
+	return open(t, New("--flag", addresses, "", h, slog.New(slog.DiscardHandler)))
 }
 
 func TestServesEveryAddressUntilCancelled(t *testing.T) {
@@ -111,26 +147,6 @@ func TestStopsAlthoughARequestHangs(t *testing.T) {
 	}
 	if took := time.Since(start); took > 2*shutdownTimeout {
 		t.Errorf("stopping took %v", took)
-	}
-}
-
-func TestListenNamesTheAddress(t *testing.T) {
-	s := listen(t, http.NotFoundHandler(), "127.0.0.1:0")
-	defer s.close()
-	taken := s.Addrs()[0].String()
-	_, err := Listen(t.Context(), []string{"127.0.0.1:0", taken}, "", http.NotFoundHandler(), slog.New(slog.DiscardHandler))
-	if err == nil || !strings.Contains(err.Error(), "listening on "+taken) {
-		t.Errorf("error %v does not name %s", err, taken)
-	}
-}
-
-// A listener that fails ends the server: without its endpoints the agent is to be
-// started again.
-func TestServingNamesTheAddress(t *testing.T) {
-	s := listen(t, http.NotFoundHandler(), "127.0.0.1:0")
-	s.close()
-	if err := s.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "serving on "+s.Addrs()[0].String()+": ") {
-		t.Errorf("error %v does not name %s", err, s.Addrs()[0])
 	}
 }
 
