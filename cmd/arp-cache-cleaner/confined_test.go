@@ -10,7 +10,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-	"unsafe"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -150,19 +149,7 @@ func restrictSystemCalls() error {
 		bpf.RetConstant{Val: allow},
 		bpf.RetConstant{Val: deny},
 	)
-	raw, err := bpf.Assemble(program)
-	if err != nil {
-		return fmt.Errorf("assembling the filter of system calls: %w", err)
-	}
-	filter := make([]unix.SockFilter, len(raw))
-	for i, r := range raw {
-		filter[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
-	}
-	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&prog)), 0, 0); err != nil {
-		return fmt.Errorf("filtering system calls: %w", err)
-	}
-	return nil
+	return lab.FilterCalls(program)
 }
 
 // confined starts an agent under everything that its pod has.

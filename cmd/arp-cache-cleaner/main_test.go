@@ -437,6 +437,70 @@ func TestEndpointsDoNotStopTheWork(t *testing.T) {
 	}
 }
 
+// Where the kernel has no sock_diag, the sweep runs all the same, and a VIP that is
+// named is healed when it moves without a word.
+func TestKernelWithoutSockDiag(t *testing.T) {
+	const vipAddr, warning = "10.0.0.100", `level=WARN msg="TCP connections cannot be listed: --vip=auto finds no VIP, and those that --vip names are watched by ARP and ND alone" ` +
+		`err="opening netlink sock_diag socket: not supported by this kernel (protocol not supported)"`
+	for _, tt := range []struct {
+		vip   string
+		warns int
+	}{{"auto", 1}, {vipAddr, 1}, {"none", 0}} {
+		t.Run("vip="+tt.vip, func(t *testing.T) {
+			l := lab.Start(t)
+			sw := l.Switch()
+			n, one, two := l.Host("node"), l.Host("one"), l.Host("two")
+			n.Plug(sw, "eth0", nodeMAC, "10.0.0.1/24")
+			one.Plug(sw, "eth0", peerMAC, "10.0.0.2/24", vipAddr+"/24")
+			two.Plug(sw, "eth0", "02:00:00:00:00:03", "10.0.0.3/24")
+			n.IP("neigh add 10.0.0.50 lladdr 02:00:00:00:00:50 dev eth0 nud stale")
+			n.Touch(vipAddr)
+			p := prepare(t, n, "--interval=2s", "--vip="+tt.vip, "--web.listen-address=127.0.0.1:10330", "--health.listen-address=127.0.0.1:10331")
+			if err := n.Do(func() error {
+				return errors.Join(lab.WithoutNetlink(unix.NETLINK_SOCK_DIAG), p.cmd.Start())
+			}); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(p.kill)
+			p.ready()
+			eventually(t, "the idle entry is renewed", func() bool { return !strings.Contains(n.IP("neigh"), "10.0.0.50") })
+			if tt.vip == vipAddr {
+				eventually(t, "the VIP is watched", func() bool { return p.metric(`vip_on_link{vip="`+vipAddr+`"}`) == 1 })
+				two.IP("addr add " + vipAddr + "/24 dev eth0 nodad")
+				one.IP("addr del " + vipAddr + "/24 dev eth0")
+				eventually(t, "the VIP is healed", func() bool { return strings.Contains(n.IP("neigh show to "+vipAddr), "02:00:00:00:00:03") })
+			}
+			if code, took := p.stop(); code != 0 || took > time.Second {
+				t.Errorf("after SIGTERM: exit code %d in %v", code, took)
+			}
+			if log := p.stderr.String(); strings.Count(log, warning) != tt.warns || strings.Count(log, "sock_diag") != tt.warns {
+				t.Errorf("the log does not say %d times %s:\n%s", tt.warns, warning, log)
+			}
+		})
+	}
+}
+
+// Connections are nobody's business where no VIP is watched.
+func TestSockDiagIsOpenedForVIPsAlone(t *testing.T) {
+	n := node(t)
+	opened := func() bool { // by protocol, and port id, which of the kernel's own sockets is 0
+		for line := range strings.Lines(n.Run("cat", "/proc/net/netlink")) {
+			if f := strings.Fields(line); f[1] == fmt.Sprint(unix.NETLINK_SOCK_DIAG) && f[2] != "0" {
+				return true
+			}
+		}
+		return false
+	}
+	for value, want := range map[string]bool{"auto": true, "10.0.0.2": true, "none": false} {
+		p := start(t, n, "--vip="+value)
+		p.ready()
+		if got := opened(); got != want {
+			t.Errorf("--vip=%s: sock_diag is opened: %v, want %v", value, got, want)
+		}
+		p.stop()
+	}
+}
+
 // A file that guards the metrics and cannot be used is refused before anything
 // listens.
 func TestWebConfigCannotBeUsed(t *testing.T) {

@@ -64,6 +64,9 @@ type vipOptions struct {
 	OnConflict string
 }
 
+// watches reports whether any VIP may be watched.
+func (v *vipOptions) watches() bool { return v.Auto || len(v.Addrs) > 0 || len(v.Names) > 0 }
+
 // errHelp says that help was asked for and has been printed.
 var errHelp = errors.New("help was printed")
 

@@ -38,7 +38,7 @@ func watchVIPs(o *options, acting bool, timing policy.Timing, asker solicitor, m
 	if err != nil {
 		return nil, nil, err
 	}
-	sockets, err := kernel.OpenSockets()
+	sockets, closeSockets, err := openSockets(&o.VIP, log)
 	if err != nil {
 		table.Close()
 		return nil, nil, err
@@ -83,10 +83,42 @@ func watchVIPs(o *options, acting bool, timing policy.Timing, asker solicitor, m
 		},
 	})
 	return watcher, func() {
-		sockets.Close()
+		closeSockets()
 		table.Close()
 	}, nil
 }
+
+// openSockets returns the connections of this host, and what closes them: none
+// where no VIP is watched, or where the kernel cannot list them. That is said, and
+// is no reason to renew nothing.
+func openSockets(o *vipOptions, log *slog.Logger) (vip.Sockets, func(), error) {
+	if !o.watches() {
+		return noSockets{}, func() {}, nil
+	}
+	s, err := kernel.OpenSockets()
+	switch {
+	case errors.Is(err, neigh.ErrUnsupported), errors.Is(err, neigh.ErrPermission):
+		log.Warn("TCP connections cannot be listed: --vip=auto finds no VIP, and those that --vip names are watched by ARP and ND alone", "err", err)
+		return noSockets{}, func() {}, nil
+	case err != nil:
+		return nil, nil, err
+	}
+	return s, s.Close, nil
+}
+
+// noSockets are the connections of a host that cannot list any.
+type noSockets struct{}
+
+// List implements vip.Sockets.
+func (noSockets) List(uint16) ([]neigh.Socket, error) { return nil, nil }
+
+// Get implements vip.Sockets.
+func (noSockets) Get(*neigh.Socket) (neigh.Socket, error) {
+	return neigh.Socket{}, neigh.ErrUnsupported
+}
+
+// Destroy implements vip.Sockets.
+func (noSockets) Destroy(*neigh.Socket) error { return neigh.ErrUnsupported }
 
 func names[T ~string](values []T) []string {
 	all := make([]string, len(values))

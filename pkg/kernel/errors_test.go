@@ -1,15 +1,14 @@
 package kernel
 
 import (
-	"errors"
 	"net/netip"
 	"strings"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/lab"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 )
 
@@ -74,8 +73,8 @@ func TestErrorsNameTheirObject(t *testing.T) {
 		{"no such socket", nil, getSocket, "reading socket 10.0.0.1:40000 to 10.0.0.2:6443: not there"},
 		{"event that does not fit", nil, next, "waiting for neighbour events: event of "},
 
-		{"open", []uint32{unix.SYS_SOCKET}, func() error { _, err := Open(); return err }, "opening netlink route socket: operation not permitted"},
-		{"open sockets", []uint32{unix.SYS_SOCKET}, func() error { _, err := OpenSockets(); return err }, "opening netlink sock_diag socket: operation not permitted"},
+		{"open", []uint32{unix.SYS_SOCKET}, func() error { _, err := Open(); return err }, "opening netlink route socket: not permitted (operation not permitted)"},
+		{"open sockets", []uint32{unix.SYS_SOCKET}, func() error { _, err := OpenSockets(); return err }, "opening netlink sock_diag socket: not permitted (operation not permitted)"},
 		{"subscribe", []uint32{unix.SYS_SOCKET}, func() error { _, err := Subscribe(); return err }, "opening netlink route socket: operation not permitted"},
 		{"subscribe to events", []uint32{unix.SYS_BIND}, func() error { _, err := Subscribe(); return err }, "subscribing to neighbour events: operation not permitted"},
 		{"find out what the kernel can do", []uint32{unix.SYS_SENDTO}, table.probe, "asking the kernel for a single entry" + refused},
@@ -115,21 +114,9 @@ func deny(calls []uint32) error {
 	if len(calls) == 0 {
 		return nil
 	}
-	program := []bpf.Instruction{bpf.LoadAbsolute{Off: 0, Size: 4}} // the number, of struct seccomp_data
+	var program []bpf.Instruction
 	for _, n := range calls {
 		program = append(program, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: n, SkipTrue: 1}, bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)})
 	}
-	raw, err := bpf.Assemble(append(program, bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}))
-	if err != nil {
-		return err
-	}
-	filter := make([]unix.SockFilter, len(raw))
-	for i, r := range raw {
-		filter[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
-	}
-	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	return errors.Join(
-		unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
-		unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&prog)), 0, 0),
-	)
+	return lab.FilterCalls(append(program, bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}))
 }

@@ -358,7 +358,7 @@ func survives(t *testing.T, table *Table, kind string, what *fault, fill func())
 // The list of sockets comes through the same conn, by another decoder.
 func TestFaultsWhileListingSockets(t *testing.T) {
 	h, _ := host(t)
-	noModule := fault{name: "answer ENOENT", recv: refused(unix.ENOENT), lost: true, reason: "other", says: "not supported by this kernel: not there"}
+	noModule := fault{name: "answer ENOENT", recv: refused(unix.ENOENT), lost: true, reason: "other", says: "not supported by this kernel: no module tcp_diag: not there"}
 	for _, f := range append(append([]fault(nil), socketFaults...), dumpFaults[0], noModule) {
 		t.Run(f.name, func(t *testing.T) {
 			var s *Sockets

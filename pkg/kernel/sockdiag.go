@@ -50,16 +50,31 @@ type Sockets struct {
 }
 
 // OpenSockets opens the sockets of the calling thread's network namespace. The
-// error wraps neigh.ErrUnsupported where the kernel cannot tell of sockets.
+// error wraps neigh.ErrUnsupported where the kernel cannot list TCP sockets: it
+// has no sock_diag, or lacks one of the modules inet_diag and tcp_diag and cannot
+// load it (kernel.modules_disabled). It wraps neigh.ErrPermission where a security
+// module or a filter of system calls denies it.
 func OpenSockets() (*Sockets, error) {
 	c, err := dial(unix.NETLINK_SOCK_DIAG)
-	switch {
-	case errors.Is(err, unix.EPROTONOSUPPORT):
-		return nil, fmt.Errorf("%w: %w", neigh.ErrUnsupported, err)
-	case err != nil:
+	if err != nil {
 		return nil, err
 	}
-	return &Sockets{conn: c}, nil
+	s := &Sockets{conn: c}
+	if err := s.check(); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// check lists sockets once: what lacks a module shows only then. An error for any
+// other reason is none here, as the next list may succeed.
+func (s *Sockets) check() error {
+	_, err := s.List(0)
+	if errors.Is(err, neigh.ErrUnsupported) || errors.Is(err, neigh.ErrPermission) {
+		return fmt.Errorf("asking sock_diag: %w", err)
+	}
+	return nil
 }
 
 // Close closes the netlink socket.
@@ -108,8 +123,11 @@ func (s *Sockets) dump(port uint16) (list []neigh.Socket, err error) {
 		}
 		return err
 	})
-	if errors.Is(err, neigh.ErrGone) { // no module tcp_diag: inet_diag_lock_handler
-		err = fmt.Errorf("%w: %w", neigh.ErrUnsupported, err)
+	switch {
+	case errors.Is(err, neigh.ErrGone): // inet_diag_lock_handler
+		err = fmt.Errorf("%w: no module tcp_diag: %w", neigh.ErrUnsupported, err)
+	case errors.Is(err, neigh.ErrUnsupported): // sock_diag_rcv_msg
+		err = fmt.Errorf("no module inet_diag: %w", err)
 	}
 	return list, err
 }

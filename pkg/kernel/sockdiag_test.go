@@ -629,6 +629,55 @@ func TestDestroy(t *testing.T) {
 	}
 }
 
+// A kernel without sock_diag, or without its modules, is told from one that has them
+// and is in trouble for a moment.
+func TestSocketsThatCannotBeListed(t *testing.T) {
+	h := lab.Start(t).Host("node")
+	err := h.Do(func() error {
+		if err := lab.WithoutNetlink(unix.NETLINK_SOCK_DIAG); err != nil {
+			t.Fatal(err)
+		}
+		if table, err := Open(); err != nil {
+			t.Errorf("the neighbour table: %v", err)
+		} else {
+			table.Close()
+		}
+		_, err := OpenSockets()
+		return err
+	})
+	if want := "opening netlink sock_diag socket: not supported by this kernel (protocol not supported)"; !errors.Is(err, neigh.ErrUnsupported) || err.Error() != want {
+		t.Errorf("without sock_diag: %v, want %s", err, want)
+	}
+	for _, tt := range []struct {
+		name string
+		recv func([]byte, *faultyConn) ([]byte, error)
+		is   error // nil: they can be listed
+		says string
+	}{
+		{"no tcp_diag", refused(unix.ENOENT), neigh.ErrUnsupported, "not supported by this kernel: no module tcp_diag: not there (no such file or directory)"},
+		{"no inet_diag", refused(unix.EOPNOTSUPP), neigh.ErrUnsupported, "no module inet_diag: not supported by this kernel (operation not supported)"},
+		{"denied by a security module", refused(unix.EPERM), neigh.ErrPermission, "not permitted (operation not permitted)"},
+		{"out of memory", refused(unix.ENOMEM), nil, ""},
+		{"interrupted", refused(unix.EBUSY), nil, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := openSockets(t, h)
+			faulty := breakable(s.conn)
+			faulty.set(listing, &fault{recv: tt.recv, lost: true}) // TCPDIAG_GETSOCK has the number of RTM_GETLINK
+			err := s.check()
+			if faulty.lift() == 0 {
+				t.Fatal("the fault did not strike")
+			}
+			switch {
+			case tt.is == nil && err != nil:
+				t.Errorf("%v, want no error", err)
+			case tt.is != nil && (!errors.Is(err, tt.is) || err.Error() != "asking sock_diag: listing sockets to port 0: "+tt.says):
+				t.Errorf("%v, want %s", err, tt.says)
+			}
+		})
+	}
+}
+
 func TestSocketsWithoutNetAdmin(t *testing.T) {
 	p := newPair(t)
 	near, far := p.dial(t, p.client, "10.0.0.2:6443")
