@@ -264,7 +264,7 @@ func TestLessThanLeastPrivilege(t *testing.T) {
 		if !strings.Contains(n.IP("neigh"), "10.0.0.50") {
 			t.Error("the entry is gone")
 		}
-		if !strings.Contains(p.stderr.String(), `level=WARN msg="observing only, nothing is renewed" act=never vendor=`) {
+		if !strings.Contains(p.stderr.String(), `level=WARN msg="observing only, nothing is renewed" act=never machine=`) {
 			t.Errorf("the log does not say so:\n%s", p.stderr.String())
 		}
 	})

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/kernel"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/machine"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/metrics"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
@@ -81,8 +82,8 @@ func run(ctx context.Context, o *options, err error, stdout, stderr io.Writer) i
 // agent runs the loop, or one pass of it, with its endpoints.
 func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	log := logger(o, stderr)
-	vendor := kernel.Vendor()
-	acting, reason := decideToAct(o.Act, vendor)
+	vmware, machineIs := machine.VMware(os.DirFS("/sys"))
+	acting, reason := decideToAct(o.Act, vmware)
 	table, err := kernel.Open()
 	if err != nil {
 		return err
@@ -166,9 +167,9 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 			func() error { return sweeper.Live(time.Now()) },
 			func() error { return sweeper.Ready(time.Now()) }), log)
 	log.Info("starting", "version", version, "interval", o.Interval, "scan_period", o.ScanPeriod,
-		"acting", acting, "reason", reason)
+		"acting", acting, "reason", reason, "machine", machineIs)
 	if !acting {
-		log.Warn("observing only, nothing is renewed", "act", o.Act, "vendor", vendor)
+		log.Warn("observing only, nothing is renewed", "act", o.Act, "machine", machineIs)
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return sweeper.Run(ctx) })
@@ -218,11 +219,11 @@ func once(ctx context.Context, s *sweep.Sweeper, acting bool, reason string, std
 }
 
 // decideToAct says whether the agent renews entries, and why.
-func decideToAct(act, vendor string) (bool, string) {
+func decideToAct(act string, vmware bool) (bool, string) {
 	switch {
 	case act != "vsphere":
 		return act == "always", act
-	case vendor == kernel.VMware:
+	case vmware:
 		return true, "vsphere"
 	}
 	return false, "not_vsphere"

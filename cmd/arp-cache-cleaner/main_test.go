@@ -657,18 +657,18 @@ func TestCAFile(t *testing.T) {
 
 func TestDecideToAct(t *testing.T) {
 	for _, tt := range []struct {
-		act, vendor string
-		acting      bool
-		reason      string
+		act    string
+		vmware bool
+		acting bool
+		reason string
 	}{
-		{"always", "", true, "always"},
-		{"never", "VMware, Inc.", false, "never"},
-		{"vsphere", "VMware, Inc.", true, "vsphere"},
-		{"vsphere", "QEMU", false, "not_vsphere"},
-		{"vsphere", "", false, "not_vsphere"}, // no DMI at all
+		{"always", false, true, "always"},
+		{"never", true, false, "never"},
+		{"vsphere", true, true, "vsphere"},
+		{"vsphere", false, false, "not_vsphere"},
 	} {
-		if acting, reason := decideToAct(tt.act, tt.vendor); acting != tt.acting || reason != tt.reason {
-			t.Errorf("decideToAct(%q, %q) = %v, %q; want %v, %q", tt.act, tt.vendor, acting, reason, tt.acting, tt.reason)
+		if acting, reason := decideToAct(tt.act, tt.vmware); acting != tt.acting || reason != tt.reason {
+			t.Errorf("decideToAct(%q, %v) = %v, %q; want %v, %q", tt.act, tt.vmware, acting, reason, tt.acting, tt.reason)
 		}
 	}
 }

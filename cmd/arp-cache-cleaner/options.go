@@ -123,7 +123,7 @@ func newFlags(command string, o *options) *flags {
 		say("interval", "a duration of 1s or more, such as 300s or 5m", "300s")
 		f.DurationVar(&o.ScanPeriod, "scan-period", 0, "how often the table is read")
 		say("scan-period", "a duration from 10ms to 15s, and a tenth of --interval at most", "interval/60, 15s at most")
-		f.StringVar(&o.Act, "act", "always", "whether entries are renewed; vsphere: only where DMI names VMware as the vendor; never: dry run")
+		f.StringVar(&o.Act, "act", "always", "whether entries are renewed; vsphere: only on VMware virtual machines, by their DMI strings or PCI devices; never: dry run")
 		say("act", "always, vsphere or never", "")
 		f.BoolVar(&o.Once, "once", false, "renew everything eligible now, print a summary and exit")
 		say("once", "true or false", "")

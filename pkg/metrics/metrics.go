@@ -90,7 +90,7 @@ func New(info Info, last func() *report.Report, broadcast func() bool) *Metrics 
 	}, func() float64 { return boolean(broadcast()) })
 	acting := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "acting",
-		Help:        "1 if the agent renews entries, 0 if it only observes. The reason is how --act came to that: always; vsphere: the machine's vendor is VMware; not_vsphere: it is not; never.",
+		Help:        "1 if the agent renews entries, 0 if it only observes. The reason is how --act came to that: always; vsphere: this is a VMware virtual machine; not_vsphere: it is none; never.",
 		ConstLabels: prometheus.Labels{"reason": info.ActingReason},
 	})
 	acting.Set(boolean(info.Acting))
