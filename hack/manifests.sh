@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # Renders the chart into everything under deploy/ that is made from it:
 # deploy/manifests, the monitoring component, the ClusterResourceSet for Cluster
-# API, and the Palette pack. `make manifests` runs it; CI fails if it changes
-# anything. Takes the command for Helm.
+# API, the Palette pack, and the tables of values. `make manifests` runs it; CI
+# fails if it changes anything. Takes the command for Helm.
+#
+# The archive of the chart within the pack is made as well; what is built is in no
+# commit.
 set -euo pipefail
 cd "$(dirname "$0")/../deploy"
 helm=("$@")
@@ -11,7 +14,14 @@ version=$(sed -n 's/^version: //p' chart/Chart.yaml)
 app=$(sed -n 's/^appVersion: //p' chart/Chart.yaml)
 note="# Rendered from deploy/chart by \`make manifests\`: change it there."
 
-render() { "${helm[@]}" template $name chart --namespace $name --skip-tests "$@"; }
+# A version, as that of a Helm that was built with `go run` is one that the chart
+# refuses. What kubectl applies is not Helm's to manage.
+render() {
+  "${helm[@]}" template $name chart --namespace $name --kube-version 1.36.0 --skip-tests "$@" |
+    grep -v '^ *app.kubernetes.io/managed-by: Helm$'
+}
+
+(cd .. && go run ./hack/valuesdoc deploy/chart/values.yaml charts.$name. deploy/chart/README.md deploy/palette/$name-*/README.md)
 
 {
   echo "$note"
@@ -77,6 +87,8 @@ cat >"$pack/pack.json" <<EOF
 {
   "addonType": "system app",
   "annotations": {
+    "contributor": "arp-cache-cleaner",
+    "docsURL": "https://github.com/arp-cache-cleaner/arp-cache-cleaner",
     "source": "community"
   },
   "charts": [
@@ -85,6 +97,17 @@ cat >"$pack/pack.json" <<EOF
   "cloudTypes": [
     "vsphere"
   ],
+  "constraints": {
+    "dependencies": [
+      {
+        "layer": "k8s",
+        "maxVersion": "",
+        "minVersion": "1.21.0",
+        "packName": "kubernetes",
+        "type": "optional"
+      }
+    ]
+  },
   "displayName": "ARP Cache Cleaner",
   "layer": "addon",
   "name": "$name",
