@@ -189,7 +189,16 @@ version=$(sed -n 's/^appVersion: //p' deploy/chart/Chart.yaml)
 grep -qxF "      image: ghcr.io/$name/$name:$version" deploy/chart/Chart.yaml || fail "the images for Artifact Hub are not of $version"
 icon=$(sed -n "s,^icon: https://raw.githubusercontent.com/$name/$name/$version/,,p" deploy/chart/Chart.yaml)
 [ -n "$icon" ] && [ -e "$icon" ] || fail "the chart's icon is no file of $version"
-if grep -o 'ref=[^"]*' deploy/kustomization.yaml | grep -vx "ref=$version"; then fail "deploy/kustomization.yaml shows another version than $version"; fi
+# What the documents have one type names this version, and values that there are.
+docs="README.md docs/*.md deploy/chart/README.md deploy/kustomization.yaml"
+# shellcheck disable=SC2086
+if grep -noE '(--version |\bv|arp-cache-cleaner[-_])[0-9]+\.[0-9]+\.[0-9]+' $docs | grep -v "[^0-9]${version#v}\$"; then
+  fail "the documents name another version than $version"
+fi
+# shellcheck disable=SC2086
+grep -ohE -- "--set '?[^ '\`]+" $docs | sed "s/^--set '*//" | sort -u | while read -r set; do
+  template --set "$set" >/dev/null || fail "the documents set $set"
+done
 
 echo "== alerts"
 command -v promtool >/dev/null || fail "promtool is missing: it comes with Prometheus"
