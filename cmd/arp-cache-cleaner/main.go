@@ -171,6 +171,9 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	if !acting {
 		log.Warn("observing only, nothing is renewed", "act", o.Act, "machine", machineIs)
 	}
+	if err := machine.Started(); err != nil {
+		log.Warn("systemd was not told of the start", "err", err)
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return sweeper.Run(ctx) })
 	g.Go(func() error { return watcher.Run(ctx) })
