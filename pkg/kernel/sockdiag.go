@@ -77,6 +77,12 @@ func (s *Sockets) check() error {
 	return nil
 }
 
+// unsupportedProtocol reports whether a netlink socket could not be opened
+// because the kernel knows no such protocol, or no netlink.
+func unsupportedProtocol(err error) bool {
+	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.ESOCKTNOSUPPORT)
+}
+
 // Close closes the netlink socket.
 func (s *Sockets) Close() { s.conn.close() }
 
@@ -264,28 +270,41 @@ func decodeSocket(b []byte, s *neigh.Socket) (bool, error) {
 	if !isIP(family) || state != tcpEstablished && state != tcpSynSent {
 		return false, nil
 	}
+	info, err := decodeDiag(b, s)
+	if err != nil {
+		return false, err
+	}
+	s.Established = state == tcpEstablished
+	decodeProgress(info, s)
+	s.Accepted = s.Established && accepted(info, binary.NativeEndian.Uint32(b[60:]))
+	return true, nil
+}
+
+// decodeDiag reads struct inet_diag_msg, of an IP family, into s, and returns
+// the struct tcp_info behind it, if there is one.
+func decodeDiag(b []byte, s *neigh.Socket) (info []byte, err error) {
+	family := b[0]
 	// struct inet_diag_sockid
 	id := b[4:52]
 	local, remote := address(family, id[4:20]), address(family, id[20:36])
 	*s = neigh.Socket{
-		Local:       netip.AddrPortFrom(local.Unmap(), binary.BigEndian.Uint16(id)),
-		Remote:      netip.AddrPortFrom(remote.Unmap(), binary.BigEndian.Uint16(id[2:])),
-		Mapped:      remote.Is4In6(),
-		Index:       int(binary.NativeEndian.Uint32(id[36:])),
-		Cookie:      uint64(binary.NativeEndian.Uint32(id[40:])) | uint64(binary.NativeEndian.Uint32(id[44:]))<<32,
-		Established: state == tcpEstablished,
+		Local:  netip.AddrPortFrom(local.Unmap(), binary.BigEndian.Uint16(id)),
+		Remote: netip.AddrPortFrom(remote.Unmap(), binary.BigEndian.Uint16(id[2:])),
+		Mapped: remote.Is4In6(),
+		Index:  int(binary.NativeEndian.Uint32(id[36:])),
+		Cookie: uint64(binary.NativeEndian.Uint32(id[40:])) | uint64(binary.NativeEndian.Uint32(id[44:]))<<32,
 	}
 	for b = b[diagMsgLen:]; len(b) >= rtattrLen; {
 		typ, v, rest, err := nextAttr(b)
 		if err != nil {
-			return false, err
+			return nil, err
 		}
 		if typ == diagInfo {
-			decodeTCPInfo(v, s)
+			info = v
 		}
 		b = rest
 	}
-	return true, nil
+	return info, nil
 }
 
 func address(family uint8, b []byte) netip.Addr {
@@ -295,21 +314,64 @@ func address(family uint8, b []byte) netip.Addr {
 	return netip.AddrFrom16([16]byte(b))
 }
 
-// decodeTCPInfo reads struct tcp_info, which grows at its end: what an older
-// kernel does not send stays zero.
-func decodeTCPInfo(b []byte, s *neigh.Socket) {
-	if len(b) > 2 {
-		s.Retransmits = int(b[2])
+// Where the fields of struct tcp_info are. It grows at its end: what an older
+// kernel does not send counts as zero.
+const (
+	infoRetransmits  = 2
+	infoLastSent     = 44
+	infoLastReceived = 52
+	infoAcked        = 120 // Linux 4.1
+	infoReceived     = 128
+	infoSegsIn       = 140 // Linux 4.2
+	infoNotSent      = 144
+	infoDelivered    = 192 // Linux 4.18
+	infoSent         = 200 // Linux 4.19
+	infoRetrans      = 208
+)
+
+func info32(b []byte, at int) uint32 {
+	if len(b) < at+4 {
+		return 0
+	}
+	return binary.NativeEndian.Uint32(b[at:])
+}
+
+func info64(b []byte, at int) uint64 {
+	if len(b) < at+8 {
+		return 0
+	}
+	return binary.NativeEndian.Uint64(b[at:])
+}
+
+// decodeProgress reads from struct tcp_info how a connection goes.
+func decodeProgress(b []byte, s *neigh.Socket) {
+	if len(b) > infoRetransmits {
+		s.Retransmits = int(b[infoRetransmits])
 	}
 	// Until the handshake is done nothing sets the times, and the kernel counts
 	// from the start of its clock (tcp_finish_connect).
-	if len(b) >= 56 && s.Established {
-		s.SinceSent = milliseconds(binary.NativeEndian.Uint32(b[44:]))
-		s.SinceReceived = milliseconds(binary.NativeEndian.Uint32(b[52:]))
+	if len(b) >= infoLastReceived+4 && s.Established {
+		s.SinceSent = milliseconds(info32(b, infoLastSent))
+		s.SinceReceived = milliseconds(info32(b, infoLastReceived))
 	}
-	if len(b) >= 136 {
-		s.Received = binary.NativeEndian.Uint64(b[128:])
+	s.Received = info64(b, infoReceived)
+}
+
+// accepted reports whether the peer opened an established connection. Who opens
+// one sends a SYN, and when that is acknowledged the kernel counts it like a byte
+// of data (tcp_ack from tcp_rcv_synsent_state_process). Who accepts one starts to
+// count behind its SYN-ACK (tcp_create_openreq_child). So tcpi_bytes_acked is
+// what was sent, less what was sent again and what is under way, and one more on
+// the side that opened. Neither sum fits where a firewall or a queue of this host
+// has dropped a packet within the send call, for what was not sent is counted.
+//
+// queued is idiag_wqueue: what is under way, and what is not sent yet.
+func accepted(b []byte, queued uint32) bool {
+	if len(b) < infoRetrans+8 {
+		return false
 	}
+	underWay := uint64(queued) - uint64(info32(b, infoNotSent))
+	return info64(b, infoAcked) == info64(b, infoSent)-info64(b, infoRetrans)-underWay
 }
 
 func milliseconds(n uint32) time.Duration { return time.Duration(n) * time.Millisecond }

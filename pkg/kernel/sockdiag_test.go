@@ -47,6 +47,7 @@ func tcpInfo(size int) []byte {
 	binary.NativeEndian.PutUint32(b[44:], 1500)
 	binary.NativeEndian.PutUint32(b[52:], 3600_000)
 	binary.NativeEndian.PutUint64(b[128:], 1<<40+5)
+	binary.NativeEndian.PutUint32(b[144:], 0) // tcpi_notsent_bytes
 	return attr(diagInfo, b[:size]...)
 }
 
@@ -124,6 +125,48 @@ func TestDecodeSocket(t *testing.T) {
 				t.Errorf("got  %+v\nwant %+v", got, tt.want)
 			}
 		})
+	}
+}
+
+// counters returns the attribute of a connection that counted this.
+func counters(acked, sent, retransmitted uint64, notSent uint32) []byte {
+	b := make([]byte, 248)
+	binary.NativeEndian.PutUint64(b[120:], acked)
+	binary.NativeEndian.PutUint32(b[144:], notSent)
+	binary.NativeEndian.PutUint64(b[200:], sent)
+	binary.NativeEndian.PutUint64(b[208:], retransmitted)
+	return attr(diagInfo, b...)
+}
+
+func TestWhoOpened(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		state  uint8
+		info   []byte
+		queued uint32 // idiag_wqueue
+		want   bool
+	}{
+		{"opened, silent", tcpEstablished, counters(1, 0, 0, 0), 0, false},
+		{"accepted, silent", tcpEstablished, counters(0, 0, 0, 0), 0, true},
+		{"opened, sent and acknowledged", tcpEstablished, counters(101, 100, 0, 0), 0, false},
+		{"accepted, sent and acknowledged", tcpEstablished, counters(100, 100, 0, 0), 0, true},
+		{"opened, sent again", tcpEstablished, counters(101, 150, 50, 0), 0, false},
+		{"accepted, sent again", tcpEstablished, counters(100, 150, 50, 0), 0, true},
+		{"opened, under way, and more to send", tcpEstablished, counters(61, 100, 0, 30), 70, false},
+		{"accepted, under way, and more to send", tcpEstablished, counters(60, 100, 0, 30), 70, true},
+		{"accepted, nothing acknowledged yet", tcpEstablished, counters(0, 40, 0, 0), 40, true},
+		{"sent, and dropped on this host", tcpEstablished, counters(101, 400, 50, 0), 0, false},
+		{"connecting", tcpSynSent, counters(0, 0, 0, 0), 1, false},
+		{"connecting, by other counts", tcpSynSent, counters(0, 0, 0, 0), 0, false},
+		{"before Linux 4.19", tcpEstablished, attr(diagInfo, make([]byte, 215)...), 0, false},
+		{"no info", tcpEstablished, nil, 0, false},
+	} {
+		body := diagMsg(unix.AF_INET, tt.state, id4, tt.info)
+		binary.NativeEndian.PutUint32(body[60:], tt.queued)
+		var s neigh.Socket
+		if ok, err := decodeSocket(body, &s); !ok || err != nil || s.Accepted != tt.want {
+			t.Errorf("%s: accepted %v, %v, %v; want %v", tt.name, s.Accepted, ok, err, tt.want)
+		}
 	}
 }
 
@@ -302,7 +345,7 @@ func openSockets(t testing.TB, h *lab.Host) *Sockets {
 	return s
 }
 
-func (p *pair) listen(t testing.TB, h *lab.Host, port uint16) {
+func (p *pair) listen(t testing.TB, h *lab.Host, port uint16) net.Listener {
 	t.Helper()
 	var l net.Listener
 	if err := h.Do(func() (err error) {
@@ -325,6 +368,7 @@ func (p *pair) listen(t testing.TB, h *lab.Host, port uint16) {
 		_ = l.Close()
 		wg.Wait()
 	})
+	return l
 }
 
 // dial connects a host to an address, and returns both ends.
@@ -452,6 +496,98 @@ func TestListFindsEveryKind(t *testing.T) {
 	if list, err := p.sockets.List(1); err != nil || len(list) != 0 {
 		t.Errorf("to a port that nobody uses: %+v, %v", list, err)
 	}
+}
+
+// A peer may open a connection from the port of an API server, which is free for
+// bind, and which address translation gives out.
+func TestListTellsWhoOpened(t *testing.T) {
+	p := newPair(t)
+	peer := lab.Start(t).Host("peer")
+	port := peer.Plug(p.sw, "eth0", "02:00:00:00:00:03", "10.0.0.3/24", "10.0.0.13/24", "2001:db8::3/64")
+	const service = 9100
+	l := p.listen(t, p.client, service)
+	p.listen(t, p.client, service+1)
+	inbound := func(from, to string) (near, far net.Conn) {
+		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.MustParseAddrPort(from)), Timeout: 5 * time.Second}
+		if err := peer.Do(func() (err error) {
+			far, err = d.Dial("tcp", to)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		near = <-p.accepted
+		t.Cleanup(func() { _, _ = near.Close(), far.Close() })
+		return near, far
+	}
+	out, served := p.dial(t, p.client, "10.0.0.2:6443")
+	in, client := inbound("10.0.0.3:6443", "10.0.0.1:9100") // mapped, as the listener is an IPv6 one
+	p.dial(t, p.client, "[2001:db8::2]:6443")
+	inbound("[2001:db8::3]:6443", "[2001:db8::1]:9100")
+	p.client.Sysctl("net/ipv4/tcp_syncookies", "2")
+	inbound("10.0.0.13:6443", "10.0.0.1:9101")
+	p.connecting(t, 1)
+
+	check := func(when string) {
+		t.Helper()
+		list, err := p.sockets.List(apiPort)
+		if err != nil || len(list) != 6 {
+			t.Fatalf("%s: %+v, %v; want six sockets", when, list, err)
+		}
+		for _, s := range list {
+			want := strings.HasSuffix(s.Remote.Addr().String(), "3")
+			if s.Accepted != want {
+				t.Errorf("%s: %+v; accepted should be %v", when, s, want)
+			}
+			if got := p.get(t, &s); got.Accepted != want {
+				t.Errorf("%s: looked up: %+v; accepted should be %v", when, got, want)
+			}
+		}
+	}
+	check("at first")
+	talk := func(a, b net.Conn, n int) {
+		t.Helper()
+		if _, err := a.Write(make([]byte, n)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(b, make([]byte, n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 5 {
+		talk(out, served, 30000)
+		talk(served, out, 500)
+		talk(in, client, 30000)
+		talk(client, in, 500)
+	}
+	check("after much was said")
+	for _, name := range []string{p.port.Name, port.Name} {
+		p.sw.Host().IP("link set " + name + " down")
+	}
+	for _, c := range []net.Conn{out, in} {
+		if _, err := c.Write(make([]byte, 5000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "retransmissions", func() bool {
+		list, err := p.sockets.List(apiPort)
+		return err == nil && retransmitting(list, netip.MustParseAddr("10.0.0.2")) && retransmitting(list, netip.MustParseAddr("10.0.0.3"))
+	})
+	check("with nothing acknowledged")
+	for _, name := range []string{p.port.Name, port.Name} {
+		p.sw.Host().IP("link set " + name + " up")
+	}
+	for _, c := range []net.Conn{served, client} {
+		if _, err := io.ReadFull(c, make([]byte, 5000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check("after a loss")
+	_ = l.Close()
+	check("with nobody listening any more")
+}
+
+func retransmitting(list []neigh.Socket, to netip.Addr) bool {
+	return slices.ContainsFunc(list, func(s neigh.Socket) bool { return s.Established && s.Remote.Addr() == to && s.Retransmits > 1 })
 }
 
 // More than one read of a dump, and many at the same time.
