@@ -49,20 +49,27 @@ type conn struct {
 	recvfrom func(fd int, p []byte, flags int) (n int, from unix.Sockaddr, err error)
 }
 
+// protocolNames are the netlink protocols in use, for errors.
+var protocolNames = map[int]string{unix.NETLINK_ROUTE: "route", unix.NETLINK_SOCK_DIAG: "sock_diag"}
+
+// refusal says of a netlink socket that could not be opened what a caller can act on.
+func refusal(err error) error {
+	switch {
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES): // of a security module, or seccomp
+		return fmt.Errorf("%w (%w)", neigh.ErrPermission, err)
+	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.ESOCKTNOSUPPORT):
+		return fmt.Errorf("%w (%w)", neigh.ErrUnsupported, err)
+	}
+	return err
+}
+
 // dial opens a socket of a netlink protocol (NETLINK_*) in the network namespace
 // of the calling thread. The error wraps neigh.ErrUnsupported where the kernel does
 // not have the protocol.
 func dial(protocol int) (*conn, error) {
 	sock, err := nl.GetNetlinkSocketAt(-1, -1, protocol)
 	if err != nil {
-		switch {
-		case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES): // of a security module, or seccomp
-			err = fmt.Errorf("%w (%w)", neigh.ErrPermission, err)
-		case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.ESOCKTNOSUPPORT):
-			err = fmt.Errorf("%w (%w)", neigh.ErrUnsupported, err)
-		}
-		name := map[int]string{unix.NETLINK_ROUTE: "route", unix.NETLINK_SOCK_DIAG: "sock_diag"}[protocol]
-		return nil, fmt.Errorf("opening netlink %s socket: %w", name, err)
+		return nil, fmt.Errorf("opening netlink %s socket: %w", protocolNames[protocol], refusal(err))
 	}
 	port, err := sock.GetPid()
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
@@ -15,33 +16,17 @@ import (
 
 // Events tells of changes of the neighbour table of one network namespace as
 // they happen. It is for one goroutine; Close may come from any.
-type Events struct {
-	file *os.File // deadlines and waiting, by Go's poller
-	raw  syscall.RawConn
-	buf  []byte
-}
+type Events struct{ subscription }
 
 // Subscribe starts listening in the network namespace of the calling thread.
 // What happens from now on is queued by the kernel until Next is called.
 func Subscribe() (*Events, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	s, err := newSubscription("neighbour events", unix.NETLINK_ROUTE, 1<<(unix.RTNLGRP_NEIGH-1), nil)
 	if err != nil {
-		return nil, fmt.Errorf("opening netlink route socket: %w", err)
+		return nil, err
 	}
-	e := &Events{file: os.NewFile(uintptr(fd), "netlink"), buf: make([]byte, bufferSize)}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (unix.RTNLGRP_NEIGH - 1)}); err != nil {
-		e.Close()
-		return nil, fmt.Errorf("subscribing to neighbour events: %w", err)
-	}
-	if e.raw, err = e.file.SyscallConn(); err != nil {
-		e.Close()
-		return nil, fmt.Errorf("subscribing to neighbour events: %w", err)
-	}
-	return e, nil
+	return &Events{s}, nil
 }
-
-// Close ends the subscription, and with an error a Next under way.
-func (e *Events) Close() { _ = e.file.Close() }
 
 // Next waits for the kernel's next datagram and calls visit for each entry in
 // it that is new or has changed. The entry is reused: visit copies what it
@@ -50,11 +35,79 @@ func (e *Events) Close() { _ = e.file.Close() }
 // entries that it cares for and goes on; and one that wraps neigh.ErrMalformed
 // where a message does not parse.
 func (e *Events) Next(ctx context.Context, visit func(*neigh.Entry)) error {
+	return e.next(ctx, func(b []byte) error { return decodeEvents(b, visit) })
+}
+
+// subscription is a netlink socket that the kernel's messages to multicast
+// groups come to. It is for one goroutine; Close may come from any.
+type subscription struct {
+	what string   // it is about, for errors
+	file *os.File // deadlines and waiting, by Go's poller
+	raw  syscall.RawConn
+	buf  []byte
+}
+
+// newSubscription joins groups, a bit mask, of a netlink protocol (NETLINK_*) in the
+// network namespace of the calling thread. A filter, which may be nil, sees each
+// message from its struct nlmsghdr on, and what it drops wakes nobody.
+func newSubscription(what string, protocol int, groups uint32, filter []bpf.RawInstruction) (subscription, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, protocol)
+	if err != nil {
+		return subscription{}, fmt.Errorf("opening netlink %s socket: %w", protocolNames[protocol], err)
+	}
+	s := subscription{what: what, file: os.NewFile(uintptr(fd), "netlink"), buf: make([]byte, bufferSize)}
+	if len(filter) > 0 {
+		err = attach(fd, filter) // first, or there would be messages that it has not seen
+	}
+	if err == nil {
+		err = join(fd, groups)
+	}
+	if err == nil {
+		s.raw, err = s.file.SyscallConn()
+	}
+	if err != nil {
+		s.Close()
+		return subscription{}, fmt.Errorf("subscribing to %s: %w", what, err)
+	}
+	return s, nil
+}
+
+// join binds a netlink socket to groups. Those that the kernel does not know it
+// leaves out without a word (netlink_bind).
+func join(fd int, groups uint32) error {
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
+		return err
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		return err
+	}
+	if sa, ok := name.(*unix.SockaddrNetlink); !ok || sa.Groups&groups != groups {
+		return neigh.ErrUnsupported
+	}
+	return nil
+}
+
+// attach puts a filter in front of a socket.
+func attach(fd int, filter []bpf.RawInstruction) error {
+	program := make([]unix.SockFilter, len(filter))
+	for i, f := range filter {
+		program[i] = unix.SockFilter{Code: f.Op, Jt: f.Jt, Jf: f.Jf, K: f.K}
+	}
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+		&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}) //nolint:gosec // a handful
+}
+
+// Close ends the subscription, and with an error a Next under way.
+func (e *subscription) Close() { _ = e.file.Close() }
+
+// next waits for the kernel's next datagram and hands it to decode.
+func (e *subscription) next(ctx context.Context, decode func([]byte) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	if err := e.file.SetReadDeadline(time.Time{}); err != nil {
-		return fmt.Errorf("waiting for neighbour events: %w", err)
+		return fmt.Errorf("waiting for %s: %w", e.what, err)
 	}
 	release := e.abortOn(ctx)
 	b, err := e.read()
@@ -63,17 +116,17 @@ func (e *Events) Next(ctx context.Context, visit func(*neigh.Entry)) error {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return ctx.Err()
 	case err == nil:
-		err = decodeEvents(b, visit)
+		err = decode(b)
 	}
 	if err != nil {
-		return fmt.Errorf("waiting for neighbour events: %w", err)
+		return fmt.Errorf("waiting for %s: %w", e.what, err)
 	}
 	return nil
 }
 
 // abortOn makes reads fail with os.ErrDeadlineExceeded once ctx is done, until
 // release is called.
-func (e *Events) abortOn(ctx context.Context) (release func()) {
+func (e *subscription) abortOn(ctx context.Context) (release func()) {
 	aborted := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(aborted)
@@ -87,7 +140,7 @@ func (e *Events) abortOn(ctx context.Context) (release func()) {
 }
 
 // read waits for a datagram from the kernel.
-func (e *Events) read() (b []byte, err error) {
+func (e *subscription) read() (b []byte, err error) {
 	if r := e.raw.Read(func(fd uintptr) bool {
 		b, err = receiveEvents(int(fd), e.buf)
 		return !errors.Is(err, unix.EAGAIN)

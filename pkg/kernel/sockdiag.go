@@ -77,12 +77,6 @@ func (s *Sockets) check() error {
 	return nil
 }
 
-// unsupportedProtocol reports whether a netlink socket could not be opened
-// because the kernel knows no such protocol, or no netlink.
-func unsupportedProtocol(err error) bool {
-	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.ESOCKTNOSUPPORT)
-}
-
 // Close closes the netlink socket.
 func (s *Sockets) Close() { s.conn.close() }
 
