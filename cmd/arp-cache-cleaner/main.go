@@ -119,7 +119,7 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	var claims func() []neigh.Key
 	if !o.Once {
 		var closeWatch func()
-		watcher, closeWatch, err = watchVIPs(o, acting, timing, asker, m, func(k neigh.Key, at time.Time) { sweeper.Renewed(k, at) }, log)
+		watcher, closeWatch, err = watchVIPs(o, acting, timing, &pacer, m, func(k neigh.Key, at time.Time) { sweeper.Renewed(k, at) }, log)
 		if err != nil {
 			return err
 		}

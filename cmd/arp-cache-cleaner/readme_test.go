@@ -70,11 +70,9 @@ func metricTable(t *testing.T) string {
 	m := metrics.New(metrics.Info{}, func() *report.Report { return last }, func() bool { return true })
 	m.Scanned(time.Now(), time.Millisecond, nil)
 	m.Renewed("eth0", "delete", "ok", time.Second)
-	status := &report.VIP{Addr: netip.MustParseAddr("10.0.0.100"), LLAddr: "02:00:00:00:00:01", OnLink: true}
-	v := m.WatchVIPs(metrics.VIPs{
-		Status: func() []*report.VIP { return []*report.VIP{status} },
-		Events: []string{"moved"}, Causes: []string{"stale"}, Results: []string{"served"},
-	})
+	status := &report.VIP{Name: "10.0.0.100", LLAddr: "02:00:00:00:00:01", OnLink: true, Checked: true}
+	v := metrics.NewVIPs(metrics.VIPLabels{Events: []string{"moved"}, Causes: []string{"stale"}, Results: []string{"served"}, Sources: []string{"auto"}})
+	m.ObserveVIPs(v, func() []*report.VIP { return []*report.VIP{status} })
 	v.Watching("10.0.0.100")
 	return metricRows(t, m.Gatherer())
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/solicit"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/vip"
 )
 
 // solicitor lets the sweep, the watch over VIPs and probe ask through pkg/solicit.
@@ -18,6 +19,26 @@ type solicitor struct{ *solicit.Pool }
 // newSolicitor returns one that asks as the kernel would. Its questions wait for
 // dumps of the table, so the table is none that is dumped whole.
 func newSolicitor(table *kernel.Table) solicitor { return solicitor{solicit.NewPool(table.Sender)} }
+
+// hand hands each answer that the kernel takes for one to reply.
+func hand(reply func(shield.Reply)) func(solicit.Answer) {
+	return func(a solicit.Answer) {
+		if lladdr, ok := neigh.LLAddrFrom(a.LLAddr); ok && a.Solicited {
+			reply(shield.Reply{Addr: a.Addr, LLAddr: lladdr, RTT: a.RTT, Override: a.Override || a.Addr.Is4()})
+		}
+	}
+}
+
+// explainAsk adds to an error of pkg/solicit what a caller can act on.
+func explainAsk(err error) error {
+	switch {
+	case errors.Is(err, solicit.ErrPermission):
+		return fmt.Errorf("%w: %w", neigh.ErrPermission, err)
+	case errors.Is(err, solicit.ErrNotEthernet):
+		return fmt.Errorf("%w: %w", neigh.ErrUnsupported, err)
+	}
+	return err
+}
 
 // Ask implements shield.Solicitor.
 func (s solicitor) Ask(ctx context.Context, device int, questions []shield.Question, window time.Duration, reply func(shield.Reply)) error {
@@ -28,17 +49,39 @@ func (s solicitor) Ask(ctx context.Context, device int, questions []shield.Quest
 			targets[i].LLAddr = q.LLAddr.Bytes()
 		}
 	}
-	err := s.Pool.Ask(ctx, device, targets, window, func(a solicit.Answer) {
-		if lladdr, ok := neigh.LLAddrFrom(a.LLAddr); ok && a.Solicited {
-			reply(shield.Reply{Addr: a.Addr, LLAddr: lladdr, RTT: a.RTT, Override: a.Override || a.Addr.Is4()})
-		}
-	})
+	err := s.Pool.Ask(ctx, device, targets, window, hand(reply))
 	var unasked solicit.Unasked
-	switch {
-	case errors.As(err, &unasked):
+	if errors.As(err, &unasked) {
 		return shield.Unasked(unasked)
-	case errors.Is(err, solicit.ErrPermission):
-		return fmt.Errorf("%w: %w", neigh.ErrPermission, err)
 	}
-	return err
+	return explainAsk(err)
+}
+
+// line lets the watch over VIPs ask through a solicit.Line.
+type line struct {
+	*solicit.Line
+	key   neigh.Key
+	table *kernel.Table
+}
+
+// dialLine opens a line for the VIP of an entry. It asks as the kernel would.
+func dialLine(table *kernel.Table, k neigh.Key) (vip.Line, error) {
+	l, err := solicit.DialLine(k.Index, k.Addr)
+	if err != nil {
+		return nil, explainAsk(err)
+	}
+	return line{l, k, table}, nil
+}
+
+// Ask implements vip.Line.
+func (l line) Ask(ctx context.Context, lladdr neigh.LLAddr, window time.Duration, reply func(shield.Reply)) error {
+	source, err := l.table.Sender(l.key.Addr, l.key.Index)
+	if err != nil {
+		return err
+	}
+	t := solicit.Target{Addr: l.key.Addr, Source: source.WithZone("")}
+	if lladdr.Len() > 0 {
+		t.LLAddr = lladdr.Bytes()
+	}
+	return explainAsk(l.Line.Ask(ctx, t, window, hand(reply)))
 }

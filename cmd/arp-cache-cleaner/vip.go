@@ -14,13 +14,13 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/kernel"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/metrics"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
-	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/vip"
 )
 
 // watchVIPs returns the watch over VIPs, and what closes its sockets.
-func watchVIPs(o *options, acting bool, timing policy.Timing, asker solicitor, m *metrics.Metrics, renewed func(neigh.Key, time.Time), log *slog.Logger) (*vip.Watcher, func(), error) {
+func watchVIPs(o *options, acting bool, timing policy.Timing, pacer *pace.Pacer, m *metrics.Metrics, renewed func(neigh.Key, time.Time), log *slog.Logger) (*vip.Watcher, func(), error) {
 	conflict := vip.Conflict(o.VIP.OnConflict)
 	if o.VIP.CAFile != "" && o.VIP.Health == "https" {
 		switch err := apicheck.CheckCAFile(o.VIP.CAFile); {
@@ -44,27 +44,27 @@ func watchVIPs(o *options, acting bool, timing policy.Timing, asker solicitor, m
 		return nil, nil, err
 	}
 
-	var watcher *vip.Watcher
 	events := make([]string, len(vip.Events))
 	for i, e := range vip.Events {
 		events[i] = e.String()
 	}
-	v := m.WatchVIPs(metrics.VIPs{
-		Status: func() []*report.VIP { return watcher.Status() },
-		Events: events, Causes: names(vip.Repairs[:]), Results: names(apicheck.Outcomes[:]),
+	v := metrics.NewVIPs(metrics.VIPLabels{
+		Events: events, Causes: names(vip.Repairs[:]), Results: names(apicheck.Outcomes[:]), Sources: names(vip.Sources[:]),
 	})
-	watcher = vip.New(vip.Config{
+	watcher := vip.New(vip.Config{
 		Table:     table,
-		Solicitor: asker,
+		Dial:      func(k neigh.Key) (vip.Line, error) { return dialLine(table, k) },
 		Sockets:   sockets,
 		Subscribe: func() (vip.Changes, error) { return kernel.Subscribe() },
+		Attempts:  func(ports []uint16) (vip.Attempts, error) { return kernel.SubscribeDestroyed(ports...) },
 		Checker:   serviceChecker(&o.VIP, conflict),
 		Lookup: func(ctx context.Context, name string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
 		},
+		DeviceName: table.DeviceName,
+		Pace:       func(ctx context.Context, device int) error { return pacer.Wait(ctx, device, 1, true) },
 		Auto:       o.VIP.Auto,
-		Addrs:      o.VIP.Addrs,
-		Names:      o.VIP.Names,
+		Given:      given(&o.VIP),
 		Port:       o.VIP.Port,
 		Interval:   o.VIP.Interval,
 		OnConflict: conflict,
@@ -73,19 +73,31 @@ func watchVIPs(o *options, acting bool, timing policy.Timing, asker solicitor, m
 		Timing:     timing,
 		Log:        log,
 		Hooks: vip.Hooks{
-			Watching:  func(a netip.Addr) { v.Watching(a.String()) },
-			Forgotten: func(a netip.Addr) { v.Forgotten(a.String()) },
-			Happened:  func(a netip.Addr, e vip.Event) { v.Happened(a.String(), e.String(), e == vip.Moved) },
-			Repaired:  func(a netip.Addr, c vip.Cause, took time.Duration) { v.Repaired(a.String(), string(c), took) },
-			Checked:   func(a netip.Addr, result string) { v.Checked(a.String(), result) },
+			Watching:  v.Watching,
+			Forgotten: v.Forgotten,
+			Happened:  func(name string, e vip.Event) { v.Happened(name, e.String(), e == vip.Moved) },
+			Repaired:  func(name string, c vip.Cause, took time.Duration) { v.Repaired(name, string(c), took) },
+			Checked:   v.Checked,
 			Answered:  m.Answered,
 			Resolved:  renewed,
 		},
 	})
+	m.ObserveVIPs(v, watcher.Status)
 	return watcher, func() {
 		closeSockets()
 		table.Close()
 	}, nil
+}
+
+// given returns the VIPs that flags name.
+func given(o *vipOptions) (all []vip.Given) {
+	for _, a := range o.Addrs {
+		all = append(all, vip.Given{Addr: a, Port: o.Port})
+	}
+	for _, n := range o.Names {
+		all = append(all, vip.Given{Name: n, Port: o.Port})
+	}
+	return all
 }
 
 // openSockets returns the connections of this host, and what closes them: none
@@ -145,14 +157,14 @@ func serviceChecker(o *vipOptions, conflict vip.Conflict) vip.Checker {
 type checker struct{ *apicheck.Checker }
 
 // Check implements vip.Checker.
-func (c checker) Check(ctx context.Context, addr netip.AddrPort, name string) vip.Verdict {
-	r := c.Checker.Check(ctx, addr, name)
+func (c checker) Check(ctx context.Context, e vip.Endpoint) vip.CheckResult {
+	r := c.Checker.Check(ctx, e.Addr, e.Name)
 	unknown := errors.Is(r.Err, apicheck.ErrCAFile)
 	if unknown {
 		r.Err = fmt.Errorf("--vip-ca-file: %w", r.Err)
 	}
-	return vip.Verdict{
-		Unknown: unknown,
-		Served:  r.Outcome == apicheck.Served, Verified: r.Verified, Result: string(r.Outcome), Err: r.Err,
+	return vip.CheckResult{
+		Unknown: unknown, Served: r.Outcome == apicheck.Served,
+		Verified: r.Verified, Outcome: string(r.Outcome), Err: r.Err,
 	}
 }

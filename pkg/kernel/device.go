@@ -122,6 +122,13 @@ func (t *Table) device(index int) (d device, err error) {
 	return d, nil
 }
 
+// DeviceName returns the name of the device with an index. The error wraps
+// neigh.ErrGone where there is none.
+func (t *Table) DeviceName(index int) (string, error) {
+	d, err := t.device(index)
+	return d.Name, err
+}
+
 // link reads one device, and those below it.
 func (t *Table) link(index int) (neigh.Link, error) {
 	d, err := t.device(index)

@@ -197,7 +197,7 @@ func TestBridgeThatAnswersForOthers(t *testing.T) {
 			t.Fatal(err)
 		}
 		for addr, name := range devices {
-			p, err := table.Place(netip.MustParseAddr(addr))
+			p, err := table.Place(netip.MustParseAddr(addr), 0)
 			if err != nil {
 				t.Fatal(err)
 			}

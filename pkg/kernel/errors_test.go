@@ -40,7 +40,7 @@ func TestErrorsNameTheirObject(t *testing.T) {
 		return func() error { _, err := table.Route(netip.MustParseAddr(a), index); return err }
 	}
 	place := func(a string) func() error {
-		return func() error { _, err := table.Place(netip.MustParseAddr(a)); return err }
+		return func() error { _, err := table.Place(netip.MustParseAddr(a), 0); return err }
 	}
 	device := func(index int) func() error {
 		return func() error { _, err := table.link(index); return err }

@@ -21,7 +21,7 @@ var (
 
 // Place returns where the kernel would send packets for an address. The error
 // wraps neigh.ErrGone where there is no route.
-func (t *Table) Place(a netip.Addr) (neigh.Place, error) {
+func (t *Table) Place(a netip.Addr, _ int) (neigh.Place, error) {
 	a = a.Unmap().WithZone("")
 	p, err := t.place(a)
 	if err != nil {

@@ -84,7 +84,7 @@ func TestPlace(t *testing.T) {
 		{"local by a route", "10.99.0.7", elsewhere(lo)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := table.Place(addr(tt.addr))
+			got, err := table.Place(addr(tt.addr), 0)
 			if err != nil || got != tt.want {
 				t.Errorf("got  %+v, %v\nwant %+v", got, err, tt.want)
 			}
@@ -93,12 +93,12 @@ func TestPlace(t *testing.T) {
 
 	for _, a := range []string{"10.3.0.1", "2001:db8:2::1", "10.66.0.1", "10.66.0.2", "10.66.0.3",
 		"2001:db8:66::1", "2001:db8:66::2", "2001:db8:66::3"} {
-		if got, err := table.Place(addr(a)); !errors.Is(err, neigh.ErrGone) || got != (neigh.Place{}) {
+		if got, err := table.Place(addr(a), 0); !errors.Is(err, neigh.ErrGone) || got != (neigh.Place{}) {
 			t.Errorf("%s: %+v, %v; want ErrGone", a, got, err)
 		}
 	}
 	for _, a := range []netip.Addr{{}, addr("fe80::1"), addr("fe80::1%eth0")} {
-		if got, err := table.Place(a); err == nil || errors.Is(err, neigh.ErrGone) || got != (neigh.Place{}) {
+		if got, err := table.Place(a, 0); err == nil || errors.Is(err, neigh.ErrGone) || got != (neigh.Place{}) {
 			t.Errorf("%s: %+v, %v; want another error than ErrGone", a, got, err)
 		}
 	}
@@ -122,7 +122,7 @@ func BenchmarkPlace(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := table.Place(netip.MustParseAddr(a)); err != nil {
+				if _, err := table.Place(netip.MustParseAddr(a), 0); err != nil {
 					b.Fatal(err)
 				}
 			}

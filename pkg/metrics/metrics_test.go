@@ -56,10 +56,10 @@ func sample() *report.Report {
 func sampleVIPs() []*report.VIP {
 	then := time.Now().Add(-5 * time.Second)
 	return []*report.VIP{
-		{Addr: netip.MustParseAddr("10.0.0.100"), Source: "auto", Device: "eth0", LLAddr: "02:00:00:00:00:01", Holders: 2, OnLink: true, Verified: then},
-		{Addr: netip.MustParseAddr("10.0.0.102"), Source: "address", Device: "eth0", OnLink: true, Verified: then.Add(-time.Minute)},
-		{Addr: netip.MustParseAddr("10.0.0.103"), Source: "name", HeldHere: true},
-		{Addr: netip.MustParseAddr("2001:db8::100"), Source: "address"},
+		{Name: "10.0.0.100", Source: "auto", State: "works", Reason: "holder_answers", Device: "eth0", LLAddr: "02:00:00:00:00:01", Holders: 2, OnLink: true, Verified: then},
+		{Name: "10.0.0.102", Source: "name", Given: "vip.lab", State: "silent", Reason: "nobody_answers", Device: "eth0", OnLink: true, Verified: then.Add(-time.Minute)},
+		{Name: "10.0.0.103", Source: "name", State: "held_here", Reason: "own_address", HeldHere: true, Checked: true, Serving: true},
+		{Name: "2001:db8::100%vrf-blue", Source: "auto", State: "not_on_link", Reason: "off_link"},
 	}
 }
 
@@ -85,10 +85,10 @@ func lived() *Metrics {
 	m.Renewed("eth0", "delete", "ok", 283*time.Second)
 	m.Renewed("other", "stale", "failed", 284*time.Second)
 	m.Corrected("eth0")
-	w := m.WatchVIPs(VIPs{
-		Status: sampleVIPs,
-		Events: []string{"moved", "silent"}, Causes: []string{"stale"}, Results: []string{"served", "timeout"},
+	w := NewVIPs(VIPLabels{
+		Events: []string{"moved", "silent"}, Causes: []string{"stale"}, Results: []string{"served", "timeout"}, Sources: []string{"auto", "name"},
 	})
+	m.ObserveVIPs(w, sampleVIPs)
 	w.Watching("10.0.0.100")
 	w.Happened("10.0.0.100", "moved", true)
 	w.Repaired("10.0.0.100", "stale", 900*time.Millisecond)

@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -8,107 +9,114 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
 )
 
-// VIPs is what the metrics need to know of the watch over VIPs.
-type VIPs struct {
-	// Status returns what is known of each VIP that is watched. It is called at
-	// every scrape.
-	Status func() []*report.VIP
-	// The values that labels can have. Counters start at 0 with each of them, so
-	// that the first event shows as an increase.
-	Events, Causes, Results []string
-}
+// VIPLabels are the values that the labels of VIPs can have. Counters start at 0
+// with each of them, so that the first event shows as an increase.
+type VIPLabels struct{ Events, Causes, Results, Sources []string }
 
-// VIPMetrics counts what happens to VIPs. Its series go when a VIP is not watched
-// any more, so that their number stays bounded.
-type VIPMetrics struct {
-	labels         VIPs
+// VIPs counts what happens to VIPs. Its series go when a VIP is not watched any
+// more, so that their number stays bounded.
+type VIPs struct {
+	labels         VIPLabels
 	moves, repairs *prometheus.CounterVec
 	events, checks *prometheus.CounterVec
 	duration       prometheus.Histogram
 }
 
-// WatchVIPs adds the metrics of VIPs.
-func (m *Metrics) WatchVIPs(v VIPs) *VIPMetrics {
+// NewVIPs returns counters at 0.
+func NewVIPs(l VIPLabels) *VIPs {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
 	}
-	w := &VIPMetrics{
-		labels: v,
+	return &VIPs{
+		labels: l,
 		moves: counter("vip_moves_total",
 			"Changes of the holder that this node's entry for the VIP names, by whomever they were made.", "vip"),
 		repairs: counter("vip_repairs_total",
 			"Changes of that holder by the agent, by cause (stale: the old holder did not answer any more, and another did; zombie: it answered, but did not serve, and another did; silent: nobody had answered for a while).", "vip", "cause"),
 		events: counter("vip_events_total",
-			"What happened to the VIP (moved: its entry names another holder; duplicate: several hosts answer for it; silent: nobody does; failing: its holder answers, but no check found it serving; recovered: it works again; held: its entry is kept with one holder against others that announce themselves; contested: it could not be kept; held_here: this node has the address; not_on_link: it is behind a gateway; pinned: its entry is somebody else's, PERMANENT for example).", "vip", "event"),
+			"What happened to the VIP (moved: its entry names another holder; duplicate: several hosts answer for it; silent: nobody does; failing: its holder answers, but no check found it serving; recovered: it works again; held: its entry is kept with one holder against others that announce themselves; contested: it could not be kept; held_here: this node has the address; not_on_link: it is behind a gateway; pinned: its entry is PERMANENT or NOARP).", "vip", "event"),
 		checks: counter("vip_checks_total",
-			"Checks of the service behind the VIP, which are only made on suspicion, by result (served; refused; reset; timeout; unreachable; tls: its certificate is not confirmed).", "vip", "result"),
+			"Checks of the service behind the VIP, on suspicion, and every 30 s on the node that has the VIP, by result (served; unwell: it answers with 5xx; refused; reset; timeout; unreachable; tls: its certificate is not confirmed).", "vip", "result"),
 		duration: histogram("vip_repair_duration_seconds",
 			[]float64{.1, .25, .5, 1, 1.5, 2, 3, 4, 6, 10, 15, 30, 60, 300},
 			"Time in seconds from the first sign of trouble with a VIP to its repair."),
 	}
-	m.registry.MustRegister(w.moves, w.repairs, w.events, w.checks, w.duration, &vips{v.Status})
-	return w
+}
+
+// ObserveVIPs adds the metrics of VIPs. status returns what is known of each VIP
+// that is watched; it is called at every scrape.
+func (m *Metrics) ObserveVIPs(v *VIPs, status func() []*report.VIP) {
+	m.registry.MustRegister(v.moves, v.repairs, v.events, v.checks, v.duration, &vips{status, v.labels.Sources})
 }
 
 // Watching starts the counters of a VIP at 0.
-func (w *VIPMetrics) Watching(vip string) {
-	w.moves.WithLabelValues(vip)
-	for _, c := range w.labels.Causes {
-		w.repairs.WithLabelValues(vip, c)
+func (v *VIPs) Watching(vip string) {
+	v.moves.WithLabelValues(vip)
+	for _, c := range v.labels.Causes {
+		v.repairs.WithLabelValues(vip, c)
 	}
-	for _, e := range w.labels.Events {
-		w.events.WithLabelValues(vip, e)
+	for _, e := range v.labels.Events {
+		v.events.WithLabelValues(vip, e)
 	}
-	for _, r := range w.labels.Results {
-		w.checks.WithLabelValues(vip, r)
+	for _, r := range v.labels.Results {
+		v.checks.WithLabelValues(vip, r)
 	}
 }
 
 // Forgotten removes the series of a VIP.
-func (w *VIPMetrics) Forgotten(vip string) {
-	for _, c := range []*prometheus.CounterVec{w.moves, w.repairs, w.events, w.checks} {
+func (v *VIPs) Forgotten(vip string) {
+	for _, c := range []*prometheus.CounterVec{v.moves, v.repairs, v.events, v.checks} {
 		c.DeletePartialMatch(prometheus.Labels{"vip": vip})
 	}
 }
 
 // Happened counts an event; moved says that it is a change of the holder.
-func (w *VIPMetrics) Happened(vip, event string, moved bool) {
-	w.events.WithLabelValues(vip, event).Inc()
+func (v *VIPs) Happened(vip, event string, moved bool) {
+	v.events.WithLabelValues(vip, event).Inc()
 	if moved {
-		w.moves.WithLabelValues(vip).Inc()
+		v.moves.WithLabelValues(vip).Inc()
 	}
 }
 
 // Repaired counts a repair that took the given time.
-func (w *VIPMetrics) Repaired(vip, cause string, took time.Duration) {
-	w.repairs.WithLabelValues(vip, cause).Inc()
-	w.duration.Observe(took.Seconds())
+func (v *VIPs) Repaired(vip, cause string, took time.Duration) {
+	v.repairs.WithLabelValues(vip, cause).Inc()
+	v.duration.Observe(took.Seconds())
 }
 
 // Checked counts a check of the service.
-func (w *VIPMetrics) Checked(vip, result string) { w.checks.WithLabelValues(vip, result).Inc() }
+func (v *VIPs) Checked(vip, result string) { v.checks.WithLabelValues(vip, result).Inc() }
 
 // vips collects what is known of each VIP.
-type vips struct{ status func() []*report.VIP }
+type vips struct {
+	status  func() []*report.VIP
+	sources []string
+}
 
 var (
+	vipsDesc = desc("vips",
+		"VIPs that are watched, by how they are known (auto: from this node's own connections; address or name: from --vip).", "source")
+	vipStateDesc = desc("vip_state",
+		"Always 1; the labels say what is to be thought of the VIP (state), and why (reason).", "vip", "state", "reason")
+	vipServingDesc = desc("vip_serving",
+		"On the node that has the VIP: 1 if its own server answered through the VIP when it was last checked, every 30 s, 0 if not.", "vip")
 	vipInfoDesc = desc("vip_info",
-		"Always 1; the labels say which holder this node's entry for the VIP names, on which device, and how the VIP is known (source: auto, from this node's own connections; address or name, from --vip).",
-		"vip", "device", "lladdr", "source")
+		"Always 1; the labels say which holder this node's entry for the VIP names, on which device, how the VIP is known (source: auto, from this node's own connections; address or name, from --vip), and by which name.",
+		"vip", "device", "lladdr", "source", "name")
 	vipHoldersDesc = desc("vip_holders",
-		"Hosts that answered for the VIP when everybody was last asked, about once a minute: 1 is right.", "vip")
+		"Link-layer addresses that answered for the VIP when everybody was last asked, about once a minute: 1 is right. one_host is true where they are known to be those of one host, because the same certificate is behind each.", "vip", "one_host")
 	vipHereDesc   = desc("vip_held_here", "1 if this node itself has the address, 0 if not.", "vip")
 	vipOnLinkDesc = desc("vip_on_link",
 		"1 if the VIP is a neighbour of this node, so that it can be watched, 0 if it is held here or behind a gateway.", "vip")
 	vipPinnedDesc = desc("vip_pinned",
-		"1 if this node's entry for the VIP is somebody else's, PERMANENT for example, so that the agent cannot correct it, 0 if not.", "vip")
+		"1 if this node's entry for the VIP is PERMANENT or NOARP, so that nobody corrects it, 0 if not.", "vip")
 	vipAgeDesc = desc("vip_verified_age_seconds",
 		"Time in seconds since the VIP was last known to work on this node: its holder answered, and no connection to it was suspect. It grows while the VIP is silent or does not serve.", "vip")
 )
 
 // Describe implements prometheus.Collector.
 func (c *vips) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{vipInfoDesc, vipHoldersDesc, vipHereDesc, vipOnLinkDesc, vipPinnedDesc, vipAgeDesc} {
+	for _, d := range []*prometheus.Desc{vipsDesc, vipStateDesc, vipServingDesc, vipInfoDesc, vipHoldersDesc, vipHereDesc, vipOnLinkDesc, vipPinnedDesc, vipAgeDesc} {
 		ch <- d
 	}
 }
@@ -118,18 +126,31 @@ func (c *vips) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	for _, s := range c.status() {
-		vip := s.Addr.String()
-		gauge(vipHereDesc, boolean(s.HeldHere), vip)
-		gauge(vipOnLinkDesc, boolean(s.OnLink), vip)
+	status := c.status()
+	for _, source := range c.sources {
+		n := 0
+		for _, s := range status {
+			if s.Source == source {
+				n++
+			}
+		}
+		gauge(vipsDesc, float64(n), source)
+	}
+	for _, s := range status {
+		gauge(vipHereDesc, boolean(s.HeldHere), s.Name)
+		gauge(vipOnLinkDesc, boolean(s.OnLink), s.Name)
+		gauge(vipStateDesc, 1, s.Name, s.State, s.Reason)
+		if s.Checked {
+			gauge(vipServingDesc, boolean(s.Serving), s.Name)
+		}
 		if !s.OnLink {
 			continue
 		}
-		gauge(vipPinnedDesc, boolean(s.Pinned), vip)
-		gauge(vipHoldersDesc, float64(s.Holders), vip)
+		gauge(vipPinnedDesc, boolean(s.Pinned), s.Name)
+		gauge(vipHoldersDesc, float64(s.Holders), s.Name, strconv.FormatBool(s.OneHost))
 		if s.LLAddr != "" {
-			gauge(vipInfoDesc, 1, vip, s.Device, s.LLAddr, s.Source)
+			gauge(vipInfoDesc, 1, s.Name, s.Device, s.LLAddr, s.Source, s.Given)
 		}
-		gauge(vipAgeDesc, max(0, time.Since(s.Verified).Seconds()), vip)
+		gauge(vipAgeDesc, max(0, time.Since(s.Verified).Seconds()), s.Name)
 	}
 }

@@ -49,9 +49,12 @@ type host struct {
 	api    api
 	proves bool // its certificate is the right one
 
+	certificate byte
+
 	down        bool // neither answers nor accepts connections
 	noUnicast   bool // is deaf to requests that are for it alone
 	noBroadcast bool // is deaf to requests to everybody
+	proxy       bool // answers without the Override flag
 	lose        int  // broadcasts that it still misses
 	loseUnicast int
 	delay       time.Duration
@@ -64,6 +67,7 @@ const (
 	serves  api = iota
 	refuses     // its process is gone
 	frozen      // its kernel still accepts connections, and acknowledges data
+	unwell      // it answers that it cannot serve
 )
 
 func good(n int) *host { return &host{lladdr: mac(n), proves: true, delay: ms} }
@@ -92,15 +96,21 @@ type network struct {
 	conns  []*conn
 	cookie uint64
 
+	lines      map[*fakeLine]bool
+	dials      int
+	ended      []*ended
+	mute       netip.Addr            // for which nobody answers
+	firewalled map[neigh.LLAddr]bool // whose answers the node's firewall drops
+
 	lenient bool // the check does not verify certificates by itself
 
-	getErr, replaceErr, setErr, listErr, destroyErr, subscribeErr, askErr error
-	placeErr                                                              func(netip.Addr) error
-	unknown                                                               error                     // checks cannot be made
-	checking                                                              func(holder neigh.LLAddr) // runs as a check begins
-	asking                                                                func(q shield.Question)
-	silenced                                                              bool // notifications arrive late: when let go
-	lost                                                                  bool // notifications are lost, and nobody is told
+	getErr, replaceErr, setErr, listErr, destroyErr, subscribeErr, askErr, dialErr error
+	placeErr                                                                       func(netip.Addr) error
+	unknown                                                                        error                     // checks cannot be made
+	checking                                                                       func(holder neigh.LLAddr) // runs as a check begins
+	asking                                                                         func(q shield.Question)
+	silenced                                                                       bool // notifications arrive late: when let go
+	lost                                                                           bool // notifications are lost, and nobody is told
 }
 
 // op is one change of the table by the agent.
@@ -123,7 +133,7 @@ type entry struct {
 func newNetwork(hosts ...*host) *network {
 	n := &network{
 		made: time.Now(), hosts: hosts, locktime: time.Second, entries: make(map[neigh.Key]*entry),
-		places: make(map[netip.Addr]neigh.Place), ads: make(map[*changes]bool),
+		places: make(map[netip.Addr]neigh.Place), ads: make(map[*changes]bool), lines: make(map[*fakeLine]bool),
 	}
 	if len(hosts) > 0 {
 		n.entries[key] = &entry{
@@ -244,6 +254,9 @@ func (n *network) Use(k neigh.Key) error {
 		e.State, e.updated = neigh.Delay, time.Now()
 		n.moved(e)
 	}
+	if err == nil && (e.State == neigh.Failed || e.State == neigh.Incomplete) {
+		n.resolve(k)
+	}
 	return err
 }
 
@@ -261,7 +274,7 @@ func (n *network) Replace(k neigh.Key, lladdr neigh.LLAddr, flags neigh.Flags) e
 	return err
 }
 
-func (n *network) Place(a netip.Addr) (neigh.Place, error) {
+func (n *network) Place(a netip.Addr, _ int) (neigh.Place, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.placeErr != nil {
@@ -279,13 +292,51 @@ func onLink(device int) neigh.Place {
 	return neigh.Place{Link: neigh.Link{Index: device, Name: fmt.Sprintf("eth%d", device-eth0)}}
 }
 
-// Ask implements shield.Solicitor: who hears it answers, and the kernel takes
-// note of the answers as well.
-func (n *network) Ask(ctx context.Context, device int, questions []shield.Question, window time.Duration, reply func(shield.Reply)) error {
-	q := questions[0]
+// fakeLine implements Line.
+type fakeLine struct {
+	*network
+	key   neigh.Key
+	heard chan struct{}
+}
+
+func (n *network) Dial(k neigh.Key) (Line, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.dials++
+	if n.dialErr != nil {
+		return nil, n.dialErr
+	}
+	l := &fakeLine{n, k, make(chan struct{}, 1)}
+	n.lines[l] = true
+	return l, nil
+}
+
+// announced has the line hear an announcement.
+func (l *fakeLine) announced() {
+	select {
+	case l.heard <- struct{}{}:
+	default:
+	}
+}
+
+func (l *fakeLine) Heard() <-chan struct{} { return l.heard }
+
+func (l *fakeLine) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.lines, l)
+	return nil
+}
+
+// Ask implements Line: who hears it answers, and the kernel takes note of the
+// answers as well.
+func (l *fakeLine) Ask(ctx context.Context, lladdr neigh.LLAddr, window time.Duration, reply func(shield.Reply)) error {
+	n, device := l.network, l.key.Index
+	q := shield.Question{Addr: l.key.Addr, LLAddr: lladdr}
 	type answer struct {
 		lladdr neigh.LLAddr
 		delay  time.Duration
+		proxy  bool
 	}
 	var answers []answer
 	n.mu.Lock()
@@ -293,13 +344,14 @@ func (n *network) Ask(ctx context.Context, device int, questions []shield.Questi
 	n.asks = append(n.asks, ask{q, time.Since(n.made)})
 	for _, h := range n.hosts {
 		switch everybody := q.LLAddr.Len() == 0; {
+		case q.Addr == n.mute:
 		case h.down, everybody && h.noBroadcast, !everybody && (h.noUnicast || h.lladdr != q.LLAddr):
 		case everybody && h.lose > 0:
 			h.lose--
 		case !everybody && h.loseUnicast > 0:
 			h.loseUnicast--
 		default:
-			answers = append(answers, answer{h.lladdr, h.delay})
+			answers = append(answers, answer{h.lladdr, h.delay, h.proxy})
 		}
 	}
 	n.mu.Unlock()
@@ -321,9 +373,11 @@ func (n *network) Ask(ctx context.Context, device int, questions []shield.Questi
 				break
 			}
 			n.mu.Lock()
-			n.answered(neigh.Key{Addr: q.Addr, Index: device}, a.lladdr)
+			if !n.firewalled[a.lladdr] {
+				n.answered(neigh.Key{Addr: q.Addr, Index: device}, a.lladdr, !a.proxy)
+			}
 			n.mu.Unlock()
-			reply(shield.Reply{Addr: q.Addr, LLAddr: a.lladdr, RTT: a.delay})
+			reply(shield.Reply{Addr: q.Addr, LLAddr: a.lladdr, RTT: a.delay, Override: !a.proxy})
 		}
 		if !sleep(ctx, time.Until(sent.Add(window))) {
 			done <- ctx.Err()
@@ -334,7 +388,7 @@ func (n *network) Ask(ctx context.Context, device int, questions []shield.Questi
 }
 
 // answered is what arp_process and ndisc_recv_na do with a solicited answer.
-func (n *network) answered(k neigh.Key, lladdr neigh.LLAddr) {
+func (n *network) answered(k neigh.Key, lladdr neigh.LLAddr, override bool) {
 	e, ok := n.entries[k]
 	if !ok {
 		return
@@ -343,7 +397,10 @@ func (n *network) answered(k neigh.Key, lladdr neigh.LLAddr) {
 	n.advance(e, now)
 	switch {
 	case e.State == neigh.Incomplete:
-	case !e.State.Valid(), lladdr != e.LLAddr && now.Sub(e.updated) <= n.locktime:
+	case !e.State.Valid():
+		return
+	case lladdr != e.LLAddr && (now.Sub(e.updated) <= n.locktime || !override):
+		e.confirmed = now
 		return
 	}
 	was := e.Entry
@@ -380,10 +437,11 @@ func permanent(e *entry)  { e.State = neigh.Permanent }
 func extLearned(e *entry) { e.Flags |= neigh.FlagExtLearned }
 
 // Check implements Checker.
-func (n *network) Check(ctx context.Context, _ netip.AddrPort, _ string) Verdict {
+func (n *network) Check(ctx context.Context, ep Endpoint) CheckResult {
+	key := neigh.Key{Addr: ep.Addr.Addr(), Index: eth0}
 	n.mu.Lock()
-	n.resolve()
-	holder := n.holder()
+	n.resolve(key)
+	holder := n.holderOf(key)
 	n.checks = append(n.checks, holder)
 	h, unknown, checking := n.host(holder), n.unknown, n.checking
 	n.mu.Unlock()
@@ -391,45 +449,51 @@ func (n *network) Check(ctx context.Context, _ netip.AddrPort, _ string) Verdict
 		checking(holder)
 	}
 	n.mu.Lock()
-	lenient, a, proves := n.lenient, frozen, false
+	lenient, a, proves, cert := n.lenient, frozen, false, [32]byte{}
 	if h != nil && !h.down {
-		a, proves = h.api, h.proves
+		a, proves, cert = h.api, h.proves, [32]byte{h.certificate}
 	}
 	n.mu.Unlock()
 	switch {
 	case unknown != nil:
-		return Verdict{Unknown: true, Result: "tls", Err: unknown}
+		return CheckResult{Unknown: true, Outcome: "tls", Err: unknown}
 	case a == frozen:
 		sleep(ctx, 2*time.Second)
-		return Verdict{Result: "timeout", Err: errFake}
+		return CheckResult{Outcome: "timeout", Err: errFake}
 	case !sleep(ctx, 2*ms):
-		return Verdict{Result: "timeout", Err: ctx.Err()}
+		return CheckResult{Outcome: "timeout", Err: ctx.Err()}
+	case a == unwell:
+		return CheckResult{Unwell: true, Verified: proves, Outcome: "unwell", Err: errFake}
 	case a == refuses:
-		return Verdict{Result: "refused", Err: errFake}
+		return CheckResult{Outcome: "refused", Err: errFake}
 	case !proves && !lenient:
-		return Verdict{Result: "tls", Err: errFake}
+		return CheckResult{Outcome: "tls", Err: errFake}
 	}
-	return Verdict{Served: true, Verified: proves, Result: "served"}
+	return CheckResult{Served: true, Verified: proves, Outcome: "served", Certificate: cert}
 }
 
 // resolve is what the kernel does for a packet to a VIP without an address: the
 // first that answers has the entry.
-func (n *network) resolve() {
+func (n *network) resolve(key neigh.Key) {
 	if e := n.entries[key]; e != nil && n.snapshot(e).LLAddr.Len() > 0 {
 		return
 	}
 	var first *host
 	for _, h := range n.hosts {
-		if !h.down && !h.noBroadcast && (first == nil || h.delay < first.delay) {
+		if !h.down && !h.noBroadcast && !n.firewalled[h.lladdr] && (first == nil || h.delay < first.delay) {
 			first = h
 		}
 	}
-	if first != nil {
-		now := time.Now()
-		e := &entry{Entry: neigh.Entry{Key: key, LLAddr: first.lladdr, State: neigh.Reachable}, updated: now, confirmed: now}
-		n.entries[key] = e
-		n.moved(e)
+	if first == nil {
+		return
 	}
+	now := time.Now()
+	e := &entry{Entry: neigh.Entry{Key: key, LLAddr: first.lladdr, State: neigh.Reachable}, updated: now, confirmed: now}
+	if old := n.entries[key]; old != nil {
+		e.Flags = old.Flags
+	}
+	n.entries[key] = e
+	n.moved(e)
 }
 
 // conn is a connection of this node to the VIP.
@@ -456,8 +520,10 @@ func (n *network) socket(c *conn) neigh.Socket {
 	return s
 }
 
-// holder returns whom the entry names.
-func (n *network) holder() neigh.LLAddr {
+// holder returns whom the entry of the VIP names.
+func (n *network) holder() neigh.LLAddr { return n.holderOf(key) }
+
+func (n *network) holderOf(key neigh.Key) neigh.LLAddr {
 	if e := n.entries[key]; e != nil {
 		return n.snapshot(e).LLAddr
 	}
@@ -495,7 +561,7 @@ func (n *network) request(c *conn) {
 	case h == nil || h.down:
 	case h.lladdr != c.peer, h.api == refuses:
 		n.drop(c) // reset
-	case h.api == serves:
+	case h.api == serves || h.api == unwell:
 		c.received, c.waits = time.Now(), false
 		c.Received += 100
 	}
@@ -668,7 +734,7 @@ type bench struct {
 	repairs  []Cause
 	took     []time.Duration
 	results  []string
-	watching []netip.Addr // and "forgotten" ones taken out
+	watching []string // and "forgotten" ones taken out
 	resolved int
 	log      strings.Builder
 }
@@ -683,22 +749,22 @@ func (b *bench) Write(p []byte) (int, error) {
 func newBench(hosts []*host, change ...func(*Config)) *bench {
 	b := &bench{network: newNetwork(hosts...)}
 	cfg := Config{
-		Table: b.network, Solicitor: b.network, Sockets: sockets{b.network}, Subscribe: b.Subscribe, Checker: b.network,
-		Addrs: []netip.Addr{theVIP}, Port: port, Interval: interval, OnConflict: Verified,
+		Table: b.network, Dial: b.Dial, Sockets: sockets{b.network}, Subscribe: b.Subscribe, Checker: b.network,
+		Given: given(theVIP), Port: port, Interval: interval, OnConflict: Verified,
 		Scope: &policy.Scope{}, Timing: policy.NewTiming(300*time.Second, 5*time.Second),
 		Log: slog.New(slog.NewTextHandler(b, nil)),
 		Hooks: Hooks{
-			Watching: func(a netip.Addr) { b.record(func() { b.watching = append(b.watching, a) }) },
-			Forgotten: func(a netip.Addr) {
+			Watching: func(a string) { b.record(func() { b.watching = append(b.watching, a) }) },
+			Forgotten: func(a string) {
 				b.record(func() {
-					b.watching = slices.DeleteFunc(b.watching, func(o netip.Addr) bool { return o == a })
+					b.watching = slices.DeleteFunc(b.watching, func(o string) bool { return o == a })
 				})
 			},
-			Happened: func(_ netip.Addr, e Event) { b.record(func() { b.events = append(b.events, e) }) },
-			Repaired: func(_ netip.Addr, c Cause, took time.Duration) {
+			Happened: func(_ string, e Event) { b.record(func() { b.events = append(b.events, e) }) },
+			Repaired: func(_ string, c Cause, took time.Duration) {
 				b.record(func() { b.repairs, b.took = append(b.repairs, c), append(b.took, took) })
 			},
-			Checked:  func(_ netip.Addr, result string) { b.record(func() { b.results = append(b.results, result) }) },
+			Checked:  func(_ string, result string) { b.record(func() { b.results = append(b.results, result) }) },
 			Answered: func(time.Duration) {},
 			Resolved: func(neigh.Key, time.Time) { b.record(func() { b.resolved++ }) },
 		},
@@ -708,6 +774,14 @@ func newBench(hosts []*host, change ...func(*Config)) *bench {
 	}
 	b.w = New(cfg)
 	return b
+}
+
+// given names VIPs by address.
+func given(addrs ...netip.Addr) (all []Given) {
+	for _, a := range addrs {
+		all = append(all, Given{Addr: a, Port: port})
+	}
+	return all
 }
 
 func (b *bench) record(fn func()) {
@@ -761,12 +835,13 @@ func (b *bench) count(e Event) (n int) {
 	return n
 }
 
-// lines returns the lines of the log that contain a text.
+// lines returns the lines of the log that contain a text: without one, all but
+// those that say when a watch begins and ends.
 func (b *bench) lines(text string) (found []string) {
 	b.rec.Lock()
 	defer b.rec.Unlock()
 	for l := range strings.Lines(b.log.String()) {
-		if strings.Contains(l, text) {
+		if strings.Contains(l, text) && (text != "" || !strings.Contains(l, "watching the VIP")) {
 			found = append(found, l)
 		}
 	}

@@ -38,26 +38,38 @@ func (h *hold) rejects(lladdr neigh.LLAddr) bool { return slices.Contains(h.reje
 // keep starts to hold the entry.
 func (v *watch) keep(held neigh.LLAddr, rejected []neigh.LLAddr) {
 	v.release()
+	v.guard(held, rejected)
+	v.happened(v.tracker.Hold(true))
+}
+
+// guard starts the goroutine of a hold.
+func (v *watch) guard(held neigh.LLAddr, rejected []neigh.LLAddr) {
 	ctx, cancel := context.WithCancel(context.Background()) // until release
 	h := &hold{key: v.key(), held: held, rejected: rejected, cancel: cancel, done: make(chan struct{})}
 	v.hold = h
-	g := guard{cfg: v.cfg, hold: h, foreign: v.foreign(), tell: v.heldOut}
+	g := guard{cfg: &v.cfg, hold: h, foreign: v.foreign(), tell: v.held}
 	go func() {
 		defer close(h.done)
 		g.run(ctx)
 	}()
-	v.happened(v.tracker.Hold(true))
 }
 
 // release ends the hold, if there is one.
 func (v *watch) release() {
-	if v.hold == nil {
-		return
+	if v.pause() != nil {
+		v.tracker.Hold(false)
 	}
-	v.hold.cancel()
-	<-v.hold.done
-	v.hold = nil
-	v.tracker.Hold(false)
+}
+
+// pause stops the hold, if there is one, while another holder is tried.
+func (v *watch) pause() *hold {
+	h := v.hold
+	if h != nil {
+		h.cancel()
+		<-h.done
+		v.hold = nil
+	}
+	return h
 }
 
 // endHold ends a hold that did not hold, or that is over.
@@ -67,17 +79,10 @@ func (v *watch) endHold(now time.Time) {
 	case h.gaveUp.Load():
 		v.release()
 		v.happened(v.tracker.GiveUp())
-		v.contested = now
+		v.holders.contested = now
 	case h.over.Load():
 		v.release()
 	}
-}
-
-// foreign returns a function that reports whether an entry is none of the
-// agent's business, for another goroutine.
-func (v *watch) foreign() func(*neigh.Entry) bool {
-	link := v.place.Link
-	return func(e *neigh.Entry) bool { return v.cfg.Scope.Decide(e, &link, true).Reason.Foreign() }
 }
 
 // guard is the goroutine of a hold.

@@ -60,17 +60,6 @@ const (
 // Repairs lists the causes of repairs.
 var Repairs = [...]Cause{Stale, Zombie, WasSilent}
 
-// Where is how a VIP is reached from this host.
-type Where uint8
-
-// The places of a VIP.
-const (
-	Somewhere Where = iota // not looked up yet
-	OnLink
-	Here
-	Behind // a gateway, or no device that resolves addresses
-)
-
 // Change is an event with what belongs to it.
 type Change struct {
 	Event    Event

@@ -8,9 +8,13 @@
 // the TCP connections that this host has to it anyway. Only what makes these
 // suspicious costs more: a broadcast, or a request to the API server.
 //
-// tracker.go, suspicion.go and backoff.go are pure. watch.go is the loop over
-// one VIP, repair.go what it does about trouble, hold.go what keeps an entry
-// with a holder against others, and watcher.go finds the VIPs.
+// A look at a VIP has three steps. gather.go collects what is known as one plain
+// value, Evidence. judge.go turns it into a Verdict: a state and a reason. plan.go
+// chooses the next action by the verdict and by what may be attempted again; it is
+// carried out in act.go, and its outcome is new evidence. evidence.go, judge.go,
+// plan.go, attempts.go, connections.go and tracker.go are pure. watch.go connects
+// the steps, hold.go keeps an entry with a holder against others, and watcher.go
+// and discover.go find the VIPs.
 package vip
 
 import (
@@ -30,10 +34,13 @@ const maxVIPs = 8
 // Table is the kernel's neighbour table, and its way to an address.
 type Table interface {
 	shield.Table
-	Place(a netip.Addr) (neigh.Place, error)
+	// Place returns the way to an address for a socket that is bound to the device
+	// with the given index; 0 is none.
+	Place(a netip.Addr, device int) (neigh.Place, error)
 }
 
-// Sockets are the TCP connections of this network namespace.
+// Sockets are the TCP connections of this network namespace. Where the kernel
+// cannot tell of them, the errors wrap neigh.ErrUnsupported.
 type Sockets interface {
 	// List returns those to the given remote port, in ESTABLISHED or SYN_SENT.
 	List(port uint16) ([]neigh.Socket, error)
@@ -51,20 +58,49 @@ type Changes interface {
 	Close()
 }
 
-// Verdict is what a check of the service behind a VIP found.
-type Verdict struct {
+// Attempts are the kernel's notifications of TCP connections that have ended.
+type Attempts interface {
+	// Next waits for some and calls visit for each. An error that wraps
+	// neigh.ErrOverrun means that some were missed.
+	Next(ctx context.Context, visit func(*neigh.Socket)) error
+	Close()
+}
+
+// Line asks for the VIP of one neighbour entry, and hears what others say of it.
+type Line interface {
+	// Ask sends one solicitation to the host with the given link-layer address, or
+	// to everybody where that is zero, and hands each answer that arrives within
+	// window to reply. The error is that of ctx if it was done first; reply may be
+	// what ends it.
+	Ask(ctx context.Context, lladdr neigh.LLAddr, window time.Duration, reply func(shield.Reply)) error
+	// Heard tells that somebody has announced the address without being asked.
+	Heard() <-chan struct{}
+	Close() error
+}
+
+// Endpoint is a server behind a VIP.
+type Endpoint struct {
+	Addr   netip.AddrPort
+	Name   string // that the VIP was given by; "" for none
+	Device string // that connections to it are bound to; "" for none
+}
+
+// CheckResult is what a check of the service behind a VIP found.
+type CheckResult struct {
 	Unknown  bool // the check could not be made
 	Served   bool
-	Verified bool   // the server has proved who it is
-	Result   string // one word, for logs and metric labels
-	Err      error
+	Unwell   bool // it answered that it cannot serve (5xx)
+	Verified bool // the server has proved who it is
+	// Certificate identifies the server's certificate; zero for none.
+	Certificate [32]byte
+	Outcome     string // one word, for logs and metric labels
+	Err         error
 }
 
 // Checker finds out whether the service behind an address serves.
 type Checker interface {
-	// Check makes a new connection. name is the one that the VIP was given by,
-	// if it was.
-	Check(ctx context.Context, addr netip.AddrPort, name string) Verdict
+	// Check makes a new connection.
+	Check(ctx context.Context, e Endpoint) CheckResult
 }
 
 // Conflict says which of several holders of a VIP may be followed.
@@ -78,33 +114,43 @@ const (
 )
 
 // Hooks are called as things happen, from any goroutine. Nil ones are skipped.
+// vip is what Target.String returns.
 type Hooks struct {
-	Watching  func(vip netip.Addr)
-	Forgotten func(vip netip.Addr) // it is not watched any more
-	Happened  func(vip netip.Addr, e Event)
-	Repaired  func(vip netip.Addr, c Cause, took time.Duration)
-	Checked   func(vip netip.Addr, result string)
+	Watching  func(vip string)
+	Forgotten func(vip string) // it is not watched any more
+	Happened  func(vip string, e Event)
+	Repaired  func(vip string, c Cause, took time.Duration)
+	Checked   func(vip string, outcome string)
 	Answered  func(rtt time.Duration)
 	// Resolved follows when everybody was asked for the VIP's entry.
 	Resolved func(k neigh.Key, at time.Time)
 }
 
-// Config is what a Watcher needs. Table, Solicitor, Sockets, Subscribe and Log
-// are required.
+// Config is what a Watcher needs. Table, Dial, Sockets, Subscribe and Log are
+// required.
 type Config struct {
-	Table     Table
-	Solicitor shield.Solicitor
+	Table Table
+	// Dial opens a Line for the VIP of an entry. The error wraps
+	// neigh.ErrPermission where CAP_NET_RAW is missing, and neigh.ErrUnsupported
+	// where nobody can be asked on the device.
+	Dial      func(k neigh.Key) (Line, error)
 	Sockets   Sockets
 	Subscribe func() (Changes, error)
-	Checker   Checker // nil: the service is not checked
+	// Attempts reports TCP connections to the given ports that have ended; nil
+	// where the kernel does not tell.
+	Attempts func(ports []uint16) (Attempts, error)
+	Checker  Checker // nil: the service is not checked
 	// Lookup resolves a name.
 	Lookup func(ctx context.Context, name string) ([]netip.Addr, error)
+	// DeviceName names the device with an index.
+	DeviceName func(index int) (string, error)
+	// Pace waits until another solicitation may be sent on a device; nil: at once.
+	Pace func(ctx context.Context, device int) error
 
-	// Auto takes the addresses that this host has TCP connections to on Port;
-	// Addrs and Names are watched beside them.
+	// Auto takes the addresses that this host has opened TCP connections to on
+	// Port; Given are watched beside them.
 	Auto  bool
-	Addrs []netip.Addr
-	Names []string
+	Given []Given
 	Port  uint16
 
 	Interval   time.Duration // between two looks at a VIP
@@ -116,4 +162,61 @@ type Config struct {
 	Timing policy.Timing
 	Hooks  Hooks
 	Log    *slog.Logger
+}
+
+// Given is a VIP that the configuration names.
+type Given struct {
+	Addr netip.Addr // not valid for one that is given by name
+	Name string     // a DNS name; "" for one that is given by address
+	Port uint16
+}
+
+// Source says how a VIP is known.
+type Source string
+
+// The sources, which are label values as well.
+const (
+	FromSockets Source = "auto"
+	FromAddress Source = "address"
+	FromName    Source = "name"
+)
+
+// Sources lists all sources.
+var Sources = [...]Source{FromSockets, FromAddress, FromName}
+
+// Target is a VIP that is to be watched.
+type Target struct {
+	Addr   netip.Addr
+	Port   uint16
+	Source Source
+	Name   string // of FromName
+	Bound  int    // the device that the sockets to it are bound to; 0 for none
+	Device string // the name of that device
+}
+
+// String returns the address, and behind % the device that sockets are bound to.
+func (t Target) String() string {
+	if t.Device == "" {
+		return t.Addr.String()
+	}
+	return t.Addr.String() + "%" + t.Device
+}
+
+// endpoint is where the service is checked.
+func (t Target) endpoint() Endpoint {
+	return Endpoint{Addr: netip.AddrPortFrom(t.Addr, t.Port), Name: t.Name, Device: t.Device}
+}
+
+// place identifies what is watched: the same address by another device is
+// another entry.
+func (t Target) place() place { return place{t.Addr, t.Bound} }
+
+type place struct {
+	addr  netip.Addr
+	bound int
+}
+
+// has reports whether a socket speaks to the target.
+func (t Target) has(s *neigh.Socket) bool {
+	return s.Remote.Addr() == t.Addr && s.Remote.Port() == t.Port && s.Index == t.Bound && !s.Accepted
 }

@@ -42,7 +42,7 @@ func TestSteadyState(t *testing.T) {
 		if unicast < 1780 || unicast > 1900 {
 			t.Errorf("the holder was asked %d times in an hour, want every 2 s", unicast)
 		}
-		if len(b.checks) > 0 || b.log.Len() > 0 || len(b.events) > 0 {
+		if len(b.checks) > 0 || len(b.lines("")) > 0 || len(b.events) > 0 {
 			t.Errorf("%d checks, events %v and log %s", len(b.checks), b.events, b.log.String())
 		}
 		if b.resolved < 50 {
@@ -55,6 +55,7 @@ func TestSteadyState(t *testing.T) {
 // to.
 func TestRepairs(t *testing.T) {
 	const one, two, three = 1, 2, 3
+	const thenAfter = time.Minute // so that a holder without a rival has been checked
 	type hosts = []*host
 	down := func(n int) func(*bench) {
 		return func(b *bench) { b.host(mac(n)).down = true }
@@ -83,7 +84,7 @@ func TestRepairs(t *testing.T) {
 		hosts  hosts
 		config func(*Config)
 		breaks func(*bench)
-		then   func(*bench) // 20 s later
+		then   func(*bench) // thenAfter later
 		wait   time.Duration
 		want   int           // whom the entry names at last
 		within time.Duration // 0: it does not move
@@ -93,57 +94,57 @@ func TestRepairs(t *testing.T) {
 	}{
 		{
 			name: "the holder is silent", breaks: all(down(one), join(good(two))),
-			want: two, within: 3200 * ms, events: []Event{Moved}, cause: Stale,
+			want: two, within: 3300 * ms, events: []Event{Moved}, cause: Stale,
 		},
 		{
 			name: "one broadcast is lost", breaks: all(down(one), join(deaf(good(two), 1))),
-			want: two, within: 3500 * ms, events: []Event{Moved}, cause: Stale,
+			want: two, within: 3600 * ms, events: []Event{Moved}, cause: Stale,
 		},
 		{
 			name:   "the holder is silent, and of several others none serves",
 			breaks: all(down(one), join(zombie(two, refuses), &host{lladdr: mac(three), delay: 2 * ms, api: refuses})),
-			want:   two, within: 3200 * ms, events: []Event{Duplicate, Moved, Failing}, cause: Stale,
-			log: `event=failing device=eth0 old_lladdr=02:00:00:00:00:02 reason="several hosts answer; check: refused"`,
+			want:   one, events: []Event{Duplicate, Silent},
+			log: `event=silent device=eth0 old_lladdr=02:00:00:00:00:01 reason=others_answer`,
 		},
 		{
 			name: "nobody answers, and then another does", breaks: down(one), then: join(good(two)),
-			wait: 2 * time.Minute, want: two, within: 2 * time.Minute, events: []Event{Silent, Moved, Recovered}, cause: WasSilent,
+			wait: 2 * time.Minute, want: two, within: thenAfter + 6*time.Second, events: []Event{Silent, Moved, Recovered}, cause: WasSilent,
 			log: `level=WARN msg="vip silent" vip=10.0.0.100 event=silent device=eth0 old_lladdr=02:00:00:00:00:01`,
 		},
 		{
 			name: "its process is gone", breaks: all(become(one, refuses), join(good(two))),
-			want: two, within: 4 * time.Second, events: []Event{Failing, Duplicate, Moved, Recovered, Held}, cause: Zombie,
-			log: `level=WARN msg="vip failing" vip=10.0.0.100 event=failing device=eth0 old_lladdr=02:00:00:00:00:01 reason="no connection is left; check: refused"`,
+			want: two, within: 4 * time.Second, events: []Event{Duplicate, Failing, Moved, Recovered, Held}, cause: Zombie,
+			log: `level=WARN msg="vip failing" vip=10.0.0.100 event=failing device=eth0 old_lladdr=02:00:00:00:00:01 reason=refused`,
 		},
 		{
 			name: "it is frozen", breaks: all(become(one, frozen), join(good(two))),
-			want: two, within: 10 * time.Second, events: []Event{Failing, Duplicate, Moved, Recovered, Held}, cause: Zombie,
+			want: two, within: 10 * time.Second, events: []Event{Duplicate, Failing, Moved, Recovered, Held}, cause: Zombie,
 		},
 		{
 			name: "of several others only the last serves", breaks: all(become(one, refuses), join(zombie(two, refuses), zombie(three, refuses), good(4))),
-			want: 4, within: 4 * time.Second, events: []Event{Failing, Duplicate, Moved, Recovered, Held}, cause: Zombie,
+			want: 4, within: 4 * time.Second, events: []Event{Duplicate, Failing, Moved, Recovered, Held}, cause: Zombie,
 		},
 		{
 			name: "none serves: the first is put back", breaks: all(become(one, refuses), join(zombie(two, refuses), zombie(three, frozen))),
-			want: one, events: []Event{Failing, Duplicate},
+			want: one, events: []Event{Duplicate, Failing},
 		},
 		{
 			name: "another serves, and cannot prove who it is", breaks: all(become(one, refuses), join(stranger(two))),
-			want: one, events: []Event{Failing, Duplicate},
+			want: one, events: []Event{Duplicate, Failing},
 		},
 		{
 			name: "the same, where the check does not verify", breaks: all(become(one, refuses), join(stranger(two)), func(b *bench) { b.lenient = true }),
-			want: one, events: []Event{Failing, Duplicate},
+			want: one, events: []Event{Duplicate, Failing},
 		},
 		{
 			name: "healthy: one that cannot prove who it is is followed", breaks: all(become(one, refuses), join(stranger(two)), func(b *bench) { b.lenient = true }),
 			config: func(c *Config) { c.OnConflict = Healthy },
-			want:   two, within: 4 * time.Second, events: []Event{Failing, Duplicate, Moved, Recovered, Held}, cause: Zombie,
+			want:   two, within: 4 * time.Second, events: []Event{Duplicate, Failing, Moved, Recovered, Held}, cause: Zombie,
 		},
 		{
 			name: "report: none is followed", breaks: all(become(one, refuses), join(good(two))),
 			config: func(c *Config) { c.OnConflict = Report },
-			want:   one, events: []Event{Failing, Duplicate},
+			wait:   time.Minute, want: one, events: []Event{Duplicate, Failing},
 		},
 		{
 			name: "no check: none is followed", breaks: all(become(one, frozen), join(good(two))),
@@ -152,7 +153,7 @@ func TestRepairs(t *testing.T) {
 		},
 		{
 			name: "the CA file cannot be used", breaks: all(become(one, refuses), join(good(two)), func(b *bench) { b.unknown = errFake }),
-			want: one, wait: 10 * time.Second, events: nil, log: `level=WARN msg="the VIP cannot be checked" vip=10.0.0.100 err=fault`,
+			want: one, wait: time.Minute, events: []Event{Duplicate}, log: `level=WARN msg="the VIP cannot be checked" vip=10.0.0.100 err=fault`,
 		},
 		{
 			name: "two that serve are reported once", breaks: join(good(two)),
@@ -171,7 +172,7 @@ func TestRepairs(t *testing.T) {
 		},
 		{
 			name: "first its process is gone, then it is silent and another holds it", breaks: become(one, refuses), then: all(down(one), join(good(two))),
-			want: two, within: 24 * time.Second, events: []Event{Failing, Moved, Recovered}, cause: Stale,
+			wait: 2 * time.Minute, want: two, within: thenAfter + 6*time.Second, events: []Event{Failing, Moved, Recovered}, cause: Stale,
 		},
 		{
 			name: "it was frozen, served again, and then it moves in silence", breaks: become(one, frozen),
@@ -179,7 +180,7 @@ func TestRepairs(t *testing.T) {
 				time.AfterFunc(3*time.Minute, func() {
 					b.change(func() { all(down(one), join(good(two)))(b) })
 				})
-			}), wait: 4 * time.Minute, want: two, within: 20*time.Second + 3*time.Minute + 4*time.Second,
+			}), wait: 5 * time.Minute, want: two, within: thenAfter + 3*time.Minute + 4*time.Second,
 			events: []Event{Failing, Recovered, Moved}, cause: Stale,
 		},
 		{
@@ -191,7 +192,7 @@ func TestRepairs(t *testing.T) {
 				time.AfterFunc(10*time.Second, func() {
 					b.change(func() { all(down(one), join(good(two)))(b) })
 				})
-			}), wait: time.Minute, want: two, within: 34 * time.Second,
+			}), wait: 2 * time.Minute, want: two, within: thenAfter + 16*time.Second,
 			events: []Event{Silent, Recovered, Moved}, cause: Stale,
 		},
 	}
@@ -211,7 +212,7 @@ func TestRepairs(t *testing.T) {
 				b.change(func() { tt.breaks(b) })
 				broken := time.Now()
 				if tt.then != nil {
-					time.AfterFunc(20*time.Second, func() { b.change(func() { tt.then(b) }) })
+					time.AfterFunc(thenAfter, func() { b.change(func() { tt.then(b) }) })
 				}
 				if tt.within == 0 {
 					rest(max(tt.wait, 30*time.Second))
@@ -239,8 +240,8 @@ func TestRepairs(t *testing.T) {
 	}
 }
 
-// The holder misses three requests, 0.3 s apart, and the first that answers has
-// the entry at once.
+// The holder misses three requests, 0.3 s apart, and who answers in the 0.3 s after
+// that is tried at once.
 func TestSilentHolderIsReplacedInTime(t *testing.T) {
 	for _, lost := range []int{0, 1} {
 		t.Run(fmt.Sprintf("%d broadcasts lost", lost), func(t *testing.T) {
@@ -249,19 +250,19 @@ func TestSilentHolderIsReplacedInTime(t *testing.T) {
 				b.settle(t)
 				b.change(func() {
 					b.host(mac(1)).down = true
-					b.hosts = append(b.hosts, &host{lladdr: mac(2), delay: 4 * ms, lose: lost})
+					b.hosts = append(b.hosts, &host{lladdr: mac(2), proves: true, delay: 4 * ms, lose: lost})
 				})
 				broken := b.now()
 				took := when(10*time.Second, func() bool { return b.named() == mac(2) })
 				var asked time.Duration
 				b.change(func() { asked = b.asks[slices.IndexFunc(b.asks, func(a ask) bool { return a.at >= broken })].at })
-				want := asked - broken + 900*ms + time.Duration(lost)*missGap + 4*ms
-				if took < want-ms || took > want+2*ms {
+				want := asked - broken + time.Duration(misses+1+lost)*missGap + 4*ms
+				if took < want-ms || took > want+3*ms {
 					t.Errorf("it took %v, %v of them until the holder was asked next, want %v", took, asked-broken, want)
 				}
 				rest(time.Second)
-				if b.took[0] > 900*ms+time.Duration(1+lost)*missGap {
-					t.Errorf("the log says that it took %v", b.took[0])
+				if len(b.took) != 1 || b.took[0] > time.Duration(misses+1+lost)*missGap+10*ms {
+					t.Fatalf("the log says that it took %v", b.took)
 				}
 				line := fmt.Sprintf(`level=INFO msg="vip moved" vip=10.0.0.100 event=moved device=eth0 old_lladdr=%s new_lladdr=%s cause=stale took=%v`,
 					mac(1), mac(2), b.took[0].Round(ms))
@@ -302,24 +303,25 @@ func TestNobodyAnswers(t *testing.T) {
 				last = append(last, all[i]-all[i-1])
 			}
 		}
-		// Five seconds together, because of chance.
-		for s := 10; s+5 <= len(asked); s += 5 {
+		// So many seconds together, because of chance and of the steps.
+		const together = 15
+		for s := 15; s+together <= len(asked); s += together {
 			n := 0
-			for _, a := range asked[s : s+5] {
+			for _, a := range asked[s : s+together] {
 				n += a
 			}
-			if limit := 5 * nodes / 20 * 13 / 10; n > limit {
-				t.Errorf("%d broadcasts in seconds %d to %d, want %d at most", n, s, s+5, limit)
+			step := askEarly
+			if s > int((youngFor+askEarly)/time.Second) {
+				step = askLate
+			}
+			if limit := nodes * together * 13 / 10 / int(step/time.Second); n > limit {
+				t.Errorf("%d broadcasts in seconds %d to %d, want %d at most", n, s, s+together, limit)
 			}
 		}
-		var sum time.Duration
 		for _, d := range last {
-			if sum += d; d < 30*time.Second || d > 90*time.Second+2*interval {
+			if d < askLate*4/5 || d > askLate+2*interval {
 				t.Errorf("%v between two of the last broadcasts", d)
 			}
-		}
-		if mean := sum / time.Duration(len(last)); mean < 58*time.Second || mean > 64*time.Second {
-			t.Errorf("%v between the last broadcasts, want a minute", mean)
 		}
 		benches[0].wantEvents(t, Silent)
 	})
@@ -372,7 +374,7 @@ func TestUnresolved(t *testing.T) {
 				b.settle(t)
 				b.change(func() { b.hosts = []*host{good(2)} })
 				b.set(func(e *entry) { e.State = tt.state })
-				if took := when(5*time.Second, func() bool { return b.named() == mac(2) }); took > tt.within+10*ms {
+				if took := when(10*time.Second, func() bool { return b.named() == mac(2) }); took > tt.within+misses*missGap+missGap+10*ms {
 					t.Errorf("repaired after %v", took)
 				}
 				rest(time.Second)
@@ -496,7 +498,7 @@ func TestRouteComesBack(t *testing.T) {
 		}
 		b.settle(t)
 		b.change(func() { gone = true })
-		if took := when(time.Minute, func() bool { return b.count(NotOnLink) > 0 }); took > placeEvery+interval {
+		if took := when(time.Minute, func() bool { return b.count(NotOnLink) > 0 }); took > wayEvery+interval {
 			t.Errorf("noticed after %v", took)
 		}
 		b.change(func() { gone = false })
@@ -615,13 +617,16 @@ func TestPinned(t *testing.T) {
 					b.kubelet(t, time.Second)
 					b.start(t)
 					rest(10 * time.Second)
-					b.wantEvents(t, Pinned)
+					pinned := map[string]int{"PERMANENT": 1}[name] // what its owner keeps current is not
+					if b.count(Pinned) != pinned || len(b.events) != pinned {
+						t.Errorf("events %v", b.events)
+					}
 					b.change(func() { breaks(b) })
 					rest(10 * time.Minute)
 					if b.named() != mac(1) || len(b.ops) > 0 || len(b.broadcasts(0)) > 0 {
 						t.Errorf("the entry names %s, %d broadcasts, and %v", b.named(), len(b.broadcasts(0)), b.ops)
 					}
-					if b.count(Pinned) != 1 || b.count(Moved) > 0 || len(b.lines(`level=WARN msg="vip pinned" vip=10.0.0.100 event=pinned device=eth0 old_lladdr=02:00:00:00:00:01 reason=`+strings.ToLower(name)+"\n")) != 1 {
+					if b.count(Pinned) != pinned || b.count(Moved) > 0 || len(b.lines(`level=WARN msg="vip pinned" vip=10.0.0.100 event=pinned device=eth0 old_lladdr=02:00:00:00:00:01 reason=`+strings.ToLower(name)+"\n")) != pinned {
 						t.Errorf("events %v", b.events)
 					}
 					if what == "moves" && b.count(Silent) != 1 {
@@ -690,7 +695,7 @@ func TestPinnedMeanwhile(t *testing.T) {
 					if got := b.ops[before:]; len(got) > 0 {
 						t.Errorf("%v after the entry had become somebody else's", got)
 					}
-					if b.count(Pinned) == 0 {
+					if name == "PERMANENT" && b.count(Pinned) == 0 {
 						t.Errorf("events %v", b.events)
 					}
 					if b.count(Moved) > 0 {
@@ -714,10 +719,11 @@ func TestWriteRefused(t *testing.T) {
 		})
 		since := b.now()
 		rest(10 * time.Minute)
-		if b.count(Moved) > 0 || len(b.repairs) > 0 {
-			t.Errorf("%d moves and %d repairs of an entry that still names %s", b.count(Moved), len(b.repairs), b.named())
+		// The kernel may resolve an entry that has failed by itself.
+		if moved := b.named() == mac(2); (b.count(Moved) > 0) != moved || !moved && len(b.repairs) > 0 {
+			t.Errorf("%d moves and %d repairs of an entry that names %s", b.count(Moved), len(b.repairs), b.named())
 		}
-		if n := len(b.broadcasts(since)); n > 40 {
+		if n := len(b.broadcasts(since)); n > 80 {
 			t.Errorf("%d broadcasts in 10 minutes of no avail", n)
 		}
 	})
@@ -761,13 +767,13 @@ func TestDryRun(t *testing.T) {
 func TestBlind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench([]*host{good(1)})
-		b.askErr = neigh.ErrPermission
+		b.dialErr = neigh.ErrPermission
 		b.kubelet(t, time.Second)
 		b.start(t)
 		rest(10 * time.Minute)
 		b.wantEvents(t)
-		if n := len(b.lines(`level=WARN msg="CAP_NET_RAW is missing: the holders of VIPs cannot be asked, and a move is not noticed"`)); n != 1 || len(b.asks) != 1 {
-			t.Errorf("said %d times, and tried %d times", n, len(b.asks))
+		if n := len(b.lines(`level=WARN msg="CAP_NET_RAW is missing: the holders of VIPs cannot be asked, and a move is noticed by their connections alone"`)); n != 1 || len(b.asks) > 0 {
+			t.Errorf("said %d times, and asked %d times", n, len(b.asks))
 		}
 		if s := b.w.Status()[0]; time.Since(s.Verified) > 5*time.Second {
 			t.Errorf("status %+v of a VIP to which connections work", s)
@@ -990,7 +996,7 @@ func TestFlood(t *testing.T) {
 			b.bounded(t, since, b.now()-since)
 			// It is over.
 			took := when(5*time.Minute, func() bool { return b.named() == mac(1) })
-			if took > 10*time.Second { // the budget is spent
+			if took > 20*time.Second { // the budget is spent
 				t.Errorf("the holder is used again after %v", took)
 			}
 		})
@@ -1001,10 +1007,10 @@ func TestFlood(t *testing.T) {
 func (b *bench) bounded(t *testing.T, since, d time.Duration) {
 	t.Helper()
 	minutes := int(d / time.Minute)
-	if n := len(b.checked()); n > (minutes+3)*(2+maxTrials) {
+	if n := len(b.checked()); n > 4*maxVIPs+int(d/(5*time.Second))+1 {
 		t.Errorf("%d checks in %v", n, d)
 	}
-	if n := len(b.broadcasts(since)); n > allowance+int(d/refill) {
+	if n := len(b.broadcasts(since)); n > 6*maxVIPs+int(2*d/time.Second) {
 		t.Errorf("%d broadcasts in %v", n, d)
 	} else {
 		t.Logf("%d broadcasts and %d checks in %v", n, len(b.checks), d)
@@ -1018,9 +1024,9 @@ func (b *bench) bounded(t *testing.T, since, d time.Duration) {
 			t.Errorf("a line of %d bytes", len(l))
 		}
 	}
-	v := b.w.watches[theVIP]
-	if len(v.proven) > maxKnown+1 || len(v.tracker.holders) > 3*perAsk {
-		t.Errorf("%d hosts are remembered, and %d holders", len(v.proven), len(v.tracker.holders))
+	v := b.w.watches[place{addr: theVIP}]
+	if n := max(len(v.holders.rivals), len(v.holders.certificates), len(v.attempts.tried)); n > maxKnown+1 || len(v.tracker.holders) > 3*perAsk {
+		t.Errorf("%d hosts are remembered, and %d holders", n, len(v.tracker.holders))
 	}
 }
 
@@ -1047,7 +1053,7 @@ func TestNotOnLink(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b := newBench([]*host{good(1)})
+				b := newBench([]*host{good(1)}, func(c *Config) { c.Checker = nil })
 				b.places[theVIP] = tt.place
 				b.placeErr = func(netip.Addr) error { return tt.err }
 				b.kubelet(t, time.Second)
@@ -1082,7 +1088,7 @@ func TestAnotherDevice(t *testing.T) {
 			b.entries[other] = &e
 			b.places[theVIP] = onLink(eth1)
 		})
-		rest(placeEvery + 2*interval)
+		rest(wayEvery + 2*interval)
 		if b.count(Moved)+b.count(Silent) > 0 {
 			t.Errorf("events %v", b.events)
 		}
@@ -1113,27 +1119,25 @@ func TestFailsAgainAfterARepair(t *testing.T) {
 	})
 }
 
-// A check that found nothing wrong puts off the next one, but not that of another
-// holder, whom somebody has put into the entry meanwhile.
-func TestCalmIsAboutOneHolder(t *testing.T) {
+// A server that takes its time for more than a minute, and then freezes, is left as
+// soon as one that has always been quick.
+func TestFreezesAfterSlowAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench([]*host{good(1)})
-		b.settle(t)
-		// Requests that take their time, one after the other.
-		for range 6 {
-			c := b.dial(theVIP)
-			rest(time.Second)
+		b.start(t)
+		c := b.dial(theVIP)
+		for range 12 { // each request is answered after 6 s
 			b.change(func() { c.sent, c.waits = time.Now(), true })
-			rest(10 * time.Second)
-			b.close(c)
-		}
-		if n := len(b.checked()); n < 2 || n > 6 {
-			t.Fatalf("%d checks", n)
+			rest(6 * time.Second)
+			b.change(func() { c.received, c.waits, c.Received = time.Now(), false, c.Received+1 })
+			rest(500 * ms)
 		}
 		b.wantEvents(t)
-		b.change(func() { b.hosts = []*host{good(1), zombie(2, frozen)} })
-		b.announces(mac(2))
-		if took := when(2*time.Minute, func() bool { return b.named() == mac(1) }); took > 15*time.Second {
+		b.change(func() {
+			b.hosts = []*host{zombie(1, frozen), good(2)}
+			c.sent, c.waits = time.Now(), true
+		})
+		if took := when(2*time.Minute, func() bool { return b.named() == mac(2) }); took > 15*time.Second {
 			t.Errorf("repaired after %v", took)
 		}
 	})
@@ -1143,7 +1147,7 @@ func TestCalmIsAboutOneHolder(t *testing.T) {
 func TestMayLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench([]*host{good(1)})
-		v := newWatch(b.w, target{addr: theVIP})
+		v := newWatch(b.w, Target{Addr: theVIP})
 		for range 1000 {
 			v.happened(Change{Event: Moved}, true)
 		}
@@ -1178,7 +1182,7 @@ func TestSeveralVIPs(t *testing.T) {
 		for i := range maxVIPs {
 			addrs = append(addrs, netip.AddrFrom4([4]byte{10, 0, 0, byte(100 + i)}))
 		}
-		b := newBench([]*host{good(1)}, func(c *Config) { c.Addrs = addrs })
+		b := newBench([]*host{good(1)}, func(c *Config) { c.Given = given(addrs...) })
 		for _, a := range addrs {
 			e := *b.entries[key]
 			e.Addr = a
@@ -1202,7 +1206,7 @@ func TestSeveralVIPs(t *testing.T) {
 // what is in the list is looked up one by one.
 func TestConnectionsAreListedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBench([]*host{good(1)}, func(c *Config) { c.Auto, c.Addrs = true, addrs(100, 101) })
+		b := newBench([]*host{good(1)}, func(c *Config) { c.Auto, c.Given = true, given(addrs(100, 101)...) })
 		e := *b.entries[key]
 		e.Addr = addr(101)
 		b.entries[e.Key] = &e
@@ -1215,12 +1219,12 @@ func TestConnectionsAreListedOnce(t *testing.T) {
 		if want := int(time.Hour/roundEvery) + 1 + 2; lists > want { // and when each has arrived
 			t.Errorf("listed %d times in an hour, want %d", lists, want)
 		}
-		c := b.dial(theVIP)
+		c := b.dial(addr(101))
 		b.change(func() { c.Retransmits = 2 })
-		if took := when(time.Minute, func() bool {
+		if took := when(2*time.Minute, func() bool {
 			b.change(func() { checks = len(b.checks) })
 			return checks > 0
-		}); took > roundEvery+interval+ms {
+		}); took > roundEvery+interval+lonelySpread+ms {
 			t.Errorf("a new connection that retransmits was seen after %v", took)
 		}
 	})

@@ -2,9 +2,11 @@ package vip
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,54 +19,35 @@ const (
 	roundEvery = 30 * time.Second
 	// roundGap is the least time between two such rounds.
 	roundGap = time.Second
-	// keepFor is how long a VIP is watched to which there are no connections any
-	// more: while it is lost, there are none for long.
-	keepFor = 10 * time.Minute
+	// noneAfter is after what time it is said that there is no VIP.
+	noneAfter = time.Minute
 	// lookupTimeout bounds the resolution of a name.
 	lookupTimeout = 5 * time.Second
 )
 
-// Source says how a VIP is known.
-type Source string
-
-// The sources, which are label values as well.
-const (
-	FromSockets Source = "auto"
-	FromAddress Source = "address"
-	FromName    Source = "name"
-)
-
-// target is a VIP that is to be watched.
-type target struct {
-	addr   netip.Addr
-	source Source
-	name   string // of FromName
-}
-
 // Watcher watches the VIPs that this node depends on.
 type Watcher struct {
-	cfg    Config
-	budget budget
-	again  chan struct{} // something is suspicious: look for VIPs now
-
-	sayBlind func()
+	cfg     Config
+	budgets budgets
+	said    once
+	wake    chan struct{} // something is suspicious: look for VIPs now
+	made    time.Time
 
 	// Of the goroutine that runs Run.
-	seen     map[netip.Addr]time.Time // by sockets, and when last
-	resolved map[string][]netip.Addr  // names, and what they last resolved to
+	seen     map[place]*sighting     // by sockets
+	resolved map[string][]netip.Addr // names, and what they last resolved to
+	ended    *listener               // to connections that have ended; nil while there is no need
 
 	mu      sync.Mutex
-	watches map[netip.Addr]*watch
+	watches map[place]*watch
+	tried   map[place]time.Time // attempts to connect that came to nothing
 }
 
 // New returns a Watcher. It starts nothing.
 func New(cfg Config) *Watcher {
 	return &Watcher{
-		cfg: cfg, again: make(chan struct{}, 1), seen: make(map[netip.Addr]time.Time),
-		resolved: make(map[string][]netip.Addr), watches: make(map[netip.Addr]*watch),
-		sayBlind: sync.OnceFunc(func() {
-			cfg.Log.Warn("CAP_NET_RAW is missing: the holders of VIPs cannot be asked, and a move is not noticed")
-		}),
+		cfg: cfg, budgets: newBudgets(), wake: make(chan struct{}, 1), made: time.Now(), seen: make(map[place]*sighting),
+		resolved: make(map[string][]netip.Addr), watches: make(map[place]*watch), tried: make(map[place]time.Time),
 	}
 }
 
@@ -73,11 +56,17 @@ func (w *Watcher) Status() []*report.VIP {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var all []*report.VIP
-	for _, a := range slices.SortedFunc(maps.Keys(w.watches), netip.Addr.Compare) {
-		if s := w.watches[a].status.Load(); s != nil {
+	for _, v := range w.watches {
+		if s := v.status.Load(); s != nil {
 			all = append(all, s)
 		}
 	}
+	slices.SortFunc(all, func(a, b *report.VIP) int {
+		if c := a.Addr.Compare(b.Addr); c != 0 {
+			return c
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
 	return all
 }
 
@@ -97,6 +86,7 @@ func (w *Watcher) Claims() []neigh.Key {
 // Run watches until ctx is done, and returns nil then.
 func (w *Watcher) Run(ctx context.Context) error {
 	defer w.follow(ctx, nil, nil)
+	defer w.listen(ctx, false)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -104,16 +94,12 @@ func (w *Watcher) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-timer.C:
-		case <-w.again:
+		case <-w.wake:
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
-		sockets, err := w.cfg.Sockets.List(w.cfg.Port)
-		if err != nil {
-			w.cfg.Log.Debug("listing connections", "err", err)
-		}
-		w.follow(ctx, w.targets(ctx, time.Now(), sockets), sockets)
+		w.turn(ctx)
 		if !sleep(ctx, roundGap) {
 			return nil
 		}
@@ -121,32 +107,68 @@ func (w *Watcher) Run(ctx context.Context) error {
 	}
 }
 
-// suspicious has VIPs looked for soon: names resolved again, and connections.
-func (w *Watcher) suspicious() {
+// turn looks for VIPs once.
+func (w *Watcher) turn(ctx context.Context) {
+	now := time.Now()
+	sockets, err := w.cfg.Sockets.List(w.cfg.Port)
+	if err != nil {
+		w.cfg.Log.Debug("listing connections", "err", err)
+	}
+	w.sight(now, sockets, err == nil)
+	targets := w.targets(ctx, now)
+	w.follow(ctx, targets, sockets)
+	w.listen(ctx, w.cfg.Auto && (len(targets) == 0 || w.inTrouble()))
+	if len(targets) == 0 && now.Sub(w.made) >= noneAfter {
+		w.said.do("none", func() {
+			w.cfg.Log.Warn("no VIP is watched: this node has no connection to an API server on --vip-port; --vip=ADDRESS or --vip=NAME names one, --vip=none says that there is none",
+				"vip_port", w.cfg.Port)
+		})
+	}
+}
+
+// again has VIPs looked for soon: names resolved again, and connections.
+func (w *Watcher) again() {
 	select {
-	case w.again <- struct{}{}:
+	case w.wake <- struct{}{}:
 	default:
 	}
 }
 
+// inTrouble reports whether a VIP does not work.
+func (w *Watcher) inTrouble() bool {
+	for _, v := range w.watches {
+		switch s := v.status.Load(); {
+		case s == nil:
+		case s.State == StateSuspect.String(), s.State == StateSilent.String(), s.State == StateFailing.String():
+			return true
+		}
+	}
+	return false
+}
+
 // targets returns the VIPs to be watched: at most maxVIPs, those that were given
 // first.
-func (w *Watcher) targets(ctx context.Context, now time.Time, sockets []neigh.Socket) []target {
-	var all []target
-	for _, a := range w.cfg.Addrs {
-		all = append(all, target{addr: a, source: FromAddress})
+func (w *Watcher) targets(ctx context.Context, now time.Time) []Target {
+	var all []Target
+	resolved := w.lookup(ctx)
+	for _, g := range w.cfg.Given {
+		if g.Name == "" {
+			all = append(all, Target{Addr: g.Addr, Port: g.Port, Source: FromAddress})
+		}
 	}
-	for i, addrs := range w.lookup(ctx) {
-		for _, a := range addrs {
-			all = append(all, target{addr: a, source: FromName, name: w.cfg.Names[i]})
+	for _, g := range w.cfg.Given {
+		if g.Name != "" {
+			for _, a := range resolved[g.Name] {
+				all = append(all, Target{Addr: a, Port: g.Port, Source: FromName, Name: g.Name})
+			}
 		}
 	}
 	if w.cfg.Auto {
-		all = append(all, w.discover(now, sockets)...)
+		all = append(all, w.discover(now)...)
 	}
-	chosen := make([]target, 0, maxVIPs)
+	chosen := make([]Target, 0, maxVIPs)
 	for _, t := range all {
-		if len(chosen) < maxVIPs && !slices.ContainsFunc(chosen, func(c target) bool { return c.addr == t.addr }) {
+		if len(chosen) < maxVIPs && !slices.ContainsFunc(chosen, func(c Target) bool { return c.place() == t.place() }) {
 			chosen = append(chosen, t)
 		}
 	}
@@ -155,118 +177,158 @@ func (w *Watcher) targets(ctx context.Context, now time.Time, sockets []neigh.So
 
 // lookup resolves all names. While that fails, what one last resolved to is true:
 // the name server may be behind what is broken.
-func (w *Watcher) lookup(ctx context.Context) [][]netip.Addr {
+func (w *Watcher) lookup(ctx context.Context) map[string][]netip.Addr {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
-	all := make([][]netip.Addr, len(w.cfg.Names))
+	var mu sync.Mutex
 	var wg sync.WaitGroup
-	for i, name := range w.cfg.Names {
+	for _, g := range w.cfg.Given {
+		if g.Name == "" {
+			continue
+		}
 		wg.Go(func() {
-			addrs, err := w.cfg.Lookup(ctx, name)
+			addrs, err := w.cfg.Lookup(ctx, g.Name)
 			if err != nil {
-				w.cfg.Log.Debug("name of a VIP not resolved", "name", name, "err", err)
+				w.cfg.Log.Debug("name of a VIP not resolved", "name", g.Name, "err", err)
+			}
+			if err != nil || len(addrs) == 0 {
 				return
 			}
-			for _, a := range addrs {
-				all[i] = append(all[i], a.Unmap())
+			all := make([]netip.Addr, len(addrs))
+			for i, a := range addrs {
+				all[i] = a.Unmap()
 			}
+			slices.SortFunc(all, netip.Addr.Compare)
+			mu.Lock()
+			defer mu.Unlock()
+			w.resolved[g.Name] = all
 		})
 	}
 	wg.Wait()
-	for i, name := range w.cfg.Names {
-		if len(all[i]) == 0 {
-			all[i] = w.resolved[name]
-			continue
-		}
-		slices.SortFunc(all[i], netip.Addr.Compare)
-		w.resolved[name] = all[i]
-	}
-	return all
-}
-
-// discover returns the addresses that this host has connections to. Those on
-// link come first, as only they can be repaired.
-func (w *Watcher) discover(now time.Time, sockets []neigh.Socket) []target {
-	for i := range sockets {
-		w.seen[sockets[i].Remote.Addr()] = now
-	}
-	rank := make(map[netip.Addr]int)
-	for a, last := range w.seen {
-		if now.Sub(last) > keepFor {
-			delete(w.seen, a)
-			continue
-		}
-		rank[a] = w.rank(a)
-		if rank[a] < 0 {
-			delete(w.seen, a)
-		}
-	}
-	addrs := slices.SortedFunc(maps.Keys(w.seen), func(a, b netip.Addr) int {
-		if rank[a] != rank[b] {
-			return rank[a] - rank[b]
-		}
-		return a.Compare(b)
-	})
-	targets := make([]target, len(addrs))
-	for i, a := range addrs {
-		targets[i] = target{addr: a, source: FromSockets}
-	}
-	return targets
-}
-
-// rank returns how much an address is worth watching, least first, or less than
-// 0 if it is not: loopback, and the node's own address, to which the control
-// plane's components connect on their own host.
-func (w *Watcher) rank(a netip.Addr) int {
-	if a.IsLoopback() || a.IsUnspecified() || a.IsMulticast() || a.IsLinkLocalUnicast() {
-		return -1
-	}
-	_, watched := w.watches[a] // only this goroutine changes them
-	p, err := w.cfg.Table.Place(a)
-	switch {
-	case err == nil && p.Own:
-		return -1
-	case err != nil || p.Local && !p.Here || p.Gateway.IsValid():
-		return 2
-	case watched:
-		return 0
-	}
-	return 1
+	return w.resolved
 }
 
 // follow starts and ends watches, so that there is one for each target, and tells
 // them of the sockets there are.
-func (w *Watcher) follow(ctx context.Context, targets []target, sockets []neigh.Socket) {
-	wanted := make(map[netip.Addr]target, len(targets))
+func (w *Watcher) follow(ctx context.Context, targets []Target, sockets []neigh.Socket) {
+	wanted := make(map[place]Target, len(targets))
 	for _, t := range targets {
-		wanted[t.addr] = t
+		wanted[t.place()] = t
 	}
-	for a, v := range w.watches {
-		if t, ok := wanted[a]; ok && t == v.target {
+	for p, v := range maps.Clone(w.watches) {
+		if t, ok := wanted[p]; ok && t == v.target {
 			continue
 		}
 		v.stop()
 		w.mu.Lock()
-		delete(w.watches, a)
+		delete(w.watches, p)
 		w.mu.Unlock()
+		if ctx.Err() == nil {
+			v.log.Info("not watching the VIP any more", "why", w.why(v.target, wanted))
+		}
 		if w.cfg.Hooks.Forgotten != nil {
-			w.cfg.Hooks.Forgotten(a)
+			w.cfg.Hooks.Forgotten(v.target.String())
 		}
 	}
-	for a, t := range wanted {
-		if v := w.watches[a]; v != nil {
+	for p, t := range wanted {
+		if v := w.watches[p]; v != nil {
 			v.tell(sockets)
 			continue
 		}
 		v := newWatch(w, t)
 		v.tell(sockets)
+		if s := w.seen[p]; s != nil && !s.refused.IsZero() {
+			v.refused.Store(&s.refused)
+		}
 		w.mu.Lock()
-		w.watches[a] = v
+		w.watches[p] = v
 		w.mu.Unlock()
 		if w.cfg.Hooks.Watching != nil {
-			w.cfg.Hooks.Watching(a)
+			w.cfg.Hooks.Watching(t.String())
 		}
 		v.start(ctx)
+	}
+}
+
+// why says why a VIP is not watched any more.
+func (w *Watcher) why(t Target, wanted map[place]Target) string {
+	_, other := wanted[t.place()]
+	switch {
+	case other:
+		return "it is known in another way now"
+	case t.Source == FromName:
+		return "the name resolves to other addresses"
+	case w.seen[t.place()] != nil:
+		return "others come first"
+	}
+	return "nobody on this node uses it"
+}
+
+// listener is the goroutine that hears of connections that have ended.
+type listener struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// listen starts or ends to listen to connections that have ended. A refused attempt
+// to connect lives for 0.1 ms, and no list shows it. Meanwhile each connection of
+// the machine that ends costs the kernel a message, so it is done only while no VIP
+// is known, or one does not work.
+func (w *Watcher) listen(ctx context.Context, want bool) {
+	switch {
+	case w.cfg.Attempts == nil:
+	case !want && w.ended != nil:
+		w.ended.cancel()
+		<-w.ended.done
+		w.ended = nil
+	case want && w.ended == nil:
+		a, err := w.cfg.Attempts([]uint16{w.cfg.Port})
+		if err != nil {
+			w.said.do("attempts", func() {
+				w.cfg.Log.Info("refused attempts to connect are not heard of: a VIP that refuses connections when the agent starts is not found", "err", err)
+			})
+			return
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		l := &listener{cancel: cancel, done: make(chan struct{})}
+		w.ended = l
+		go func() {
+			defer close(l.done)
+			defer a.Close()
+			w.hear(ctx, a)
+		}()
+	}
+}
+
+// hear takes in connections that have ended until ctx is done.
+func (w *Watcher) hear(ctx context.Context, a Attempts) {
+	for ctx.Err() == nil {
+		err := a.Next(ctx, w.refused)
+		if err != nil && ctx.Err() == nil && !errors.Is(err, neigh.ErrOverrun) {
+			w.cfg.Log.Debug("hearing of attempts to connect", "err", err)
+			sleep(ctx, roundEvery)
+		}
+	}
+}
+
+// refused takes in a connection that has ended, if it was refused.
+func (w *Watcher) refused(s *neigh.Socket) {
+	if !s.Refused || s.Remote.Port() != w.cfg.Port {
+		return
+	}
+	now := time.Now()
+	p := place{s.Remote.Addr(), s.Index}
+	w.mu.Lock()
+	_, before := w.tried[p]
+	if len(w.tried) < maxSeen || before {
+		w.tried[p] = now
+	}
+	v := w.watches[p]
+	w.mu.Unlock()
+	if v != nil {
+		v.refused.Store(&now)
+	} else if !before {
+		w.again()
 	}
 }
 

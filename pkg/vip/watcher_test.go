@@ -31,7 +31,7 @@ func (b *bench) watched() (all []netip.Addr) {
 	return all
 }
 
-func auto(c *Config) { c.Addrs, c.Auto = nil, true }
+func auto(c *Config) { c.Given, c.Auto = nil, true }
 
 func TestDiscovery(t *testing.T) {
 	gateway := neigh.Place{Gateway: source, Link: neigh.Link{Index: eth0, Name: "eth0"}}
@@ -96,21 +96,24 @@ func TestDiscoveryLeavesOut(t *testing.T) {
 	})
 }
 
-// What was found is watched for a while after there is no connection any more.
+// What works, and nobody uses any more, is watched for a while.
 func TestForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench([]*host{good(1)}, auto)
 		c := b.dial(theVIP)
 		b.start(t)
 		rest(time.Minute)
-		b.change(func() { b.drop(c); b.listErr = errFake }) // nor is a failure a reason to forget
+		b.change(func() { b.drop(c) })
 		took := when(time.Hour, func() bool { return len(b.w.Status()) == 0 })
-		if took < keepFor-roundEvery || took > keepFor+roundEvery {
-			t.Errorf("forgotten after %v, want %v", took, keepFor)
+		if took < unusedFor-roundEvery || took > unusedFor+roundEvery+lonelySpread {
+			t.Errorf("forgotten after %v, want %v", took, unusedFor)
 		}
 		rest(ms)
 		if len(b.watching) > 0 || len(b.w.Claims()) > 0 {
 			t.Errorf("%v are watched, claims %v", b.watching, b.w.Claims())
+		}
+		if n := len(b.lines(`level=INFO msg="not watching the VIP any more" vip=10.0.0.100 why="nobody on this node uses it"`)); n != 1 {
+			t.Errorf("log %q", b.log.String())
 		}
 	})
 }
@@ -140,7 +143,7 @@ func TestRounds(t *testing.T) {
 func TestTargets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench([]*host{good(1)}, func(c *Config) {
-			c.Addrs, c.Names, c.Auto = addrs(1, 2, 3), []string{"vip.lab"}, true
+			c.Given, c.Auto = append(given(addrs(1, 2, 3)...), Given{Name: "vip.lab", Port: port}), true
 			c.Lookup = func(context.Context, string) ([]netip.Addr, error) {
 				return []netip.Addr{addr(3), netip.MustParseAddr("::ffff:10.0.0.4"), addr(5)}, nil
 			}
@@ -171,7 +174,7 @@ func TestNames(t *testing.T) {
 			resolved, hangs = to, hang
 		}
 		b := newBench([]*host{good(1)}, func(c *Config) {
-			c.Addrs, c.Names = nil, []string{"vip.lab"}
+			c.Given = []Given{{Name: "vip.lab", Port: port}}
 			c.Lookup = func(ctx context.Context, _ string) ([]netip.Addr, error) {
 				mu.Lock()
 				lookups++
@@ -217,7 +220,7 @@ func TestNames(t *testing.T) {
 func TestNameServerIsGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench([]*host{good(1)}, func(c *Config) {
-			c.Names = []string{"one.lab", "two.lab"}
+			c.Given = append(c.Given, Given{Name: "one.lab", Port: port}, Given{Name: "two.lab", Port: port})
 			c.Lookup = func(ctx context.Context, _ string) ([]netip.Addr, error) {
 				<-ctx.Done()
 				return nil, ctx.Err()
@@ -242,7 +245,7 @@ func TestNameOfAnAddressThatIsWatched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var resolved atomic.Bool
 		b := newBench([]*host{good(1)}, func(c *Config) {
-			c.Addrs, c.Auto, c.Names = nil, true, []string{"vip.lab"}
+			c.Auto, c.Given = true, []Given{{Name: "vip.lab", Port: port}}
 			c.Lookup = func(context.Context, string) ([]netip.Addr, error) {
 				if resolved.Load() {
 					return []netip.Addr{theVIP}, nil
@@ -266,7 +269,7 @@ func TestChurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := 0
 		b := newBench([]*host{good(1)}, func(c *Config) {
-			c.Addrs, c.Names = nil, []string{"vip.lab"}
+			c.Given = []Given{{Name: "vip.lab", Port: port}}
 			c.Lookup = func(context.Context, string) ([]netip.Addr, error) {
 				n++
 				return []netip.Addr{netip.MustParseAddr("10.0.1." + strconv.Itoa(n))}, nil

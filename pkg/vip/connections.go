@@ -20,8 +20,9 @@ const (
 	// suspect: the first may be a lost packet. The first of SYN_SENT comes after
 	// a second (RFC 6298 section 2).
 	retransmits = 2
-	// maxKnown bounds the connections that are looked at for one VIP.
-	maxKnown = 16
+	// refusedFor is how long a refused attempt to connect is a reason for suspicion.
+	// Clients try again within that time.
+	refusedFor = 15 * time.Second
 )
 
 // connections is what the connections of this host to one VIP say about it. It
@@ -30,7 +31,8 @@ type connections struct {
 	known       map[uint64]*connection // by cookie
 	established bool                   // there has been an established one since the last verdict
 	patience    time.Time              // until when there need not be one
-	progress    bool                   // something was received since the update before
+	progress    bool                   // something was received since the update before, on one that was known then: an impostor answers at first, too
+	refused     time.Time              // when an attempt was refused last
 }
 
 // connection is what is remembered of one connection.
@@ -78,31 +80,36 @@ func (k *connection) update(now time.Time, s *neigh.Socket) {
 	}
 }
 
-// suspect returns what makes one of the connections suspect, "" if nothing does.
-func (c *connections) suspect(now time.Time) string {
+// suspect returns what makes one of the connections suspect, None if nothing does.
+func (c *connections) suspect(now time.Time) Reason {
 	established := false
 	for _, k := range c.known {
 		established = established || k.Established
-		if reason := k.suspect(now); reason != "" && !k.excused {
+		if reason := k.suspect(now); reason != None && !k.excused {
 			return reason
 		}
 	}
-	if c.established && !established && !now.Before(c.patience) {
-		return "no connection is left"
+	switch {
+	case established || now.Before(c.patience):
+		return None
+	case now.Sub(c.refused) < refusedFor:
+		return AttemptRefused
+	case c.established:
+		return NoConnectionLeft
 	}
-	return ""
+	return None
 }
 
-func (k *connection) suspect(now time.Time) string {
+func (k *connection) suspect(now time.Time) Reason {
 	switch {
 	case !k.Established && k.Retransmits > 0:
-		return "a connection is not answered"
+		return AttemptUnanswered
 	case k.Established && k.Retransmits >= retransmits:
-		return "a connection retransmits"
+		return Retransmits
 	case !k.unanswered.IsZero() && now.Sub(k.unanswered) >= unansweredFor:
-		return "a request is not answered"
+		return RequestUnanswered
 	}
-	return ""
+	return None
 }
 
 // next returns when a connection becomes suspect if nothing is received on it
@@ -122,9 +129,26 @@ func (c *connections) next() (at time.Time) {
 // excuse notes that the server serves, whatever the connections look like. What
 // they look like now is no reason for suspicion until one of them has changed.
 func (c *connections) excuse(now time.Time) {
-	c.established = false
+	c.established, c.refused = false, time.Time{}
 	for _, k := range c.known {
 		c.established = c.established || k.Established
-		k.excused = k.suspect(now) != ""
+		k.excused = k.suspect(now) != None
 	}
+}
+
+// stuck returns the connections on which nothing was received since the given
+// time.
+func (c *connections) stuck(now, since time.Time) (all []neigh.Socket) {
+	for _, k := range c.known {
+		if !k.Established || now.Add(-k.SinceReceived).Before(since) {
+			all = append(all, k.Socket)
+		}
+	}
+	return all
+}
+
+// reconnecting notes that connections were closed, whose owners connect anew
+// within some time.
+func (c *connections) reconnecting(now time.Time, within time.Duration) {
+	*c = connections{established: true, patience: now.Add(within)}
 }

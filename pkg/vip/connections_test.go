@@ -12,16 +12,16 @@ type sample struct {
 	after   time.Duration // the one before
 	sockets []neigh.Socket
 	excuse  bool   // a check has found the server serving
-	want    string // why it is suspect, before it is excused
+	want    Reason // why it is suspect, before it is excused
 }
 
 func TestSuspicion(t *testing.T) {
 	const (
-		none       = ""
-		unanswered = "a request is not answered"
-		syn        = "a connection is not answered"
-		retransmit = "a connection retransmits"
-		noneLeft   = "no connection is left"
+		none       = None
+		unanswered = RequestUnanswered
+		syn        = AttemptUnanswered
+		retransmit = Retransmits
+		noneLeft   = NoConnectionLeft
 		sec        = time.Second
 	)
 	// socket is an established one that sent and received data so long ago.

@@ -1,0 +1,369 @@
+package vip
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
+)
+
+// reconnectIn is how long the owners of closed connections are given to make new
+// ones.
+const reconnectIn = 10 * time.Second
+
+// do carries out a step, and brings the evidence up to date. It reports false
+// where nothing more is to be done in this look.
+func (v *watch) do(ctx context.Context, s Step, e *Evidence) bool {
+	var goOn bool
+	switch s.Action {
+	case Nothing:
+	case AskEverybody:
+		goOn = v.askEverybody(ctx, e)
+	case CheckHolder:
+		goOn = v.checkHolder(ctx, e)
+	case TryOther:
+		goOn = v.try(ctx, s.Other, e)
+	case FollowOther:
+		v.release()
+		if v.accepts(ctx, s.Other) && v.give(s.Other) {
+			v.moved(time.Now(), s.Other, e)
+		}
+	case LeaveToKernel:
+		v.attempts.askedAt(e.Now, v.everybodyEvery())
+		if err := v.cfg.Table.SetState(v.key(), neigh.Probe); err != nil {
+			v.log.Debug("having the kernel verify the holder", "err", err)
+		}
+	}
+	e.Now = time.Now()
+	v.complete(e)
+	return goOn
+}
+
+// askEverybody asks everybody for the VIP, and notes who answers. It asks under the
+// shield, and what the answers do to the entry all the same is undone.
+func (v *watch) askEverybody(ctx context.Context, e *Evidence) bool {
+	silent := e.Unicast != Answered
+	tries, window := 1, shield.WindowFor(v.cfg.Timing.Lead)
+	if silent {
+		tries, window = misses, missGap
+	}
+	if v.verdict.State == StateSilent { // it has been asked for all the time
+		tries = 1
+	}
+	if !v.budgets.broadcasts.AllowN(e.Now, tries) {
+		return false
+	}
+	incumbent, err := v.shield()
+	if err != nil {
+		v.log.Debug("shielding the entry", "err", err)
+		return false // an answer might move it
+	}
+	r := Round{}
+	for range tries {
+		err = v.line.ask(ctx, neigh.LLAddr{}, window, func(reply shield.Reply) bool {
+			if !r.heard(reply.LLAddr) {
+				r.Answers = append(r.Answers, Answer{reply.LLAddr, reply.Override})
+			}
+			if incumbent != (neigh.LLAddr{}) && reply.LLAddr != incumbent {
+				v.undo(incumbent, &r)
+			}
+			return false // there may be others
+		})
+		if err != nil || len(r.Answers) > 0 {
+			break
+		}
+	}
+	if err != nil || ctx.Err() != nil {
+		return false
+	}
+	r.At = time.Now()
+	v.answered(&r, e)
+	return true
+}
+
+// shield raises the shield over the entry, and returns whom it names; nobody where
+// the kernel sends no packets by it. While the kernel probes the holder there is no
+// shield.
+func (v *watch) shield() (incumbent neigh.LLAddr, err error) {
+	entry, err := v.cfg.Table.Get(v.key())
+	switch {
+	case errors.Is(err, neigh.ErrGone):
+		return neigh.LLAddr{}, nil
+	case err != nil:
+		return neigh.LLAddr{}, err
+	case v.reason(&entry).Foreign():
+		return neigh.LLAddr{}, shield.ErrChanged
+	case !entry.State.Valid():
+		return neigh.LLAddr{}, nil
+	case verifiable(entry.State):
+		err = shield.Raise(v.cfg.Table, &entry)
+	}
+	return entry.LLAddr, err
+}
+
+// undo gives the entry back to the incumbent where an answer has moved it: where
+// locktime is 0, or in Neighbor Discovery, which has none. One that is there and
+// did not answer has announced itself, and is newer than what the round knows.
+func (v *watch) undo(incumbent neigh.LLAddr, r *Round) {
+	if entry, err := v.cfg.Table.Get(v.key()); err == nil && entry.LLAddr != incumbent && r.heard(entry.LLAddr) {
+		v.give(incumbent)
+	}
+}
+
+// answered takes note of a round.
+func (v *watch) answered(r *Round, e *Evidence) {
+	v.round = *r
+	v.attempts.askedAt(r.At, v.everybodyEvery())
+	if v.cfg.Hooks.Resolved != nil {
+		v.cfg.Hooks.Resolved(v.key(), r.At)
+	}
+	if len(r.Answers) == 0 {
+		v.again() // names are resolved again
+		return
+	}
+	v.happened(v.tracker.Answered(r.lladdrs()))
+	if r.heard(e.Holder) {
+		v.holders.answered(r, e.Holder)
+		v.quiet(r)
+	}
+	if e.Entry == neigh.None && !r.heard(e.Holder) { // there is no entry that could have moved
+		v.tracker.Names(r.At, neigh.LLAddr{}, Announced, time.Time{})
+		v.tracker.Names(r.At, r.Answers[0].LLAddr, Announced, time.Time{})
+		v.holders.heard = r.At
+		e.Unicast = Answered
+	}
+}
+
+// quiet ends a hold when nobody whom it rejects has answered for some rounds.
+func (v *watch) quiet(r *Round) {
+	if v.hold == nil {
+		return
+	}
+	if slices.ContainsFunc(r.lladdrs(), v.hold.rejects) {
+		v.hold.quiet = 0
+	} else if v.hold.quiet++; v.hold.quiet >= quietRounds {
+		v.say(slog.LevelInfo, "nobody else answers for the VIP any more, its entry is not held")
+		v.release()
+	}
+}
+
+// checkHolder checks the service behind the entry as it is.
+func (v *watch) checkHolder(ctx context.Context, e *Evidence) bool {
+	if !v.budgets.checks.AllowN(e.Now, 1) {
+		return false
+	}
+	r := v.ask(ctx)
+	now := time.Now()
+	if ctx.Err() != nil {
+		return false
+	}
+	v.attempts.checkedAt(now)
+	v.holders.checked(e.Holder, &r)
+	if r.Unknown {
+		v.say(slog.LevelWarn, "the VIP cannot be checked", "err", r.Err)
+		return false
+	}
+	v.log.Debug("check of the VIP", "lladdr", e.Holder, "outcome", r.Outcome, "err", r.Err)
+	v.check = Check{At: now, CheckResult: r}
+	if r.Served {
+		v.connections.excuse(now)
+	} else {
+		v.holders.reject(e.Holder)
+		v.release()
+	}
+	e.Now = now
+	v.complete(e)
+	return true
+}
+
+// ask checks the service at the VIP.
+func (v *watch) ask(ctx context.Context) CheckResult {
+	r := v.cfg.Checker.Check(ctx, v.target.endpoint())
+	if ctx.Err() == nil && v.cfg.Hooks.Checked != nil {
+		v.cfg.Hooks.Checked(v.target.String(), r.Outcome)
+	}
+	return r
+}
+
+// try gives the entry to another holder, and keeps it there if the service proves
+// itself. While it is tried, all traffic to the VIP goes there.
+func (v *watch) try(ctx context.Context, h neigh.LLAddr, e *Evidence) bool {
+	if !v.budgets.checks.AllowN(e.Now, 1) {
+		return false
+	}
+	if !v.accepts(ctx, h) {
+		v.attempts.failed(h, time.Now())
+		return true
+	}
+	incumbent, silent := e.Holder, e.Unicast != Answered
+	paused := v.pause()
+	r, named, ok := v.trial(ctx, h, incumbent, silent)
+	if ok && named == incumbent && !silent { // announced again in the middle of it, which says nothing about the other
+		r, named, ok = v.trial(ctx, h, incumbent, silent)
+	}
+	now := time.Now()
+	switch {
+	case ok && named == h && r.Served && (v.cfg.OnConflict != Verified || r.Verified):
+		v.tracker.Hold(false)
+		v.moved(now, h, e)
+		return false
+	case ok && named != h && named != incumbent && !v.round.heard(named):
+		v.tracker.Hold(false)
+		return false // it has been announced meanwhile, and is newer than what the round knows
+	}
+	v.give(incumbent)
+	if paused != nil {
+		v.guard(paused.held, paused.rejected)
+	}
+	if ctx.Err() != nil {
+		return false
+	}
+	v.attempts.failed(h, now)
+	v.holders.reject(h)
+	return true
+}
+
+// trial gives the entry to a holder and checks the service. It returns whom the
+// entry names afterwards, and false if it was not made. Where the incumbent was
+// silent, it ends as soon as that one answers again.
+func (v *watch) trial(ctx context.Context, h, incumbent neigh.LLAddr, silent bool) (r CheckResult, named neigh.LLAddr, ok bool) {
+	if ctx.Err() != nil || !v.give(h) {
+		return r, named, false
+	}
+	checking, cancel := context.WithCancel(ctx)
+	defer cancel()
+	asking, checked := context.WithCancel(ctx)
+	done := make(chan CheckResult, 1)
+	go func() {
+		defer checked()
+		done <- v.ask(checking)
+	}()
+	back := silent && v.answersAgain(asking, incumbent)
+	if back {
+		cancel()
+	}
+	r = <-done
+	if back {
+		return r, named, false
+	}
+	v.holders.checked(h, &r)
+	v.log.Debug("trial of another holder", "lladdr", h, "outcome", r.Outcome, "verified", r.Verified, "err", r.Err)
+	return r, v.named(), true
+}
+
+// answersAgain asks a holder that was silent until it answers, or ctx is done.
+func (v *watch) answersAgain(ctx context.Context, incumbent neigh.LLAddr) bool {
+	for ctx.Err() == nil {
+		switch v.hear(ctx, incumbent, 1) {
+		case Answered:
+			return true
+		case CannotAsk:
+			return false
+		}
+	}
+	return false
+}
+
+// accepts reports whether the kernel takes answers of a host for the VIP: what
+// packet sockets hear may be dropped by the node's firewall. An answer confirms
+// the entry even where it does not change it (__neigh_update in
+// net/core/neighbour.c). Of an entry that has failed the kernel asks everybody.
+func (v *watch) accepts(ctx context.Context, h neigh.LLAddr) bool {
+	entry, err := v.cfg.Table.Get(v.key())
+	if err != nil || v.reason(&entry).Foreign() {
+		return false
+	}
+	if !entry.State.Valid() {
+		err = v.cfg.Table.Use(v.key())
+	}
+	asked := time.Now()
+	if err != nil || v.hear(ctx, h, 2) != Answered {
+		return false
+	}
+	entry, err = v.cfg.Table.Get(v.key())
+	return err == nil && entry.State.Valid() && (entry.LLAddr == h || entry.Confirmed <= time.Since(asked)+kernelTick)
+}
+
+// kernelTick is the resolution of the kernel's ages (USER_HZ).
+const kernelTick = 10 * time.Millisecond
+
+// moved notes that the entry names another holder by the watch's doing, keeps it
+// there against those that answered and do not serve, and frees clients from their
+// connections to the old one.
+func (v *watch) moved(now time.Time, h neigh.LLAddr, e *Evidence) {
+	cause := Stale
+	switch {
+	case e.Unicast == Answered || v.round.heard(e.Holder):
+		cause = Zombie
+	case v.tracker.In(Silent):
+		cause = WasSilent
+	}
+	began, proven := v.attempts.began, e.Provable
+	rejected := slices.DeleteFunc(v.round.lladdrs(), func(o neigh.LLAddr) bool { return o == h })
+	v.happened(v.tracker.Names(now, h, cause, began))
+	v.holders.changed(now, h)
+	v.attempts.repaired()
+	v.round, v.check = Round{}, Check{}
+	if proven {
+		v.holders.prove(h)
+		v.verified, v.verdict = now, Verdict{StateWorks, CheckServed}
+		v.happened(v.tracker.Works(now))
+		v.release()
+		if len(rejected) > 0 {
+			v.keep(h, rejected)
+		}
+	}
+	v.closeStuck(now, began)
+}
+
+// give has the entry name a holder, unless it does, or is gone or somebody else's.
+func (v *watch) give(h neigh.LLAddr) bool {
+	entry, err := v.cfg.Table.Get(v.key())
+	switch {
+	case err == nil && v.reason(&entry).Foreign():
+		err = shield.ErrChanged
+	case err == nil && (entry.LLAddr != h || !entry.State.Valid()):
+		err = v.cfg.Table.Replace(entry.Key, h, entry.Flags)
+	}
+	if err == nil { // the kernel verifies it
+		err = v.cfg.Table.Use(entry.Key)
+	}
+	if err != nil && !errors.Is(err, neigh.ErrGone) {
+		v.log.Debug("writing the entry", "lladdr", h, "err", err)
+	}
+	return err == nil
+}
+
+// named returns whom the entry names now; the zero LLAddr is nobody.
+func (v *watch) named() neigh.LLAddr {
+	if e, err := v.cfg.Table.Get(v.key()); err == nil && e.State.Valid() {
+		return e.LLAddr
+	}
+	return neigh.LLAddr{}
+}
+
+// closeStuck closes the connections on which nothing was received since the
+// trouble began: they are with the old holder, and their owners would wait for it
+// until their time-outs.
+func (v *watch) closeStuck(now, began time.Time) {
+	all, err := v.cfg.Sockets.List(v.target.Port)
+	if err == nil {
+		v.connections.update(now, v.ours(all))
+	}
+	closed := 0
+	for _, s := range v.connections.stuck(now, began) {
+		if err = v.cfg.Sockets.Destroy(&s); err == nil {
+			closed++
+		} else if errors.Is(err, neigh.ErrUnsupported) || errors.Is(err, neigh.ErrPermission) {
+			break
+		}
+	}
+	if closed > 0 || err != nil {
+		v.say(slog.LevelInfo, "closed this node's connections to the old holder", "closed", closed, "err", err)
+	}
+	v.connections.reconnecting(now, reconnectIn)
+}

@@ -1,0 +1,181 @@
+package vip
+
+import (
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+)
+
+const (
+	// A successor comes 4 to 20 s after the death of its predecessor: kube-vip's
+	// lease takes 5 s, or 15 in cluster-api-provider-vsphere, keepalived 3.6. So
+	// everybody is asked every askEarly while the trouble is young, and then less
+	// often.
+	askEarly  = 5 * time.Second
+	askLate   = 15 * time.Second
+	youngFor  = 2 * time.Minute
+	askAtOnce = time.Second // the least time between two requests, whatever is announced
+
+	// lonelySpread is within what a service is checked, at random, whose holder has
+	// no rival: the check only tells people. Of N nodes no more than N/30 a second
+	// make one.
+	lonelySpread = 40 * time.Second
+	lonelyEvery  = 30 * time.Second
+
+	// againFirst is how long another holder is not tried again that did not prove
+	// itself: traffic may be with it for as long as a check takes. It doubles each
+	// time, up to againLast.
+	againFirst = 10 * time.Second
+	againLast  = time.Minute
+
+	// maxKnown bounds what is remembered about hosts and connections.
+	maxKnown = 16
+)
+
+// attempts says when the next attempts to repair one VIP may be made. It is pure.
+type attempts struct {
+	began  time.Time // of the present trouble; zero: there is none
+	renews time.Time // everybody is to be asked although all is well
+	asked  time.Time // everybody was asked last
+	asks   time.Time // everybody may be asked again
+	checks time.Time // a service without a rival may be checked again
+	tried  map[neigh.LLAddr]tried
+}
+
+// tried is a holder that did not prove itself.
+type tried struct {
+	again time.Time     // when it may be tried again
+	wait  time.Duration // how long that was
+}
+
+// trouble notes that the VIP does not work, since the given time at the latest.
+func (a *attempts) trouble(since time.Time) {
+	if a.began.IsZero() {
+		a.began = since
+		a.checks = later(a.checks, since.Add(random(lonelySpread)))
+	}
+}
+
+// over notes that the VIP works.
+func (a *attempts) over() { a.began = time.Time{} }
+
+// repaired notes that the entry has moved to a holder that serves: what comes next
+// is another story.
+func (a *attempts) repaired() { *a = attempts{renews: a.renews, asked: a.asked, checks: a.checks} }
+
+// young reports whether the trouble is.
+func (a *attempts) young(now time.Time) bool { return a.began.IsZero() || now.Sub(a.began) < youngFor }
+
+// askedAt notes that everybody was asked. every is the time between two rounds
+// while all is well, before jitter: those put off no attempt.
+func (a *attempts) askedAt(now time.Time, every time.Duration) {
+	a.asked, a.renews = now, now.Add(jitter(every))
+	if a.began.IsZero() {
+		return
+	}
+	step := askLate
+	if a.young(now) {
+		step = askEarly
+	}
+	a.asks = now.Add(step*4/5 + random(step/5))
+}
+
+// news has everybody asked soon: somebody has announced the VIP, or has its entry.
+func (a *attempts) news() { a.asks = earlier(a.asks, a.asked.Add(askAtOnce)) }
+
+// checkedAt notes that the service was checked, whose holder has no rival.
+func (a *attempts) checkedAt(now time.Time) {
+	a.checks = now.Add(lonelyEvery + random(lonelySpread/2))
+}
+
+// failed notes that a holder did not prove itself.
+func (a *attempts) failed(h neigh.LLAddr, now time.Time) {
+	wait := min(max(2*a.tried[h].wait, againFirst), againLast)
+	if a.tried == nil || len(a.tried) >= maxKnown {
+		a.tried = make(map[neigh.LLAddr]tried)
+	}
+	a.tried[h] = tried{now.Add(wait), wait}
+}
+
+// due picks the holders that may be tried.
+func (a *attempts) due(now time.Time, holders []neigh.LLAddr) (due []neigh.LLAddr) {
+	for _, h := range holders {
+		if !now.Before(a.tried[h].again) {
+			due = append(due, h)
+		}
+	}
+	return due
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// random returns a random duration below d.
+func random(d time.Duration) time.Duration {
+	return time.Duration(rand.Float64() * float64(d)) //nolint:gosec // nothing to guess
+}
+
+// jitter returns a random duration around d, from half of it to one and a half.
+func jitter(d time.Duration) time.Duration { return d/2 + random(d) }
+
+// budgets bound what all watches of a node may do together: some at once for
+// each of maxVIPs, and then so many a second.
+type budgets struct {
+	broadcasts, checks *rate.Limiter
+}
+
+func newBudgets() budgets {
+	return budgets{
+		broadcasts: rate.NewLimiter(2, 6*maxVIPs),
+		checks:     rate.NewLimiter(rate.Every(5*time.Second), 4*maxVIPs),
+	}
+}
+
+// diary bounds the log lines about one VIP, and counts those left out.
+type diary struct {
+	limit      *rate.Limiter
+	suppressed int
+}
+
+const (
+	// logLines and logEarn are how many lines at once, and the time for one more.
+	logLines = 20
+	logEarn  = 10 * time.Second
+)
+
+func newDiary() diary { return diary{limit: rate.NewLimiter(rate.Every(logEarn), logLines)} }
+
+// mayLog reports whether a line may be written now, and how many were left out
+// before it.
+func (d *diary) mayLog(now time.Time) (suppressed int, ok bool) {
+	if !d.limit.AllowN(now, 1) {
+		d.suppressed++
+		return 0, false
+	}
+	suppressed, d.suppressed = d.suppressed, 0
+	return suppressed, true
+}
+
+// once says one thing once for all VIPs of a Watcher.
+type once struct{ said sync.Map }
+
+func (o *once) do(what string, say func()) {
+	if _, before := o.said.LoadOrStore(what, true); !before {
+		say()
+	}
+}

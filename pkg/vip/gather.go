@@ -1,0 +1,288 @@
+package vip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
+)
+
+const (
+	// A holder is silent that misses three requests this far apart.
+	misses  = 3
+	missGap = 300 * time.Millisecond
+	// wayEvery is how often the way to a VIP is looked up, unless something is
+	// suspicious.
+	wayEvery = 30 * time.Second
+)
+
+// way is how a VIP is reached.
+type way struct {
+	neigh.Place
+	where   Where
+	at      time.Time // when it was looked up; zero: look again
+	arrived bool      // on link, or on another device: the connections have not been listed since
+}
+
+// gather collects the evidence about the VIP. It reports false where there is
+// none: the VIP is not on link, or the entry cannot be read.
+func (v *watch) gather(ctx context.Context) (*Evidence, bool) {
+	now := v.began
+	e := &Evidence{Now: now, Where: v.locate(now)}
+	if e.Where != OnLink {
+		v.claimed.Store(nil)
+		v.release()
+		v.line.close()
+		v.elsewhere(ctx, e)
+		v.settle(e, Judge(e))
+		return e, false
+	}
+	v.endHold(now)
+	if !v.read(e) {
+		return e, false
+	}
+	v.observe(now)
+	if v.connections.progress {
+		v.holders.heard = now
+	}
+	e.Unicast = v.askHolder(ctx, e)
+	e.Now = time.Now()
+	switch e.Unicast {
+	case Answered:
+		v.holders.heard, v.holders.unheard, v.holders.deaf = e.Now, time.Time{}, false
+	case Unanswered: // what counts is what was received meanwhile
+		if v.holders.unheard.IsZero() {
+			v.holders.unheard = now
+		}
+		v.observe(e.Now)
+		if v.connections.progress {
+			v.holders.heard, v.holders.deaf = e.Now, true
+		}
+	}
+	e.TCP = TCP{Wanted: len(v.connections.known) > 0, Progress: v.connections.progress, Suspect: v.connections.suspect(e.Now)}
+	v.complete(e)
+	return e, true
+}
+
+// complete puts into the evidence what is remembered.
+func (v *watch) complete(e *Evidence) {
+	e.Holder, _ = v.tracker.Holder()
+	e.Silence, e.Unheard = e.Now.Sub(v.holders.heard), v.holders.unheard
+	e.Round, e.Check = v.round, v.check
+	e.Unproven, e.Rival, e.Deaf = 0, v.holders.rival, v.holders.deaf
+	if !v.holders.unproven.IsZero() {
+		e.Unproven = max(1, e.Now.Sub(v.holders.unproven))
+	}
+	e.Provable = v.cfg.Checker != nil && v.cfg.OnConflict != Report && !v.holders.unprovable && e.Now.Sub(v.holders.contested) >= contestedFor
+}
+
+// locate finds out how the VIP is reached.
+func (v *watch) locate(now time.Time) Where {
+	if now.Sub(v.way.at) < wayEvery && v.attempts.began.IsZero() && v.way.where == OnLink {
+		return OnLink
+	}
+	p, err := v.cfg.Table.Place(v.target.Addr, v.target.Bound)
+	where, reason := OnLink, ""
+	switch {
+	case err != nil && !errors.Is(err, neigh.ErrGone):
+		v.log.Debug("finding the way to the VIP", "err", err)
+		return v.way.where
+	case err != nil:
+		where, reason = Behind, err.Error()
+	case p.Here:
+		where = Here
+	case p.Local:
+		where, reason = Behind, "local on a device without address resolution"
+	case p.Gateway.IsValid():
+		where, reason = Behind, fmt.Sprintf("behind %s", p.Gateway)
+	case p.Link.Loopback || p.Link.NoARP || p.Link.PointToPoint:
+		where, reason = Behind, fmt.Sprintf("%s does not resolve addresses", p.Link.Name)
+	}
+	if where == OnLink && v.way.where == OnLink && p.Link.Index != v.way.Link.Index {
+		v.tracker, v.holders = Tracker{}, newHolders(now) // what was known is about another entry
+		v.release()
+		v.line.close()
+	}
+	if where != v.way.where {
+		v.holders, v.round, v.check = newHolders(now), Round{}, Check{}
+	}
+	arrived := v.way.arrived || where == OnLink && v.way.where != OnLink
+	v.way = way{Place: p, where: where, at: now, arrived: arrived}
+	v.happened(v.tracker.Place(where, reason))
+	return where
+}
+
+// elsewhere deals with a VIP that is no neighbour's. Where this host has it, its
+// own server is checked through it now and then.
+func (v *watch) elsewhere(ctx context.Context, e *Evidence) {
+	if e.Where != Here || v.cfg.Checker == nil || e.Now.Sub(v.check.At) < servingEvery {
+		return
+	}
+	r := v.ask(ctx)
+	if ctx.Err() != nil {
+		return
+	}
+	if v.check.At.IsZero() || r.Served != v.check.Served {
+		v.say(slog.LevelInfo, "checked the server on this host through the VIP", "served", r.Served, "outcome", r.Outcome, "err", r.Err)
+	}
+	v.check = Check{At: e.Now, CheckResult: r}
+}
+
+// read reads the entry and notes whom it names. It reports false where that is
+// not known.
+func (v *watch) read(e *Evidence) bool {
+	entry, err := v.cfg.Table.Get(v.key())
+	switch {
+	case errors.Is(err, neigh.ErrGone):
+		entry = neigh.Entry{Key: v.key()}
+	case err != nil:
+		v.log.Debug("reading the entry", "err", err)
+		return false
+	}
+	reason := policy.Resolving
+	if err == nil {
+		reason = v.reason(&entry)
+	}
+	e.HandsOff = v.cfg.DryRun || reason.Foreign()
+	if e.HandsOff {
+		v.release()
+	}
+	e.Entry = entry.State
+	e.Due = entry.State.Valid() && v.cfg.Timing.Due(&entry, 0)
+	if entry.LLAddr != (neigh.LLAddr{}) && (entry.State.Valid() || e.HandsOff) {
+		v.names(e.Now, &entry, reason.Foreign())
+	}
+	v.pinned = reason == policy.IsPermanent || reason == policy.IsNoARP
+	pin := ""
+	if v.pinned {
+		pin = reason.String()
+	}
+	v.happened(v.tracker.Pin(pin))
+	return true
+}
+
+// names notes whom the entry names, if that has changed without the watch. One that
+// is somebody else's did not move.
+func (v *watch) names(now time.Time, entry *neigh.Entry, foreign bool) {
+	if v.hold != nil && v.hold.rejects(entry.LLAddr) {
+		// The guard is about to see it, or has no notifications.
+		v.give(v.hold.held)
+		return
+	}
+	if v.hold != nil && entry.LLAddr != v.hold.held {
+		v.release() // nor is it about whoever this is
+	}
+	before, _ := v.tracker.Holder()
+	if before == entry.LLAddr {
+		return
+	}
+	c, moved := v.tracker.Names(now, entry.LLAddr, Announced, v.attempts.began)
+	v.happened(c, moved && !foreign)
+	if before != (neigh.LLAddr{}) {
+		v.holders.changed(now, entry.LLAddr)
+		v.round, v.check = Round{}, Check{}
+		v.attempts.news()
+	}
+}
+
+// askHolder asks the holder by unicast.
+func (v *watch) askHolder(ctx context.Context, e *Evidence) Hearing {
+	holder, _ := v.tracker.Holder()
+	if holder == (neigh.LLAddr{}) || e.Entry == neigh.Incomplete {
+		if !v.line.open() {
+			return CannotAsk
+		}
+		return NotAsked
+	}
+	tries := misses
+	if v.verdict.State == StateSilent { // it has been asked for all the time
+		tries = 1
+	}
+	return v.hear(ctx, holder, tries)
+}
+
+// hear asks one host for the VIP, so many times.
+func (v *watch) hear(ctx context.Context, h neigh.LLAddr, tries int) Hearing {
+	for range tries {
+		heard := false
+		err := v.line.ask(ctx, h, missGap, func(r shield.Reply) bool {
+			heard = heard || r.LLAddr == h
+			return heard
+		})
+		switch {
+		case heard:
+			return Answered
+		case err != nil:
+			return CannotAsk
+		}
+	}
+	return Unanswered
+}
+
+// observe takes in the connections to the VIP: those that are known, and those
+// that it was told of, are looked up one by one. All are listed when that shows
+// too little: one that was known is gone, or none is left, the VIP does not work, or
+// it has just come to where it is.
+func (v *watch) observe(now time.Time) {
+	var look []neigh.Socket
+	for _, k := range v.connections.known {
+		look = append(look, k.Socket)
+	}
+	known := len(look)
+	if told := v.told.Swap(nil); told != nil {
+		for _, s := range *told {
+			if v.connections.known[s.Cookie] == nil && len(look) < maxKnown {
+				look = append(look, s)
+			}
+		}
+	}
+	missing := known == 0
+	var sockets []neigh.Socket
+	for i := range look {
+		s, err := v.cfg.Sockets.Get(&look[i])
+		if err == nil {
+			sockets = append(sockets, s)
+			continue
+		}
+		missing = missing || i < known
+		if !errors.Is(err, neigh.ErrGone) {
+			break // the next may wait as long
+		}
+	}
+	if missing && v.connections.established || v.way.arrived || !v.attempts.began.IsZero() {
+		all, err := v.cfg.Sockets.List(v.target.Port)
+		if err != nil {
+			v.log.Debug("listing connections", "err", err)
+			v.connections.progress = false
+			return
+		}
+		sockets, v.way.arrived = v.ours(all), false
+	}
+	v.connections.update(now, sockets)
+	if at := v.refused.Swap(nil); at != nil {
+		v.connections.refused = *at
+	}
+}
+
+// tell tells of the connections there are. To list them is to walk through all
+// sockets of the machine: it is done for all VIPs at once.
+func (v *watch) tell(sockets []neigh.Socket) {
+	if ours := v.ours(sockets); len(ours) > 0 {
+		v.told.Store(&ours)
+	}
+}
+
+// ours picks the connections to the VIP.
+func (v *watch) ours(sockets []neigh.Socket) (ours []neigh.Socket) {
+	for i := range sockets {
+		if v.target.has(&sockets[i]) {
+			ours = append(ours, sockets[i])
+		}
+	}
+	return ours
+}

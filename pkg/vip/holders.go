@@ -1,0 +1,91 @@
+package vip
+
+import (
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+)
+
+// contestedFor is how long no other holder is tried after a hold had to be given
+// up.
+const contestedFor = time.Minute
+
+// holders is what is remembered about the hosts that hold a VIP, or answer for it.
+// It is pure.
+type holders struct {
+	heard   time.Time // when the holder was heard last
+	unheard time.Time // since when it answers no unicast request; zero: it does
+	deaf    bool      // it answers none, and serves connections
+
+	unproven   time.Time // when the kernel gave the entry to the holder, which has not shown since that it serves; zero: it has
+	rival      bool      // and it was known before
+	unprovable bool      // the last check could not be made
+	contested  time.Time
+
+	rivals       map[neigh.LLAddr]int // that answer beside the holder, and for how many rounds they have not
+	certificates map[neigh.LLAddr][32]byte
+}
+
+func newHolders(now time.Time) holders {
+	return holders{heard: now, rivals: make(map[neigh.LLAddr]int), certificates: make(map[neigh.LLAddr][32]byte)}
+}
+
+// known reports whether a host answers beside the holder, or did not prove itself.
+func (h *holders) known(a neigh.LLAddr) bool {
+	_, ok := h.rivals[a]
+	return ok
+}
+
+// changed notes that the kernel gave the entry to another holder.
+func (h *holders) changed(now time.Time, to neigh.LLAddr) {
+	h.heard, h.unheard, h.deaf, h.unproven, h.rival = now, time.Time{}, false, now, h.known(to)
+}
+
+// prove notes that the holder serves.
+func (h *holders) prove(holder neigh.LLAddr) {
+	h.unproven, h.rival = time.Time{}, false
+	delete(h.rivals, holder)
+}
+
+// reject notes that a host does not serve.
+func (h *holders) reject(a neigh.LLAddr) {
+	if len(h.rivals) >= maxKnown {
+		clear(h.rivals)
+	}
+	h.rivals[a] = 0
+}
+
+// answered notes who answered beside the holder, which did so too.
+func (h *holders) answered(r *Round, holder neigh.LLAddr) {
+	for a := range h.rivals {
+		if h.rivals[a]++; h.rivals[a] > quietRounds {
+			delete(h.rivals, a)
+		}
+	}
+	for _, a := range r.others(holder) {
+		h.reject(a)
+	}
+}
+
+// checked notes what a check found out about a host.
+func (h *holders) checked(a neigh.LLAddr, r *CheckResult) {
+	h.unprovable = r.Unknown
+	if r.Certificate == ([32]byte{}) {
+		return
+	}
+	if len(h.certificates) >= maxKnown {
+		clear(h.certificates)
+	}
+	h.certificates[a] = r.Certificate
+}
+
+// oneHost reports whether several link-layer addresses are known to be those of
+// one host: a server with the same certificate is behind each.
+func (h *holders) oneHost(all []neigh.LLAddr) bool {
+	for _, a := range all {
+		if c := h.certificates[a]; c == ([32]byte{}) || c != h.certificates[all[0]] {
+			return false
+		}
+	}
+	return len(all) > 1
+}

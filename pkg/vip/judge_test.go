@@ -1,0 +1,93 @@
+package vip
+
+import (
+	"testing"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+)
+
+// A case is a situation that people have met. Whoever meets another adds a line.
+func TestJudge(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	const s = time.Second
+	round := func(answers ...Answer) Round { return Round{At: now.Add(-ms), Answers: answers} }
+	from := func(n int) Answer { return Answer{mac(n), true} }
+	failed := Check{At: now.Add(-s), CheckResult: CheckResult{Outcome: "timeout"}}
+	unwell := Check{At: now.Add(-s), CheckResult: CheckResult{Outcome: "unwell", Unwell: true}}
+	served := func(ago time.Duration) Check {
+		return Check{At: now.Add(-ago), CheckResult: CheckResult{Outcome: "served", Served: true}}
+	}
+	progress := TCP{Wanted: true, Progress: true}
+	idle := TCP{Wanted: true}
+	suspect := func(r Reason) TCP { return TCP{Wanted: true, Suspect: r} }
+	const answered, unanswered, cannot = Answered, Unanswered, CannotAsk
+	tests := []struct {
+		name string
+		e    Evidence
+		want Verdict
+	}{
+		{"all is well", Evidence{Unicast: answered}, Verdict{StateWorks, HolderAnswer}},
+		{"a client waits for an answer for too long", Evidence{Unicast: answered, TCP: suspect(RequestUnanswered)}, Verdict{StateSuspect, RequestUnanswered}},
+		{"the API server's process is gone", Evidence{Unicast: answered, TCP: suspect(NoConnectionLeft)}, Verdict{StateSuspect, NoConnectionLeft}},
+		{"the agent starts while the VIP refuses connections", Evidence{Unicast: answered, TCP: suspect(AttemptRefused)}, Verdict{StateSuspect, AttemptRefused}},
+		{"a check refutes the suspicion", Evidence{Unicast: answered, TCP: suspect(RequestUnanswered), Check: served(0)}, Verdict{StateWorks, CheckServed}},
+		{"a check confirms it", Evidence{Unicast: answered, TCP: suspect(RequestUnanswered), Check: failed}, Verdict{StateFailing, CheckFailed}},
+		{"it did not serve, and nothing says that it does", Evidence{Unicast: answered, Check: failed}, Verdict{StateFailing, CheckFailed}},
+		{"it did not serve, and a client was answered since", Evidence{Unicast: answered, TCP: progress, Check: failed}, Verdict{StateWorks, TCPProgress}},
+		{"the API server is cut off from etcd, and says so", Evidence{Unicast: answered, Check: unwell}, Verdict{StateFailing, ServerError}},
+		{"the same, to clients as well", Evidence{Unicast: answered, TCP: progress, Check: unwell}, Verdict{StateFailing, ServerError}},
+
+		{"a host filters the node's ARP requests and serves its clients", Evidence{Unicast: unanswered, TCP: progress}, Verdict{StateWorks, TCPProgress}},
+		{"the same, and they are idle", Evidence{Unicast: unanswered, Deaf: true, TCP: idle}, Verdict{StateWorks, TCPIdle}},
+		{"the same, and one is not answered", Evidence{Unicast: unanswered, Deaf: true, TCP: suspect(Retransmits)}, Verdict{StateSuspect, NoAnswer}},
+		{"the holder is silent", Evidence{Unicast: unanswered}, Verdict{StateSuspect, NoAnswer}},
+		{"and nobody answers", Evidence{Unicast: unanswered, Round: round()}, Verdict{StateSilent, NobodyAnswers}},
+		{"nobody answers, and a connection was served a moment ago", Evidence{Unicast: unanswered, TCP: idle, Silence: 3 * s, Round: round()}, Verdict{StateSuspect, NoAnswer}},
+		{"nobody answers, and a connection is idle for long", Evidence{Unicast: unanswered, TCP: idle, Silence: 15 * s, Round: round()}, Verdict{StateSilent, NobodyAnswers}},
+		{"a virtual machine stands still, and a zombie answers", Evidence{Unicast: unanswered, Silence: 3 * s, Round: round(from(2))}, Verdict{StateSuspect, OthersAnswer}},
+		{"it is gone, and none of the others serves", Evidence{Unicast: unanswered, Silence: 8 * s, Round: round(from(2))}, Verdict{StateSilent, OthersAnswer}},
+		{"a switch answers broadcasts for a holder that is gone", Evidence{Unicast: unanswered, Silence: 9 * s, Provable: true, Round: round(from(1))}, Verdict{StateSuspect, BroadcastOnly}},
+		{"the same, and the check finds nobody", Evidence{Unicast: unanswered, Silence: 9 * s, Provable: true, Round: round(from(1)), Check: failed}, Verdict{StateSilent, BroadcastOnly}},
+		{"the same, and nothing can be checked", Evidence{Unicast: unanswered, Silence: 9 * s, Round: round(from(1))}, Verdict{StateSilent, BroadcastOnly}},
+		{"a proxy that hears broadcasts alone, and a check was served", Evidence{Unicast: unanswered, Silence: time.Hour, Round: round(from(1)), Check: served(30 * s)}, Verdict{StateWorks, CheckServed}},
+		{"the same, long ago", Evidence{Unicast: unanswered, Silence: time.Hour, Provable: true, Round: round(from(1)), Check: served(2 * time.Minute)}, Verdict{StateSuspect, BroadcastOnly}},
+		{"a dry run asks nobody else", Evidence{Unicast: unanswered, HandsOff: true, Silence: 9 * s}, Verdict{StateSilent, NoAnswer}},
+
+		{"the VIP is not Ethernet's, and clients are served", Evidence{Unicast: cannot, TCP: progress}, Verdict{StateWorks, TCPProgress}},
+		{"the same, idle", Evidence{Unicast: cannot, TCP: idle}, Verdict{StateWorks, TCPIdle}},
+		{"the same, and a request is not answered", Evidence{Unicast: cannot, TCP: suspect(RequestUnanswered)}, Verdict{StateSuspect, RequestUnanswered}},
+		{"nobody can be asked, and there is no connection", Evidence{Unicast: cannot}, Verdict{StateUnknown, NoEvidence}},
+
+		{"the VIP is translated on this host", Evidence{Entry: neigh.Failed, Unicast: unanswered, TCP: progress, Round: round()}, Verdict{StateWorks, Translated}},
+		{"the same, without an entry", Evidence{Entry: neigh.None, TCP: progress}, Verdict{StateWorks, Translated}},
+		{"there is no entry, because nobody has sent anything", Evidence{Entry: neigh.None, TCP: idle}, Verdict{StateWorks, TCPIdle}},
+		{"there is neither entry nor connection", Evidence{Entry: neigh.None}, Verdict{StateUnknown, NoEvidence}},
+		{"the kernel is asking", Evidence{Entry: neigh.Incomplete}, Verdict{StateSuspect, Resolving}},
+		{"it asks, and nobody answers", Evidence{Entry: neigh.Incomplete, Round: round()}, Verdict{StateSilent, NobodyAnswers}},
+
+		{"moved by an announcement", Evidence{Unicast: answered, Provable: true, Unproven: s}, Verdict{StateWorks, HolderAnswer}},
+		{"the same, and it does not answer clients", Evidence{Unicast: answered, Provable: true, Unproven: s, TCP: suspect(AttemptUnanswered)}, Verdict{StateSuspect, AttemptUnanswered}},
+		{"a zombie took the entry by an announcement", Evidence{Unicast: answered, Provable: true, Unproven: s, Rival: true}, Verdict{StateSuspect, UnprovenHolder}},
+		{"the same, and nobody can be made to prove anything", Evidence{Unicast: answered, Unproven: s, Rival: true}, Verdict{StateWorks, HolderAnswer}},
+		{"moved, and nobody on this node has spoken to the VIP since", Evidence{Unicast: answered, Provable: true, Unproven: 6 * s}, Verdict{StateSuspect, UnprovenHolder}},
+
+		{"this node has the VIP", Evidence{Where: Here}, Verdict{StateHeldHere, OwnAddress}},
+		{"behind a gateway", Evidence{Where: Behind}, Verdict{StateNotOnLink, OffLink}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			e := tt.e
+			if e.Where == Somewhere {
+				e.Where = OnLink
+			}
+			if e.Entry == neigh.None && e.Unicast != NotAsked {
+				e.Entry = neigh.Reachable
+			}
+			e.Now, e.Holder, e.Unheard = now, mac(1), now.Add(-e.Silence-s)
+			if got := Judge(&e); got != tt.want {
+				t.Errorf("%s, %s; want %s, %s", got.State, got.Reason, tt.want.State, tt.want.Reason)
+			}
+		})
+	}
+}

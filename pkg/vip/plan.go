@@ -1,0 +1,119 @@
+package vip
+
+import (
+	"slices"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+)
+
+// Action is what is done about a VIP next.
+type Action uint8
+
+// The actions.
+const (
+	Nothing       Action = iota
+	AskEverybody         // one round of requests to everybody, under the shield
+	CheckHolder          // check the service at the holder
+	TryOther             // give the entry to another holder, and keep it there if the service answers
+	FollowOther          // give the entry to another holder, which cannot be made to prove itself
+	LeaveToKernel        // have the kernel verify the holder, and ask everybody if it is gone
+)
+
+// Step is an action, and the other holder that it is about.
+type Step struct {
+	Action Action
+	Other  neigh.LLAddr
+}
+
+// rivalPatience is how long a holder must be silent before one is tried that was
+// known before: it was not the holder then. vMotion and snapshots stop a virtual
+// machine for 1 to 4 s.
+const rivalPatience = 4500 * time.Millisecond
+
+// means is what may be done about a VIP.
+type means struct {
+	checks     bool // the service can be checked
+	suppresses bool // a bridge below the device answers for others (neigh.Link)
+	known      func(neigh.LLAddr) bool
+	fresh      time.Time // what was learned since then is of this look
+}
+
+// plan chooses the next step of one look, by the verdict and by what may be
+// attempted again.
+func plan(v Verdict, e *Evidence, a *attempts, m *means) Step {
+	able := !e.HandsOff && e.Where == OnLink && e.Unicast != CannotAsk
+	switch {
+	case e.Where != OnLink:
+		return Step{}
+	case !v.Trouble():
+		if able && !m.suppresses && e.Unicast != Unanswered && (e.Due || !e.Now.Before(a.renews)) && a.asked.Before(m.fresh) {
+			return Step{Action: AskEverybody}
+		}
+		return Step{}
+	case able && !e.Round.At.Before(m.fresh):
+		if step := planOthers(e, a, m); step.Action != Nothing {
+			return step
+		}
+	case able && !e.Now.Before(a.asks) && (v.Reason != Resolving || a.began.Before(m.fresh)): // the kernel is given one look
+		return planRound(e, m)
+	}
+	there := e.Unicast != Unanswered && e.Unicast != NotAsked || e.Round.heard(e.Holder)
+	if m.checks && there && !e.Now.Before(a.checks) && e.Check.At.Before(m.fresh) {
+		return Step{Action: CheckHolder}
+	}
+	return Step{}
+}
+
+// planRound decides how it is found out who else is there.
+func planRound(e *Evidence, m *means) Step {
+	silent := e.Unicast == Unanswered
+	switch {
+	case m.suppresses && silent && verifiable(e.Entry):
+		return Step{Action: LeaveToKernel} // whose broadcast is forwarded once the entry is gone
+	case m.suppresses && e.Entry.Valid():
+		return Step{}
+	case silent && !e.Provable && (e.Silence < kernelPatience || e.Entry == neigh.Probe):
+		return Step{} // nobody could be followed yet, or the kernel is about to find out
+	}
+	return Step{Action: AskEverybody}
+}
+
+// planOthers decides what is done about the hosts that answered beside the holder.
+func planOthers(e *Evidence, a *attempts, m *means) Step {
+	all := e.Round.others(e.Holder)
+	silent := e.Unicast != Answered && !e.Round.heard(e.Holder)
+	if len(all) == 0 || e.Entry == neigh.None {
+		return Step{} // nobody to turn to, or no entry: the kernel makes one
+	}
+	if !e.Provable {
+		switch {
+		case !silent || e.Silence < kernelPatience:
+			return Step{}
+		case len(all) == 1 && !m.known(all[0]):
+			return Step{FollowOther, all[0]}
+		case verifiable(e.Entry):
+			return Step{Action: LeaveToKernel}
+		}
+		return Step{}
+	}
+	due := a.due(e.Now, all)
+	if silent && e.Silence < rivalPatience {
+		due = slices.DeleteFunc(due, m.known)
+	}
+	switch {
+	case len(due) == 0:
+		return Step{}
+	case !silent && e.Check.At.Before(m.fresh):
+		return Step{Action: CheckHolder} // it is left only if it does not serve
+	case !silent && !e.Check.failed():
+		return Step{}
+	}
+	return Step{TryOther, due[0]}
+}
+
+// verifiable reports whether the kernel can be made to verify an entry in this
+// state.
+func verifiable(s neigh.State) bool {
+	return s == neigh.Reachable || s == neigh.Stale || s == neigh.Delay
+}

@@ -1,0 +1,573 @@
+package vip
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+)
+
+// A virtual machine that stands still for a moment, ten times, beside one that
+// answers ARP and serves nothing, does not lose the VIP to that one; and where it
+// can be checked, nobody waits longer than a second, and a check where the other
+// hangs, once it is back.
+func TestStandsStillBesideAZombie(t *testing.T) {
+	modes := map[string]func(*Config){
+		"verified": func(*Config) {},
+		"healthy":  func(c *Config) { c.OnConflict = Healthy },
+		"report":   func(c *Config) { c.OnConflict = Report },
+		"none":     func(c *Config) { c.Checker, c.OnConflict = nil, Report },
+	}
+	for mode, config := range modes {
+		for _, known := range []bool{false, true} {
+			for _, stun := range []time.Duration{1500 * ms, 4 * time.Second} {
+				for what, a := range map[string]api{"refuses": refuses, "hangs": frozen} {
+					name := strings.Join([]string{mode, stun.String(), what, map[bool]string{true: "known before", false: "new"}[known]}, ", ")
+					t.Run(name, func(t *testing.T) {
+						synctest.Test(t, func(t *testing.T) {
+							hosts := []*host{good(1)}
+							z := zombie(2, a)
+							z.delay = 500 * time.Microsecond // it answers first
+							if known {
+								hosts = append(hosts, z)
+							}
+							b := newBench(hosts, config)
+							b.settle2(t)
+							if known {
+								rest(2 * time.Minute)
+							} else {
+								b.change(func() { b.hosts = append(b.hosts, z) })
+							}
+							for i := range 10 {
+								rest(time.Duration(i) * 200 * ms)
+								b.change(func() { b.hosts[0].down = true })
+								rest(stun)
+								b.change(func() { b.hosts[0].down = false })
+								back := when(time.Minute, func() bool { return b.named() == mac(1) })
+								if back > time.Second+10*ms {
+									t.Errorf("stun %d: the entry named the zombie for %v after the holder was back", i, back)
+								}
+								rest(20 * time.Second)
+								if b.named() != mac(1) {
+									t.Fatalf("stun %d: the entry names the zombie", i)
+								}
+							}
+						})
+					})
+				}
+			}
+		}
+	}
+}
+
+// A holder that is held against a zombie, and stands still, is not left to it.
+func TestHeldHolderStandsStill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _ := held(t)
+		for range 5 {
+			b.change(func() { b.hosts[1].down = true })
+			rest(4 * time.Second)
+			b.change(func() { b.hosts[1].down = false })
+			rest(20 * time.Second)
+			if b.named() != mac(2) {
+				t.Fatal("the entry names the zombie")
+			}
+		}
+	})
+}
+
+// Where no holder can be made to prove anything, one that nobody knew, and that
+// answers alone, is followed once the kernel would have given up the old one; of
+// several, and of one that was known, none is.
+func TestFollowsAloneAnswererInTime(t *testing.T) {
+	tests := []struct {
+		name  string
+		known []*host // beside the holder
+		then  []*host
+		want  int // 0: nobody
+	}{
+		{"a stranger alone", nil, []*host{good(2)}, 2},
+		{"two strangers", nil, []*host{good(2), good(3)}, 0},
+		{"one that was known", []*host{good(2)}, []*host{good(2)}, 0},
+		{"one that was known, and a stranger", []*host{good(2)}, []*host{good(2), good(3)}, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(slices.Concat([]*host{good(1)}, tt.known), func(c *Config) { c.Checker, c.OnConflict = nil, Report })
+				b.kubelet(t, time.Second)
+				b.start(t)
+				rest(2 * time.Minute)
+				since := b.now()
+				b.change(func() { b.hosts = tt.then })
+				took := when(7*time.Second, func() bool { return b.named() == mac(2) })
+				if took != never {
+					t.Errorf("followed after %v", took)
+				}
+				when(time.Minute, func() bool { return b.named() == mac(max(tt.want, 1)) && tt.want > 0 })
+				rest(10 * time.Second)
+				for _, w := range b.writes(since) {
+					if strings.HasPrefix(w, "replace") && !strings.HasSuffix(w, mac(1).String()) && tt.want == 0 {
+						t.Errorf("the agent wrote %s", w)
+					}
+				}
+				if tt.want > 0 && b.named() != mac(tt.want) {
+					t.Errorf("the entry names %s, want %s", b.named(), mac(tt.want))
+				}
+			})
+		})
+	}
+}
+
+// One API server that hangs, and has no rival, is not checked by all nodes at
+// once: by no more than N/30 of them in a second.
+func TestNoHerdOfChecks(t *testing.T) {
+	if testing.Short() {
+		t.Skip("so many watches at once bring the race detector itself down")
+	}
+	const nodes = 1000
+	synctest.Test(t, func(t *testing.T) {
+		all := make([]*bench, nodes)
+		var at []time.Duration // in order: the time is everybody's
+		start := time.Now()
+		for i := range all {
+			all[i] = newBench([]*host{good(1)})
+		}
+		turn := make(chan struct{}, 1)
+		for _, b := range all {
+			b.checking = func(neigh.LLAddr) {
+				turn <- struct{}{}
+				at = append(at, time.Since(start))
+				<-turn
+			}
+			b.kubelet(t, time.Second)
+			b.start(t)
+		}
+		rest(10 * time.Second)
+		for _, b := range all {
+			b.change(func() { b.hosts[0].api = frozen })
+		}
+		rest(5 * time.Minute)
+		slices.Sort(at)
+		if len(at) < 2*nodes {
+			t.Errorf("%d checks by %d nodes in 5 minutes: nobody tells people", len(at), nodes)
+		}
+		const window = 10 * time.Second // by chance some seconds have more than others
+		most := 0
+		for i, j := 0, 0; i < len(at); i++ {
+			for at[i]-at[j] >= window {
+				j++
+			}
+			most = max(most, i-j+1)
+		}
+		if limit := nodes / 30 * int(window/time.Second); most > limit*11/10 {
+			t.Errorf("%d checks in %v, want %d at most", most, window, limit)
+		}
+		for i, b := range all {
+			if b.count(Failing) != 1 {
+				t.Fatalf("node %d: events %v", i, b.events)
+			}
+		}
+	})
+}
+
+// A slow server is asked for, and not checked.
+func TestSlowServerIsNotChecked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.start(t)
+		c := b.dial(theVIP)
+		for range 100 { // each request is answered after 4 s
+			b.change(func() { c.sent, c.waits = time.Now(), true })
+			rest(4 * time.Second)
+			b.change(func() { c.received, c.waits, c.Received = time.Now(), false, c.Received+1 })
+			rest(500 * ms)
+		}
+		if n := len(b.checked()); n > 10 {
+			t.Errorf("%d checks", n)
+		}
+		b.wantEvents(t)
+	})
+}
+
+// A successor that comes late is found soon after it has come, sooner where it
+// announces itself.
+func TestLateSuccessor(t *testing.T) {
+	for _, late := range []time.Duration{0, 10 * time.Second, 20 * time.Second, 40 * time.Second, 100 * time.Second, 10 * time.Minute} {
+		for _, announces := range []bool{false, true} {
+			for what, breaks := range map[string]func(*host){
+				"silent":  func(h *host) { h.down = true },
+				"refuses": func(h *host) { h.api = refuses },
+			} {
+				t.Run(strings.Join([]string{what, late.String(), map[bool]string{true: "announced", false: "in silence"}[announces]}, ", "), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						b := newBench([]*host{good(1)})
+						b.settle(t)
+						b.change(func() { breaks(b.hosts[0]) })
+						rest(late)
+						b.change(func() { b.hosts = append(b.hosts, good(2)) })
+						if announces {
+							b.change(func() { // and the kernel takes no note
+								for l := range b.network.lines {
+									l.announced()
+								}
+							})
+						}
+						limit := 6 * time.Second
+						switch {
+						case announces:
+							limit = 4 * time.Second
+						case late > youngFor:
+							limit = 16 * time.Second
+						}
+						if took := when(time.Minute, func() bool { return b.named() == mac(2) }); took > limit {
+							t.Errorf("found after %v, want %v at most", took, limit)
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// Of several that answer for an address that moved, the one with the Override flag
+// is its owner, whoever came first.
+func TestOwnerBeforeProxy(t *testing.T) {
+	for mode, config := range map[string]func(*Config){
+		"verified": func(*Config) {},
+		"report":   func(c *Config) { c.OnConflict = Report },
+		"none":     func(c *Config) { c.Checker, c.OnConflict = nil, Report },
+	} {
+		t.Run(mode, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench([]*host{good(1)}, config)
+				b.locktime = 0 // as Neighbor Discovery
+				b.settle(t)
+				proxy, owner := good(3), good(2)
+				proxy.proxy, owner.delay = true, 50*ms
+				b.change(func() { b.hosts = []*host{proxy, owner} })
+				rest(20 * time.Second)
+				if b.named() != mac(2) {
+					t.Errorf("the entry names %s, want the owner", b.named())
+				}
+			})
+		})
+	}
+}
+
+// Whose answers the node's firewall keeps from the kernel is not written into the
+// entry.
+func TestFirewalledHolder(t *testing.T) {
+	for mode, config := range map[string]func(*Config){
+		"healthy": func(c *Config) { c.OnConflict = Healthy },
+		"none":    func(c *Config) { c.Checker, c.OnConflict = nil, Report },
+	} {
+		t.Run(mode, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench([]*host{good(1)}, config)
+				b.settle(t)
+				b.change(func() {
+					b.hosts = []*host{good(2)}
+					b.firewalled = map[neigh.LLAddr]bool{mac(2): true}
+				})
+				rest(30 * time.Second)
+				for _, w := range b.writes(0) {
+					if strings.HasSuffix(w, mac(2).String()) {
+						t.Fatalf("the agent wrote %s", w)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A server that says that it cannot serve is left for one that can, and kept while
+// there is none.
+func TestUnwell(t *testing.T) {
+	for _, other := range []api{serves, unwell} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench([]*host{good(1)})
+			c := b.dial(theVIP)
+			b.start(t)
+			rest(10 * time.Second)
+			b.change(func() {
+				b.hosts = []*host{zombie(1, unwell), zombie(2, other)}
+				c.sent, c.waits = time.Now(), true // which is not answered, or late
+			})
+			rest(time.Minute)
+			want := map[api]int{serves: 2, unwell: 1}[other]
+			if b.named() != mac(want) {
+				t.Errorf("the entry names %s, want %s; events %v", b.named(), mac(want), b.events)
+			}
+		})
+	}
+}
+
+// A switch that answers broadcasts for a holder that is gone hides neither that, nor
+// the next one.
+func TestBroadcastsAreAnsweredForTheDead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.settle(t)
+		b.change(func() { b.hosts[0].noUnicast, b.hosts[0].api = true, frozen })
+		if took := when(2*time.Minute, func() bool { return b.count(Silent) == 1 }); took > lonelySpread+10*time.Second {
+			t.Errorf("said after %v", took)
+		}
+		if s := b.w.Status()[0]; time.Since(s.Verified) < 3*time.Second {
+			t.Errorf("it is said to have worked %v ago", time.Since(s.Verified))
+		}
+		b.change(func() { b.hosts = append(b.hosts, good(2)) })
+		if took := when(time.Minute, func() bool { return b.named() == mac(2) }); took > 9*time.Second { // a frozen one is given 2 s
+			t.Errorf("the next holder is found after %v", took)
+		}
+	})
+}
+
+// A VIP that this host translates has no neighbour, and works.
+func TestTranslated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)}, auto)
+		b.change(func() { delete(b.entries, key); b.hosts = nil })
+		c := b.dial(theVIP)
+		b.change(func() { c.Established = true })
+		go func() {
+			for sleep(t.Context(), time.Second) {
+				b.change(func() { c.sent = time.Now(); c.received = c.sent.Add(ms); c.Received++ })
+			}
+		}()
+		b.start(t)
+		rest(5 * time.Minute)
+		b.wantEvents(t)
+		s := b.w.Status()[0]
+		if s.State != "works" || s.Reason != "translated" || s.OnLink || time.Since(s.Verified) > 5*time.Second {
+			t.Errorf("status %+v", s)
+		}
+	})
+}
+
+// The server of the node that has the VIP is checked through it.
+func TestServingIsChecked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.places[theVIP] = neigh.Place{Here: true, Local: true, Link: neigh.Link{Name: "lo"}}
+		b.start(t)
+		rest(time.Minute)
+		if s := b.w.Status()[0]; !s.HeldHere || !s.Checked || !s.Serving {
+			t.Errorf("status %+v", s)
+		}
+		b.change(func() { b.hosts[0].api = refuses })
+		rest(servingEvery + interval)
+		if s := b.w.Status()[0]; !s.Checked || s.Serving {
+			t.Errorf("status %+v", s)
+		}
+		if n := len(b.checked()); n < 3 || n > 5 {
+			t.Errorf("%d checks in a minute and a half", n)
+		}
+	})
+}
+
+// Two link-layer addresses of one host show the same certificate.
+func TestTwoAddressesOfOneHost(t *testing.T) {
+	h := newHolders(time.Now())
+	for n, certificate := range map[int]byte{1: 7, 2: 7, 3: 8, 4: 0} {
+		h.checked(mac(n), &CheckResult{Certificate: [32]byte{certificate}})
+	}
+	for _, tt := range []struct {
+		holders []neigh.LLAddr
+		want    bool
+	}{
+		{nil, false},
+		{[]neigh.LLAddr{mac(1)}, false},
+		{[]neigh.LLAddr{mac(1), mac(2)}, true},
+		{[]neigh.LLAddr{mac(1), mac(2), mac(3)}, false},
+		{[]neigh.LLAddr{mac(1), mac(4)}, false},
+		{[]neigh.LLAddr{mac(4), mac(5)}, false},
+	} {
+		if got := h.oneHost(tt.holders); got != tt.want {
+			t.Errorf("%v: %v", tt.holders, got)
+		}
+	}
+}
+
+// Which addresses are watched: those that somebody wants, or that nothing else
+// makes up for.
+func TestWhichAddresses(t *testing.T) {
+	connect := func(b *bench, n int, change ...func(*conn)) *conn {
+		c := b.dial(addr(n))
+		b.change(func() {
+			k := neigh.Key{Addr: addr(n), Index: eth0}
+			b.entries[k] = &entry{Entry: neigh.Entry{Key: k, LLAddr: mac(1), State: neigh.Reachable}, updated: time.Now(), confirmed: time.Now()}
+			for _, fn := range change {
+				fn(c)
+			}
+		})
+		return c
+	}
+	down := func(b *bench) { b.change(func() { b.hosts[0].down = true }) }
+	tests := []struct {
+		name string
+		do   func(*bench)
+		wait time.Duration
+		want []netip.Addr
+	}{
+		{"a peer that connected to this host", func(b *bench) {
+			connect(b, 7, func(c *conn) { c.Accepted = true })
+		}, time.Minute, nil},
+		{"an address that nobody ever reached, beside one that works", func(b *bench) {
+			connect(b, 5)
+			rest(roundEvery + interval)
+			connect(b, 7, func(c *conn) { c.Established = false })
+		}, time.Minute, addrs(5)},
+		{"an address that nobody ever reached, alone", func(b *bench) {
+			connect(b, 7, func(c *conn) { c.Established = false })
+		}, time.Minute, addrs(7)},
+		{"and that nobody wants any more", func(b *bench) {
+			c := connect(b, 7, func(c *conn) { c.Established = false })
+			rest(roundEvery + interval)
+			b.change(func() { b.hosts = nil })
+			b.close(c)
+		}, 2 * time.Minute, nil},
+		{"one of several that is switched off, and used by nobody", func(b *bench) {
+			connect(b, 5)
+			c := connect(b, 7)
+			rest(roundEvery + interval)
+			b.change(func() { // only the entry of the one leads to a host that is gone
+				b.entries[neigh.Key{Addr: addr(7), Index: eth0}].LLAddr = mac(9)
+				b.mute = addr(7)
+			})
+			rest(12 * time.Second)
+			b.close(c)
+		}, 50 * time.Second, addrs(5)},
+		{"the only one, for as long as it does not work", func(b *bench) {
+			c := connect(b, 5)
+			rest(roundEvery + interval)
+			down(b)
+			b.close(c)
+		}, 2 * time.Hour, addrs(5)},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench([]*host{good(1)}, auto)
+				b.start(t)
+				rest(5 * time.Second)
+				tt.do(b)
+				rest(tt.wait)
+				if got := b.watched(); !slices.Equal(got, tt.want) {
+					t.Errorf("watched are %v, want %v", got, tt.want)
+				}
+			})
+		})
+	}
+}
+
+// attempts implements Attempts.
+type ended struct {
+	n     *network
+	queue chan neigh.Socket
+}
+
+func (n *network) Attempts([]uint16) (Attempts, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	e := &ended{n, make(chan neigh.Socket, 100)}
+	n.ended = append(n.ended, e)
+	return e, nil
+}
+
+func (e *ended) Next(ctx context.Context, visit func(*neigh.Socket)) error {
+	select {
+	case s := <-e.queue:
+		visit(&s)
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (e *ended) Close() {
+	e.n.mu.Lock()
+	defer e.n.mu.Unlock()
+	e.n.ended = slices.DeleteFunc(e.n.ended, func(o *ended) bool { return o == e })
+}
+
+// An agent that starts while the VIP refuses connections finds it by the attempts,
+// and listens to them no longer than it must.
+func TestStartsWhileRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{zombie(1, refuses)}, auto, func(c *Config) { c.Attempts = nil })
+		b.w.cfg.Attempts = b.Attempts
+		go func() {
+			for sleep(t.Context(), time.Second) {
+				b.change(func() {
+					if h := b.host(b.holder()); h != nil && h.api == serves {
+						return
+					}
+					for _, e := range b.ended {
+						e.queue <- neigh.Socket{Remote: netip.AddrPortFrom(theVIP, port), Refused: true}
+					}
+				})
+			}
+		}()
+		b.start(t)
+		if took := when(time.Minute, func() bool { return len(b.watched()) == 1 }); took > 5*time.Second {
+			t.Fatalf("watched after %v", took)
+		}
+		rest(time.Minute)
+		b.change(func() { b.hosts = append(b.hosts, good(2)) })
+		if took := when(time.Minute, func() bool { return b.named() == mac(2) }); took > 6*time.Second {
+			t.Errorf("healed after %v", took)
+		}
+		b.dial(theVIP)
+		rest(2 * roundEvery)
+		b.change(func() {
+			if len(b.ended) > 0 {
+				t.Error("it listens to connections that end, although all is well")
+			}
+		})
+	})
+}
+
+// That there is no VIP is said once.
+func TestNoVIP(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(nil, auto)
+		b.start(t)
+		rest(noneAfter - time.Second)
+		if lines := b.lines(""); len(lines) > 0 {
+			t.Errorf("log %q", lines)
+		}
+		rest(time.Hour)
+		if lines := b.lines("--vip=ADDRESS"); len(lines) != 1 || len(b.lines("")) != 1 {
+			t.Errorf("log %q", b.lines(""))
+		}
+	})
+}
+
+// A repair frees the clients that would wait for the old holder.
+func TestClientsAreFreed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.settle(t)
+		c := b.dial(theVIP)
+		rest(2 * interval)
+		b.change(func() {
+			b.hosts = []*host{good(2)}
+			c.sent, c.waits = time.Now(), true
+		})
+		if when(10*time.Second, func() bool { return b.named() == mac(2) }) == never {
+			t.Fatal("not repaired")
+		}
+		rest(10 * ms) // in a trial at first
+		b.change(func() {
+			if !c.destroyed {
+				t.Error("the client waits for the holder that is gone")
+			}
+		})
+	})
+}
