@@ -32,11 +32,12 @@ func (v *watch) do(ctx context.Context, s Step, e *Evidence) bool {
 		if v.accepts(ctx, s.Other) && v.give(s.Other) {
 			v.moved(time.Now(), s.Other, e)
 		}
+	case AskKnown:
+		goOn = v.askKnown(ctx, e)
 	case LeaveToKernel:
-		v.attempts.askedAt(e.Now, v.everybodyEvery())
-		if err := v.cfg.Table.SetState(v.key(), neigh.Probe); err != nil {
-			v.log.Debug("having the kernel verify the holder", "err", err)
-		}
+		v.leave(e, neigh.Probe)
+	case GiveUpHolder:
+		v.leave(e, neigh.Failed)
 	}
 	e.Now = time.Now()
 	v.complete(e)
@@ -83,6 +84,48 @@ func (v *watch) askEverybody(ctx context.Context, e *Evidence) bool {
 	r.At = time.Now()
 	v.answered(&r, e)
 	return true
+}
+
+// askKnown asks those by unicast, under the shield, who are known to have answered
+// for the VIP.
+func (v *watch) askKnown(ctx context.Context, e *Evidence) bool {
+	incumbent, err := v.shield()
+	if err != nil {
+		v.log.Debug("shielding the entry", "err", err)
+		return false
+	}
+	r := Round{}
+	if e.Unicast == Answered {
+		r.Answers = append(r.Answers, Answer{e.Holder, true})
+	}
+	for _, h := range v.holders.candidates(e.Holder) {
+		if v.hear(ctx, h, 1) == Answered {
+			r.Answers = append(r.Answers, Answer{h, true})
+			v.undo(incumbent, &r)
+		}
+	}
+	r.At = time.Now()
+	v.round = r
+	v.attempts.askedAt(r.At, v.everybodyEvery())
+	return ctx.Err() == nil
+}
+
+// leave has the kernel find out whether the holder is there, or who is.
+func (v *watch) leave(e *Evidence, state neigh.State) {
+	v.attempts.askedAt(e.Now, v.everybodyEvery())
+	entry, err := v.cfg.Table.Get(v.key())
+	if err == nil && (v.reason(&entry).Foreign() || entry.LLAddr != e.Holder) {
+		err = shield.ErrChanged
+	}
+	if err == nil {
+		err = v.cfg.Table.SetState(v.key(), state)
+	}
+	if err == nil && state == neigh.Failed {
+		err = v.cfg.Table.Use(v.key()) // it asks everybody at once
+	}
+	if err != nil {
+		v.log.Debug("leaving the entry to the kernel", "state", state, "err", err)
+	}
 }
 
 // shield raises the shield over the entry, and returns whom it names; nobody where
@@ -305,7 +348,7 @@ func (v *watch) moved(now time.Time, h neigh.LLAddr, e *Evidence) {
 	began, proven := v.attempts.began, e.Provable
 	rejected := slices.DeleteFunc(v.round.lladdrs(), func(o neigh.LLAddr) bool { return o == h })
 	v.happened(v.tracker.Names(now, h, cause, began))
-	v.holders.changed(now, h)
+	v.holders.changed(now, e.Holder, h)
 	v.attempts.repaired()
 	v.round, v.check = Round{}, Check{}
 	if proven {

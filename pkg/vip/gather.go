@@ -184,7 +184,7 @@ func (v *watch) names(now time.Time, entry *neigh.Entry, foreign bool) {
 	c, moved := v.tracker.Names(now, entry.LLAddr, Announced, v.attempts.began)
 	v.happened(c, moved && !foreign)
 	if before != (neigh.LLAddr{}) {
-		v.holders.changed(now, entry.LLAddr)
+		v.holders.changed(now, before, entry.LLAddr)
 		v.round, v.check = Round{}, Check{}
 		v.attempts.news()
 	}
@@ -200,6 +200,9 @@ func (v *watch) askHolder(ctx context.Context, e *Evidence) Hearing {
 		return NotAsked
 	}
 	tries := misses
+	if v.way.Link.Suppresses {
+		tries = 2 * misses // what follows cannot be undone
+	}
 	if v.verdict.State == StateSilent { // it has been asked for all the time
 		tries = 1
 	}

@@ -21,6 +21,7 @@ type holders struct {
 	rival      bool      // and it was known before
 	unprovable bool      // the last check could not be made
 	contested  time.Time
+	previous   neigh.LLAddr // the holder before this one
 
 	rivals       map[neigh.LLAddr]int // that answer beside the holder, and for how many rounds they have not
 	certificates map[neigh.LLAddr][32]byte
@@ -36,8 +37,23 @@ func (h *holders) known(a neigh.LLAddr) bool {
 	return ok
 }
 
-// changed notes that the kernel gave the entry to another holder.
-func (h *holders) changed(now time.Time, to neigh.LLAddr) {
+// candidates returns those that are known to have answered for the VIP beside a
+// holder, or before it.
+func (h *holders) candidates(holder neigh.LLAddr) (all []neigh.LLAddr) {
+	for a := range h.rivals {
+		if a != holder && a != h.previous {
+			all = append(all, a)
+		}
+	}
+	if h.previous != holder && h.previous != (neigh.LLAddr{}) {
+		all = append(all, h.previous)
+	}
+	return all
+}
+
+// changed notes that the entry was given from one holder to another.
+func (h *holders) changed(now time.Time, from, to neigh.LLAddr) {
+	h.previous = from
 	h.heard, h.unheard, h.deaf, h.unproven, h.rival = now, time.Time{}, false, now, h.known(to)
 }
 

@@ -17,7 +17,9 @@ const (
 	CheckHolder          // check the service at the holder
 	TryOther             // give the entry to another holder, and keep it there if the service answers
 	FollowOther          // give the entry to another holder, which cannot be made to prove itself
+	AskKnown             // the same by unicast, of those that have answered before
 	LeaveToKernel        // have the kernel verify the holder, and ask everybody if it is gone
+	GiveUpHolder         // have the kernel ask everybody at once
 )
 
 // Step is an action, and the other holder that it is about.
@@ -69,10 +71,10 @@ func plan(v Verdict, e *Evidence, a *attempts, m *means) Step {
 func planRound(e *Evidence, m *means) Step {
 	silent := e.Unicast == Unanswered
 	switch {
-	case m.suppresses && silent && verifiable(e.Entry):
-		return Step{Action: LeaveToKernel} // whose broadcast is forwarded once the entry is gone
+	case m.suppresses && silent && e.Entry.Valid():
+		return Step{Action: GiveUpHolder} // the bridge forwards broadcasts for an entry that is not valid
 	case m.suppresses && e.Entry.Valid():
-		return Step{}
+		return Step{Action: AskKnown}
 	case silent && !e.Provable && (e.Silence < kernelPatience || e.Entry == neigh.Probe):
 		return Step{} // nobody could be followed yet, or the kernel is about to find out
 	}

@@ -571,3 +571,59 @@ func TestClientsAreFreed(t *testing.T) {
 		})
 	})
 }
+
+// Behind a bridge that answers for others nobody is asked by broadcast while the
+// entry is valid. A holder that is gone is found by the kernel, and one that stands
+// still is not left to a zombie for good.
+func TestBridgeThatAnswersForOthers(t *testing.T) {
+	suppressing := func(hosts ...*host) *bench {
+		b := newBench(hosts)
+		p := onLink(eth0)
+		p.Link.Suppresses = true
+		b.places[theVIP] = p
+		return b
+	}
+	t.Run("all is well", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := suppressing(good(1))
+			b.settle(t)
+			rest(time.Hour)
+			if n := len(b.broadcasts(0)); n > 0 || len(b.writes(0)) > 0 || len(b.w.Claims()) > 0 {
+				t.Errorf("%d broadcasts, %q, claims %v", n, b.writes(0), b.w.Claims())
+			}
+		})
+	})
+	t.Run("it moves in silence", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := suppressing(good(1))
+			b.settle(t)
+			b.change(func() { b.hosts = []*host{good(2)} })
+			if took := when(time.Minute, func() bool { return b.named() == mac(2) }); took > 5*time.Second {
+				t.Errorf("repaired after %v", took)
+			}
+			if n := len(b.broadcasts(0)); n > 0 {
+				t.Errorf("%d broadcasts", n)
+			}
+			b.wantEvents(t)
+			rest(10 * time.Second)
+			b.wantEvents(t, Moved)
+		})
+	})
+	t.Run("it stands still beside a zombie", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := suppressing(good(1))
+			b.settle(t)
+			b.change(func() { b.hosts = append(b.hosts, zombie(2, refuses)) })
+			for i := range 10 {
+				rest(time.Duration(i) * 200 * ms)
+				b.change(func() { b.hosts[0].down = true })
+				rest(4 * time.Second)
+				b.change(func() { b.hosts[0].down = false })
+				rest(30 * time.Second)
+				if b.named() != mac(1) {
+					t.Fatalf("stun %d: the entry names the zombie; events %v", i, b.events)
+				}
+			}
+		})
+	})
+}
