@@ -110,13 +110,15 @@ func TestErrorsNameTheirObject(t *testing.T) {
 
 // deny has system calls of this thread fail with EPERM, as container runtimes and
 // security modules do.
-func deny(calls []uint32) error {
+func deny(calls []uint32) error { return denyWith(unix.EPERM, calls) }
+
+func denyWith(errno unix.Errno, calls []uint32) error {
 	if len(calls) == 0 {
 		return nil
 	}
 	var program []bpf.Instruction
 	for _, n := range calls {
-		program = append(program, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: n, SkipTrue: 1}, bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)})
+		program = append(program, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: n, SkipTrue: 1}, bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(errno)})
 	}
 	return lab.FilterCalls(append(program, bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}))
 }

@@ -29,6 +29,7 @@ const (
 	// The states of include/net/tcp_states.h that a Socket can be in.
 	tcpEstablished = 1
 	tcpSynSent     = 2
+	tcpListen      = 10
 	tcpStates      = 1<<tcpEstablished | 1<<tcpSynSent
 
 	// From include/uapi/linux/inet_diag.h.
