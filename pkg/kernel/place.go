@@ -19,26 +19,30 @@ var (
 	errLinkLocal = errors.New("a link-local address says nothing without a device")
 )
 
-// Place returns where the kernel would send packets for an address. The error
-// wraps neigh.ErrGone where there is no route.
-func (t *Table) Place(a netip.Addr, _ int) (neigh.Place, error) {
+// Place returns where the kernel would send the packets of a socket that is bound
+// to the device with the given index (SO_BINDTODEVICE), which may be a VRF, or of
+// any other socket where that is 0. Rules for an outgoing device, and the tables
+// of VRFs, count (l3mdev_fib_rule_match); and where no route is by that device,
+// the kernel takes an IPv4 address to be on its link (ip_route_output_key_hash).
+// The error wraps neigh.ErrGone where there is no route.
+func (t *Table) Place(a netip.Addr, device int) (neigh.Place, error) {
 	a = a.Unmap().WithZone("")
-	p, err := t.place(a)
+	p, err := t.place(a, device)
 	if err != nil {
 		return neigh.Place{}, fmt.Errorf("placing %s: %w", a, err)
 	}
 	return p, nil
 }
 
-func (t *Table) place(a netip.Addr) (neigh.Place, error) {
+func (t *Table) place(a netip.Addr, device int) (neigh.Place, error) {
 	switch {
 	case !a.IsValid():
 		return neigh.Place{}, errNoAddress
 	case a.Is6() && a.IsLinkLocalUnicast():
 		return neigh.Place{}, errLinkLocal
 	}
-	r, err := t.Route(a, 0)
-	if err != nil {
+	r, err := t.boundWay(a, device)
+	if r, err = sourced(a, r, err); err != nil {
 		return neigh.Place{}, noRoute(err)
 	}
 	link, err := t.link(r.Index)
@@ -47,7 +51,7 @@ func (t *Table) place(a netip.Addr) (neigh.Place, error) {
 	}
 	p := neigh.Place{Link: link, Gateway: r.Gateway, Local: r.Local}
 	if p.Local {
-		return p, t.carrier(a, &p)
+		return p, t.carrier(a, device, &p)
 	}
 	return p, nil
 }
@@ -66,12 +70,12 @@ func noRoute(err error) error {
 
 // carrier finds out which device carries a local address. The route does not
 // say: for IPv4 it always names the loopback device.
-func (t *Table) carrier(a netip.Addr, p *neigh.Place) error {
-	var found []ownAddress
+func (t *Table) carrier(a netip.Addr, device int, p *neigh.Place) error {
+	var own ownAddresses
 	t.dumping.Lock()
-	err := t.dumps.addresses(familyOf(a), func(own ownAddress) {
-		if own.Addr() == a {
-			found = append(found, own)
+	err := t.dumps.addresses(familyOf(a), func(o ownAddress) {
+		if o.Addr() == a || onLinkSubnet(o.Prefix) {
+			own = append(own, o)
 		}
 	})
 	t.dumping.Unlock()
@@ -80,22 +84,74 @@ func (t *Table) carrier(a netip.Addr, p *neigh.Place) error {
 		return fmt.Errorf("listing addresses: %w", err)
 	}
 	p.Here = a.IsLoopback() // all of 127.0.0.0/8, which lo has one address of
-	for _, own := range found {
-		link, err := t.link(own.index)
+	for _, i := range own.find(a, device) {
+		link, err := t.link(own[i].index)
 		if err != nil {
 			return err
 		}
 		p.Link = link
 		if !link.NoARP {
 			p.Here = true
-			p.Own = onLinkSubnet(own.Prefix) && !own.secondary()
-			return nil
+			d, err := t.device(link.Index)
+			p.Own = own.first(i) && !own.subnetOn(d.lower, a)
+			return err
 		}
 	}
 	if interrupted && !p.Here { // it may be what is missing
 		return fmt.Errorf("listing addresses: %w", err)
 	}
 	return nil
+}
+
+// ownAddresses are this host's, in the order in which the kernel lists them.
+type ownAddresses []ownAddress
+
+// find returns where an address is in the list, first on the given device.
+func (l ownAddresses) find(a netip.Addr, device int) (found []int) {
+	for i, o := range l {
+		switch {
+		case o.Addr() != a:
+		case o.index == device:
+			found = slices.Insert(found, 0, i)
+		default:
+			found = append(found, i)
+		}
+	}
+	return found
+}
+
+// first reports whether an address is the first of its subnet on its device. For
+// IPv4 the kernel says so. For IPv6 it does not: what was put there by hand, or by
+// a program, is compared by the time at which it was (what routers advertise is
+// nobody's that moves); and what is deprecated for ever is not what the host
+// speaks from.
+func (l ownAddresses) first(i int) bool {
+	own := l[i]
+	if !onLinkSubnet(own.Prefix) || own.Addr().Is4() && own.secondary() {
+		return false
+	}
+	if own.Addr().Is4() || own.flags&unix.IFA_F_PERMANENT == 0 {
+		return true
+	}
+	if own.flags&unix.IFA_F_DEPRECATED != 0 {
+		return false
+	}
+	for j, o := range l {
+		// The kernel lists the newest first (ipv6_link_dev_addr).
+		older := o.created < own.created || o.created == own.created && j > i
+		if older && o.index == own.index && o.flags&unix.IFA_F_PERMANENT != 0 && onLinkSubnet(o.Prefix) && o.Contains(own.Addr()) {
+			return false
+		}
+	}
+	return true
+}
+
+// subnetOn reports whether a device has an address, other than this one, with a
+// subnet that includes it.
+func (l ownAddresses) subnetOn(device int, a netip.Addr) bool {
+	return device != 0 && slices.ContainsFunc(l, func(o ownAddress) bool {
+		return o.index == device && o.Addr() != a && onLinkSubnet(o.Prefix) && o.Contains(a)
+	})
 }
 
 // Route is the kernel's way to an address.
@@ -112,6 +168,12 @@ type Route struct {
 // is by another one, and an errno such as ENETUNREACH where there is no way.
 func (t *Table) Route(a netip.Addr, index int) (Route, error) {
 	r, err := t.way(a, index)
+	return sourced(a, r, err)
+}
+
+// sourced names the address in the error of a way to it, and refuses one without a
+// source address.
+func sourced(a netip.Addr, r Route, err error) (Route, error) {
 	if err == nil && !r.Source.IsValid() {
 		err = fmt.Errorf("it has no source address: %w", neigh.ErrGone)
 	}
@@ -123,16 +185,22 @@ func (t *Table) Route(a netip.Addr, index int) (Route, error) {
 
 // way is Route for whoever can do without a source address.
 func (t *Table) way(a netip.Addr, index int) (Route, error) {
-	var r Route
-	err := t.one(unix.RTM_GETROUTE, func(b []byte, seq uint32) []byte {
-		return appendMessage(b, unix.RTM_GETROUTE, 0, seq, routeRequest(a, index))
+	r, err := t.boundWay(a, index)
+	if err == nil && index != 0 && r.Index != index {
+		err = fmt.Errorf("it is by device %d: %w", r.Index, neigh.ErrGone)
+	}
+	return r, err
+}
+
+// boundWay is the way of a socket that is bound to a device. Where that is a VRF,
+// it is by another one, which is in the VRF.
+func (t *Table) boundWay(a netip.Addr, device int) (r Route, err error) {
+	err = t.one(unix.RTM_GETROUTE, func(b []byte, seq uint32) []byte {
+		return appendMessage(b, unix.RTM_GETROUTE, 0, seq, routeRequest(a, device))
 	}, func(body []byte) (err error) {
 		r, err = decodeWay(body)
 		return err
 	})
-	if err == nil && index != 0 && r.Index != index {
-		err = fmt.Errorf("it is by device %d: %w", r.Index, neigh.ErrGone)
-	}
 	return r, err
 }
 

@@ -104,6 +104,138 @@ func TestPlace(t *testing.T) {
 	}
 }
 
+// What a host is known by stays; what moves from host to host comes to it in
+// several ways.
+func TestPlaceOwn(t *testing.T) {
+	l := lab.Start(t)
+	h := l.Host("a")
+	sw := l.Switch()
+	h.Plug(sw, "eth0", "", "10.0.0.1/24", "2001:db8::1/64")
+	h.Plug(sw, "eth1", "", "10.0.0.7/24", "10.1.0.1/24") // a second device in the same network
+	for _, args := range []string{
+		"addr add 10.0.0.100/24 dev eth0",
+		"addr add 10.0.0.101/32 dev eth0",
+		"addr add 2001:db8::100/64 dev eth0 nodad",
+		"addr add 2001:db8::101/128 dev eth0 nodad",
+		"addr add 2001:db8:5::100/64 dev eth0 nodad preferred_lft 0",
+		"addr add 2001:db8::200/64 dev eth0 nodad valid_lft 1000 preferred_lft 1000",
+		"link add vrrp.25 link eth0 type macvlan mode private",
+		"link set vrrp.25 up",
+		"addr add 10.0.0.110/24 dev vrrp.25",
+		"addr add 10.0.0.130/25 dev vrrp.25",
+		"addr add 10.2.0.1/24 dev vrrp.25",
+		"addr add 2001:db8::110/64 dev vrrp.25 nodad",
+		// As when the network is set up anew under a keepalived that runs on.
+		"addr del 10.1.0.1/24 dev eth1",
+		"link add vrrp.26 link eth1 type macvlan mode private",
+		"link set vrrp.26 up",
+		"addr add 10.1.0.100/24 dev vrrp.26",
+		"addr add 10.1.0.1/24 dev eth1",
+	} {
+		h.IP(args)
+	}
+	table := open(t, h)
+	for a, want := range map[string]bool{
+		"10.0.0.1":          true,
+		"10.0.0.7":          true,
+		"10.0.0.100":        false, // second on its device
+		"10.0.0.101":        false, // without a subnet
+		"2001:db8::1":       true,
+		"2001:db8::100":     false, // second on its device, which IPv6 does not mark
+		"2001:db8::101":     false,
+		"2001:db8:5::100":   false, // deprecated
+		"2001:db8::200":     true,  // as routers advertise them
+		"10.0.0.110":        false, // first on a device that is stacked on another in that network
+		"10.0.0.130":        false, // with another mask
+		"2001:db8::110":     false,
+		"10.2.0.1":          true, // stacked, but in a network of its own
+		"10.1.0.1":          true,
+		"10.1.0.100":        false,
+		"::ffff:10.0.0.1":   true,
+		"::ffff:10.1.0.100": false,
+	} {
+		p, err := table.Place(netip.MustParseAddr(a), 0)
+		if err != nil || !p.Here || !p.Local || p.Own != want {
+			t.Errorf("%s: %+v, %v; want it here, own: %v", a, p, err, want)
+		}
+	}
+}
+
+// A socket that is bound to a device has ways of its own.
+func TestPlaceOfBoundSocket(t *testing.T) {
+	l := lab.Start(t)
+	h := l.Host("a")
+	sw := l.Switch()
+	eth0 := h.Plug(sw, "eth0", "", "10.0.0.1/24", "2001:db8::1/64").Index
+	eth1 := h.Plug(sw, "eth1", "", "10.1.0.1/24", "2001:db8:1::1/64").Index
+	for _, args := range []string{
+		"route add default via 10.0.0.254",
+		"route add default via 2001:db8::fe",
+		"rule add oif eth1 table 100",
+		"-6 rule add oif eth1 table 100",
+		"route add 10.9.0.0/24 dev eth1 table 100",
+		"route add default via 10.1.0.254 table 100",
+		"route add 2001:db8:9::/64 dev eth1 table 100",
+		"addr add 10.9.0.100/32 dev eth0",
+		"addr add 10.9.0.101/32 dev eth0",
+		"addr add 10.9.0.101/32 dev eth1",
+	} {
+		h.IP(args)
+	}
+	table := open(t, h)
+	for _, tt := range []struct {
+		addr    string
+		device  int
+		link    int
+		gateway string
+		here    bool
+	}{
+		{"10.9.0.5", 0, eth0, "10.0.0.254", false},
+		{"10.9.0.5", eth0, eth0, "10.0.0.254", false},
+		{"10.9.0.5", eth1, eth1, "", false},
+		{"10.8.0.5", eth1, eth1, "10.1.0.254", false},
+		{"2001:db8:9::5", 0, eth0, "2001:db8::fe", false},
+		{"2001:db8:9::5", eth1, eth1, "", false},
+		{"10.9.0.100", 0, eth0, "", true},
+		{"10.9.0.100", eth0, eth0, "", true},
+		{"10.9.0.100", eth1, eth1, "", false}, // asks there, for all that the host has it elsewhere
+		{"10.9.0.101", eth0, eth0, "", true},
+		{"10.9.0.101", eth1, eth1, "", true},
+	} {
+		p, err := table.Place(netip.MustParseAddr(tt.addr), tt.device)
+		gateway := ""
+		if p.Gateway.IsValid() {
+			gateway = p.Gateway.String()
+		}
+		if err != nil || p.Link.Index != tt.link || gateway != tt.gateway || p.Here != tt.here {
+			t.Errorf("%s by device %d: %+v, %v; want device %d, gateway %q, here: %v", tt.addr, tt.device, p, err, tt.link, tt.gateway, tt.here)
+		}
+	}
+	if _, err := table.Place(netip.MustParseAddr("10.9.0.5"), 9999); !errors.Is(err, neigh.ErrGone) {
+		t.Errorf("no such device: %v, want ErrGone", err)
+	}
+}
+
+// A way through a VRF is by one of the devices in it, and the kernel says so
+// where a VRF was asked for.
+func TestRouteThroughVRF(t *testing.T) {
+	const vrf, slave = 3, 7
+	table := func() *Table {
+		answer := netlinkMessage(unix.RTM_NEWROUTE, 0, 1, wayBody) // by device 7
+		c := &conn{port: 4242, buf: make([]byte, bufferSize)}
+		c.sendto = func(int, []byte, int, unix.Sockaddr) error { return nil }
+		c.recvfrom = func(_ int, p []byte, _ int) (int, unix.Sockaddr, error) { return copy(p, answer), fromKernel, nil }
+		return &Table{conn: c}
+	}
+	a := netip.MustParseAddr("10.9.0.5")
+	if r, err := table().boundWay(a, vrf); err != nil || r.Index != slave {
+		t.Errorf("as a socket in the VRF: %+v, %v; want it by device %d", r, err, slave)
+	}
+	if r, err := table().Route(a, vrf); !errors.Is(err, neigh.ErrGone) {
+		t.Errorf("by exactly that device: %+v, %v; want ErrGone", r, err)
+	}
+}
+
 func TestNoRoute(t *testing.T) {
 	for _, tt := range []struct {
 		err  error

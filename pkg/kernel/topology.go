@@ -143,6 +143,7 @@ type ownAddress struct {
 	index        int          // of the device
 	flags        uint8        // the lower eight of IFA_F_*
 	scope        uint8        // RT_SCOPE_*
+	created      uint32       // when, since the start of the machine, in 10 ms
 }
 
 // secondary says that the address is not the first of its subnet on the device.
@@ -170,6 +171,9 @@ func decodeAddress(b []byte) (ownAddress, error) {
 		}
 		if typ == unix.IFA_ADDRESS {
 			peer = addrOf(family, v)
+		}
+		if typ == unix.IFA_CACHEINFO && len(v) >= 12 { // struct ifa_cacheinfo
+			a.created = binary.NativeEndian.Uint32(v[8:])
 		}
 		b = rest
 	}

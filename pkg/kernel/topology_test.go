@@ -160,6 +160,10 @@ func TestDecodeTopology(t *testing.T) {
 	if d, err := decodeLink(linkBody); err != nil || d != (device{Link: neigh.Link{Index: 7, Name: "eth0", NoARP: true}}) {
 		t.Errorf("device: %+v, %v", d, err)
 	}
+	since := slices.Concat(addressBody, appendAttr(nil, unix.IFA_CACHEINFO, u32s(1, 2, 3, 4)))
+	if a, err := decodeAddress(since); err != nil || a.created != 3 {
+		t.Errorf("address: %+v, %v; want it created at 3", a, err)
+	}
 	if a, err := decodeAddress(addressBody); err != nil || a != (ownAddress{
 		Prefix: netip.MustParsePrefix("10.5.0.1/24"), subnet: netip.MustParsePrefix("10.5.0.2/24"),
 		index: 7, flags: unix.IFA_F_SECONDARY, scope: unix.RT_SCOPE_LINK,

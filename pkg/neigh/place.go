@@ -16,8 +16,10 @@ type Place struct {
 	// Here or not: kube-proxy holds the addresses of services on kube-ipvs0, a
 	// NOARP device, and a route of type local needs no address at all.
 	Local bool
-	// Own is set where it is the first address of a subnet on its device: what a
-	// host is known by, not what moves from one to another. Those have no subnet
-	// (kube-vip), or come second in it (keepalived, IFA_F_SECONDARY).
+	// Own is set where it is what a host is known by, and not what moves from one
+	// to another: the first address of a subnet on its device. Those that move
+	// have no subnet (kube-vip), come later than another one in it (keepalived),
+	// or are on a device that is stacked on another with an address in it
+	// (keepalived's use_vmac, a macvlan device).
 	Own bool
 }
