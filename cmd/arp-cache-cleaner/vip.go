@@ -158,13 +158,13 @@ type checker struct{ *apicheck.Checker }
 
 // Check implements vip.Checker.
 func (c checker) Check(ctx context.Context, e vip.Endpoint) vip.CheckResult {
-	r := c.Checker.Check(ctx, e.Addr, e.Name)
+	r := c.Checker.Check(ctx, apicheck.Server{Addr: e.Addr, Name: e.Name, Device: e.Device})
 	unknown := errors.Is(r.Err, apicheck.ErrCAFile)
 	if unknown {
 		r.Err = fmt.Errorf("--vip-ca-file: %w", r.Err)
 	}
 	return vip.CheckResult{
-		Unknown: unknown, Served: r.Outcome == apicheck.Served,
-		Verified: r.Verified, Outcome: string(r.Outcome), Err: r.Err,
+		Unknown: unknown, Served: r.Outcome == apicheck.Served, Unwell: r.Outcome == apicheck.Unwell,
+		Verified: r.Verified, Certificate: r.Certificate, Outcome: string(r.Outcome), Err: r.Err,
 	}
 }

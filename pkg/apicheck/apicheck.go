@@ -10,13 +10,16 @@
 // The path is /livez: API priority and fairness exempts it (the "probes" flow
 // schema of Kubernetes), and anonymous requests may read it by default (the
 // ClusterRole system:public-info-viewer). Where they may not, as on RKE2, the
-// answer is 401, which takes a serving API server all the same.
+// answer is 401, which takes a serving API server all the same. A status of 500
+// or more is another matter: kube-apiserver says it, after 2 seconds, where its
+// etcd does not answer, and a load balancer where it has no server left.
 package apicheck
 
 import (
 	"bufio"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -28,6 +31,7 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -38,23 +42,31 @@ type Outcome string
 
 // The outcomes. All but Served have an error that says more.
 const (
-	Served      Outcome = "served"      // it answered, with whatever status
+	Served      Outcome = "served"      // it answered, with a status below 500
+	Unwell      Outcome = "unwell"      // it answered that it cannot serve: 500 or more
 	Refused     Outcome = "refused"     // nobody listens
 	Reset       Outcome = "reset"       // the connection ended, or went on with something that is no HTTP response
 	Timeout     Outcome = "timeout"     // no answer in time, or the caller gave up
 	Unreachable Outcome = "unreachable" // no connection could be made: no route, no neighbour
-	TLS         Outcome = "tls"         // no TLS server, not the one that was expected, or ErrCAFile
+	TLS         Outcome = "tls"         // no TLS server, a certificate that does not lead to CAFile, or ErrCAFile
 )
 
 // Outcomes are all outcomes there are.
-var Outcomes = [...]Outcome{Served, Refused, Reset, Timeout, Unreachable, TLS}
+var Outcomes = [...]Outcome{Served, Unwell, Refused, Reset, Timeout, Unreachable, TLS}
 
 // ErrCAFile is in the errors of checks that were not made because of a CA file
 // that cannot be used. They say nothing about the server.
 var ErrCAFile = errors.New("no usable CA file")
 
 const (
-	defaultTimeout = 2 * time.Second
+	// defaultTimeout leaves time for the 2 s that kube-apiserver waits for etcd.
+	// Half of it is for the connection and the handshake, which a server that is
+	// frozen does not get past.
+	defaultTimeout = 4 * time.Second
+	// apiServerName is in the certificate of every kube-apiserver (kubeadm, k3s,
+	// OpenShift and the rest: pods verify it), whatever else it is called, and in
+	// that of no kubelet.
+	apiServerName = "kubernetes.default.svc"
 	// maxResponse bounds what is read of a response: the address is asked
 	// exactly because something else may have taken it.
 	maxResponse = 64 << 10
@@ -70,37 +82,56 @@ type Checker struct {
 	// Plain asks for a TCP connection and nothing more, of servers that are no
 	// API servers.
 	Plain bool
-	// Timeout is for the whole check; 0 is 2 seconds.
+	// Timeout is for the whole check, and half of it for the connection and the
+	// TLS handshake; 0 is 4 seconds.
 	Timeout time.Duration
+}
+
+// Server is whom to check.
+type Server struct {
+	Addr netip.AddrPort
+	Name string // that its certificate may be for; may be empty
+	// Device is the name of the device that the connection is bound to, or "": for
+	// servers that are reached by sockets bound to one, or in a VRF. Before Linux
+	// 5.7 that takes CAP_NET_RAW.
+	Device string
 }
 
 // Result is what a check found.
 type Result struct {
 	Outcome Outcome
-	// Verified says that CAFile confirmed the certificate for the address or
-	// the name, whatever came after that.
+	// Verified says that the certificate leads to CAFile, and is for the address,
+	// the name or kubernetes.default.svc, whatever came after that.
 	Verified bool
-	Took     time.Duration
-	Err      error // nil if it served
+	// Unproven says why a certificate that leads to CAFile is not Verified. A
+	// server serves all the same.
+	Unproven error
+	// Certificate is the SHA-256 of the server's, or zero if it sent none.
+	Certificate [sha256.Size]byte
+	Status      int // of HTTP, or 0 if there was no response
+	Took        time.Duration
+	Err         error // nil if it served
 }
 
-// Check asks the server at addr on a connection of its own, which is closed
-// when it returns. With a CA file, the certificate has to be valid for the
-// address or for name, which may be empty.
-func (c *Checker) Check(ctx context.Context, addr netip.AddrPort, name string) Result {
+// Check asks a server on a connection of its own, which is closed when it
+// returns.
+func (c *Checker) Check(ctx context.Context, s Server) Result {
 	start := time.Now()
-	limited, cancel := context.WithTimeout(ctx, cmp.Or(c.Timeout, defaultTimeout))
+	limited, cancel := context.WithTimeout(ctx, c.timeout())
 	defer cancel()
 	var r Result
-	r.Outcome, r.Err = c.check(limited, addr, name, &r.Verified)
+	r.Outcome, r.Err = c.check(limited, s, &r)
 	r.Took = time.Since(start)
 	if r.Err != nil && ctx.Err() != nil {
-		r.Outcome, r.Err = Timeout, fmt.Errorf("checking %s: %w", addr, ctx.Err())
+		r.Outcome, r.Err = Timeout, fmt.Errorf("checking %s: %w", s.Addr, ctx.Err())
 	}
 	return r
 }
 
-func (c *Checker) check(ctx context.Context, addr netip.AddrPort, name string, verified *bool) (Outcome, error) {
+func (c *Checker) timeout() time.Duration { return cmp.Or(c.Timeout, defaultTimeout) }
+
+// check fills in of r what is found on the way.
+func (c *Checker) check(ctx context.Context, s Server, r *Result) (Outcome, error) {
 	var roots *x509.CertPool
 	if c.CAFile != "" && !c.Plain {
 		var err error
@@ -108,9 +139,9 @@ func (c *Checker) check(ctx context.Context, addr netip.AddrPort, name string, v
 			return TLS, err
 		}
 	}
-	// No keep-alives: the connection does not live long enough for one.
-	dialer := net.Dialer{KeepAlive: -1}
-	raw, err := dialer.DialContext(ctx, "tcp", addr.String())
+	early, cancel := context.WithTimeout(ctx, c.timeout()/2)
+	defer cancel()
+	raw, err := dial(early, s)
 	if err != nil {
 		return classify(err, Unreachable), err
 	}
@@ -118,8 +149,7 @@ func (c *Checker) check(ctx context.Context, addr netip.AddrPort, name string, v
 		_ = raw.Close()
 		return Served, nil
 	}
-	ip := addr.Addr().Unmap().WithZone("").String()
-	host := cmp.Or(name, ip)
+	host := cmp.Or(s.Name, apiServerName)
 	// No ALPN, so that the server speaks HTTP/1.1 (RFC 9113 section 3.2).
 	conn := tls.Client(raw, &tls.Config{
 		ServerName:         host, // sent if it is a name, not an address (RFC 6066 section 3)
@@ -128,57 +158,89 @@ func (c *Checker) check(ctx context.Context, addr netip.AddrPort, name string, v
 	// Sends close_notify if there was a handshake, also after a timeout: it sets
 	// a write deadline of its own, and the socket's buffer has room.
 	defer func() { _ = conn.Close() }()
-	if err := conn.HandshakeContext(ctx); err != nil {
-		return classify(err, TLS), fmt.Errorf("TLS handshake with %s: %w", addr, err)
+	if err := conn.HandshakeContext(early); err != nil {
+		return classify(err, TLS), fmt.Errorf("TLS handshake with %s: %w", s.Addr, err)
 	}
+	chain := conn.ConnectionState().PeerCertificates
+	r.Certificate = sha256.Sum256(chain[0].Raw)
 	if roots != nil {
-		if err := verify(conn.ConnectionState().PeerCertificates, roots, ip, name); err != nil {
-			return TLS, fmt.Errorf("certificate of %s: %w", addr, err)
+		if err := leadsTo(roots, chain); err != nil {
+			return TLS, fmt.Errorf("certificate of %s: %w", s.Addr, err)
 		}
-		*verified = true
+		r.Unproven = isFor(chain[0], s)
+		r.Verified = r.Unproven == nil
 	}
 	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
-	if err := get(conn, net.JoinHostPort(host, strconv.Itoa(int(addr.Port())))); err != nil {
-		return classify(err, Reset), fmt.Errorf("GET /livez from %s: %w", addr, err)
+	r.Status, err = get(conn, net.JoinHostPort(host, strconv.Itoa(int(s.Addr.Port()))))
+	switch {
+	case err != nil:
+		return classify(err, Reset), fmt.Errorf("GET /livez from %s: %w", s.Addr, err)
+	case r.Status >= http.StatusInternalServerError:
+		return Unwell, fmt.Errorf("GET /livez from %s: HTTP status %d", s.Addr, r.Status)
 	}
 	return Served, nil
 }
 
-// get asks for /livez and reads the response. net/http's Transport would do,
-// but it keeps goroutines of its own that outlive the request for a moment.
-func get(conn net.Conn, host string) error {
+func dial(ctx context.Context, s Server) (net.Conn, error) {
+	// No keep-alives: the connection does not live long enough for one.
+	dialer := net.Dialer{KeepAlive: -1}
+	if s.Device != "" {
+		dialer.Control = func(_, _ string, raw syscall.RawConn) (err error) {
+			if c := raw.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), s.Device) }); c != nil {
+				return c
+			}
+			if err != nil {
+				return fmt.Errorf("binding to device %s: %w", s.Device, err)
+			}
+			return nil
+		}
+	}
+	return dialer.DialContext(ctx, "tcp", s.Addr.String())
+}
+
+// get asks for /livez, reads the response, and returns its status. net/http's
+// Transport would do, but it keeps goroutines of its own that outlive the request
+// for a moment.
+func get(conn net.Conn, host string) (status int, err error) {
 	req := &http.Request{
 		Method: http.MethodGet,
 		URL:    &url.URL{Scheme: "https", Host: host, Path: "/livez"},
 		Header: http.Header{"User-Agent": {"arp-cache-cleaner"}},
 	}
 	if err := req.Write(conn); err != nil {
-		return err
+		return 0, err
 	}
 	resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxResponse)), req)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	// A close with data unread is a reset to the server (tcp_close in
 	// net/ipv4/tcp.c). What the body is, and whether it is whole, is no matter.
 	_, _ = io.Copy(io.Discard, resp.Body)
 	_ = resp.Body.Close()
-	return nil
+	return resp.StatusCode, nil
 }
 
-// verify does what crypto/tls does in a handshake, but for two hosts of which
-// one suffices: API servers are not always told the VIP they are reached by.
-func verify(chain []*x509.Certificate, roots *x509.CertPool, ip, name string) error {
+// leadsTo does what crypto/tls does in a handshake, but for the name.
+func leadsTo(roots *x509.CertPool, chain []*x509.Certificate) error {
 	opts := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool()}
 	for _, c := range chain[1:] {
 		opts.Intermediates.AddCert(c)
 	}
-	if _, err := chain[0].Verify(opts); err != nil {
-		return err
+	_, err := chain[0].Verify(opts)
+	return err
+}
+
+// isFor returns nil if a certificate is for the server: by the address, or by the
+// name, because endpoints that are known by name have no address in it; or for any
+// API server of the cluster.
+func isFor(c *x509.Certificate, s Server) error {
+	err := c.VerifyHostname(s.Addr.Addr().Unmap().WithZone("").String())
+	if err != nil && s.Name != "" {
+		err = c.VerifyHostname(s.Name)
 	}
-	err := chain[0].VerifyHostname(ip)
-	if err != nil && name != "" {
-		err = chain[0].VerifyHostname(name)
+	if err != nil && c.VerifyHostname(apiServerName) == nil {
+		err = nil
 	}
 	return err
 }

@@ -3,6 +3,7 @@ package apicheck
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -196,11 +197,17 @@ func TestCheck(t *testing.T) {
 		want     Outcome
 		verified bool
 		err      string // in the error, with %s for the server's address
+		unproven string // in that error
 	}{
 		{name: "serves", checker: Checker{CAFile: file}, server: https(status(200), "127.0.0.1"), want: Served, verified: true},
 		{name: "no CA file", server: https(status(200), "127.0.0.1"), want: Served},
 		{name: "401 is served", checker: Checker{CAFile: file}, server: https(status(401), "127.0.0.1"), want: Served, verified: true},
-		{name: "500 is served", checker: Checker{CAFile: file}, server: https(status(500), "127.0.0.1"), want: Served, verified: true},
+		{name: "403 is served", checker: Checker{CAFile: file}, server: https(status(403), "127.0.0.1"), want: Served, verified: true},
+		{name: "499 is served", checker: Checker{CAFile: file}, server: https(status(499), "127.0.0.1"), want: Served, verified: true},
+		{name: "500 is unwell", checker: Checker{CAFile: file}, server: https(status(500), "127.0.0.1"), want: Unwell, verified: true, err: "GET /livez from %s: HTTP status 500"},
+		{name: "503 is unwell", server: https(status(503), "127.0.0.1"), want: Unwell, err: "HTTP status 503"},
+		{name: "the name of every API server", checker: Checker{CAFile: file}, server: https(status(200), "192.0.2.1", "kubernetes.default.svc"), want: Served, verified: true},
+		{name: "the name of every API server, and another asked for", checker: Checker{CAFile: file}, server: https(status(200), "kubernetes.default.svc"), as: "api.example", want: Served, verified: true},
 		{name: "intermediate CA", checker: Checker{CAFile: file}, want: Served, verified: true, server: func(t *testing.T) netip.AddrPort {
 			return serveHTTPS(t, "127.0.0.1", status(200), &tls.Config{Certificates: []tls.Certificate{ca.Intermediate().Issue("127.0.0.1")}})
 		}},
@@ -222,8 +229,10 @@ func TestCheck(t *testing.T) {
 		}, "127.0.0.1")},
 
 		{name: "wrong CA", checker: Checker{CAFile: other}, server: https(status(200), "127.0.0.1"), want: TLS, err: "certificate of %s: x509: certificate signed by unknown authority"},
-		{name: "wrong address", checker: Checker{CAFile: file}, server: https(status(200), "192.0.2.1"), want: TLS, err: "valid for 192.0.2.1, not 127.0.0.1"},
-		{name: "wrong address and name", checker: Checker{CAFile: file}, server: https(status(200), "kubernetes"), as: "api.example", want: TLS, err: "valid for kubernetes, not api.example"},
+		{name: "wrong CA, and wrong address", checker: Checker{CAFile: other}, server: https(status(200), "192.0.2.1"), want: TLS, err: "certificate of %s: x509: certificate signed by unknown authority"},
+		{name: "wrong address", checker: Checker{CAFile: file}, server: https(status(200), "192.0.2.1"), want: Served, unproven: "valid for 192.0.2.1, not 127.0.0.1"},
+		{name: "wrong address and name", checker: Checker{CAFile: file}, server: https(status(200), "kubernetes"), as: "api.example", want: Served, unproven: "valid for kubernetes, not api.example"},
+		{name: "wrong address, and unwell", checker: Checker{CAFile: file}, server: https(status(500), "192.0.2.1"), want: Unwell, unproven: "valid for 192.0.2.1, not 127.0.0.1"},
 		{name: "wrong address, no CA file", server: https(status(200), "192.0.2.1"), want: Served},
 		{name: "garbage CA file", checker: Checker{CAFile: garbage}, server: closed, want: TLS, err: garbage + " holds no PEM certificate"},
 		{name: "no such CA file", checker: Checker{CAFile: garbage + "x"}, server: closed, want: TLS, err: garbage + "x: no such file"},
@@ -272,12 +281,18 @@ func TestCheck(t *testing.T) {
 				tt.checker.Timeout = long
 			}
 			addr := tt.server(t)
-			r := tt.checker.Check(t.Context(), addr, tt.as)
+			r := tt.checker.Check(t.Context(), Server{Addr: addr, Name: tt.as})
 			if r.Outcome != tt.want || r.Verified != tt.verified || (r.Err == nil) != (tt.want == Served) {
 				t.Fatalf("%+v, want %s, verified %v", r, tt.want, tt.verified)
 			}
 			if says := strings.ReplaceAll(tt.err, "%s", addr.String()); says != "" && !strings.Contains(r.Err.Error(), says) {
 				t.Errorf("error %q does not say %q", r.Err, says)
+			}
+			if says := tt.unproven; (says == "") != (r.Unproven == nil) || says != "" && !strings.Contains(r.Unproven.Error(), says) {
+				t.Errorf("unproven because %v, want %q", r.Unproven, says)
+			}
+			if (r.Status != 0) != (r.Outcome == Unwell || r.Outcome == Served && !tt.checker.Plain) {
+				t.Errorf("%s with HTTP status %d", r.Outcome, r.Status)
 			}
 			if r.Err != nil && !errors.Is(r.Err, ErrCAFile) && !strings.Contains(r.Err.Error(), addr.String()+": ") {
 				t.Errorf("error %q does not name %s", r.Err, addr)
@@ -285,7 +300,7 @@ func TestCheck(t *testing.T) {
 			if is := strings.Contains(tt.name, "CA file") && tt.want == TLS; errors.Is(r.Err, ErrCAFile) != is {
 				t.Errorf("error %v is ErrCAFile: %v", r.Err, !is)
 			}
-			if r.Took <= 0 || r.Took > tt.checker.Timeout+time.Second || tt.want == Timeout && r.Took < short {
+			if r.Took <= 0 || r.Took > tt.checker.Timeout+time.Second || tt.want == Timeout && r.Took < short/2 {
 				t.Errorf("took %v", r.Took)
 			}
 		})
@@ -327,11 +342,11 @@ func TestRequest(t *testing.T) {
 			as   string
 			want request
 		}{
-			{"", request{host: addr.String()}},
+			{"", request{host: fmt.Sprintf("kubernetes.default.svc:%d", addr.Port()), sni: "kubernetes.default.svc"}},
 			{"api.example", request{host: fmt.Sprintf("api.example:%d", addr.Port()), sni: "api.example"}},
 		} {
 			got = nil
-			r := c.Check(t.Context(), addr, tt.as)
+			r := c.Check(t.Context(), Server{Addr: addr, Name: tt.as})
 			if r.Outcome != Served || !r.Verified || r.Err != nil {
 				t.Fatalf("%s as %q: %+v", addr, tt.as, r)
 			}
@@ -398,7 +413,7 @@ func TestClosesInOrder(t *testing.T) {
 				}
 				problems <- nil
 			})
-			r := (&Checker{CAFile: tt.file, Timeout: tt.timeout}).Check(t.Context(), addr, "")
+			r := (&Checker{CAFile: tt.file, Timeout: tt.timeout}).Check(t.Context(), Server{Addr: addr})
 			if r.Outcome != tt.want {
 				t.Errorf("%+v, want %s", r, tt.want)
 			}
@@ -413,7 +428,7 @@ func TestCancelled(t *testing.T) {
 	for _, plain := range []bool{false, true} {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		r := (&Checker{Plain: plain}).Check(ctx, netip.MustParseAddrPort("127.0.0.1:1"), "")
+		r := (&Checker{Plain: plain}).Check(ctx, Server{Addr: netip.MustParseAddrPort("127.0.0.1:1")})
 		if r.Outcome != Timeout || !errors.Is(r.Err, context.Canceled) || r.Err.Error() != "checking 127.0.0.1:1: context canceled" {
 			t.Errorf("cancelled before: %+v", r)
 		}
@@ -426,11 +441,94 @@ func TestCancelled(t *testing.T) {
 		},
 	} {
 		ctx, cancel := context.WithCancel(t.Context())
-		r := (&Checker{Timeout: long}).Check(ctx, serveTCP(t, f(cancel)), "")
+		r := (&Checker{Timeout: long}).Check(ctx, Server{Addr: serveTCP(t, f(cancel))})
 		if r.Outcome != Timeout || !errors.Is(r.Err, context.Canceled) || r.Took > long/2 {
 			t.Errorf("cancelled in the %s: %+v", name, r)
 		}
 		cancel()
+	}
+	noneStays(t)
+}
+
+// A frozen server is known as such once the handshake is overdue; one that speaks
+// has the whole time to say that it is not well.
+func TestTimeForEachPart(t *testing.T) {
+	ca := newCA(t)
+	c := Checker{CAFile: ca.File(t.TempDir()), Timeout: 2 * short}
+	if r := c.Check(t.Context(), Server{Addr: serveTCP(t, swallow)}); r.Outcome != Timeout || r.Took < short || r.Took > short*3/2 {
+		t.Errorf("no handshake: %+v, want a timeout after %v", r, short)
+	}
+	slow := serveHTTPS(t, "127.0.0.1", func(w http.ResponseWriter, r *http.Request) {
+		timer := time.NewTimer(short * 3 / 2)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			w.WriteHeader(http.StatusInternalServerError)
+		case <-r.Context().Done():
+		}
+	}, &tls.Config{Certificates: []tls.Certificate{ca.Issue("127.0.0.1")}})
+	if r := c.Check(t.Context(), Server{Addr: slow}); r.Outcome != Unwell || r.Took < short*3/2 {
+		t.Errorf("slow to say so: %+v, want it unwell", r)
+	}
+	if defaultTimeout < 3*time.Second || (&Checker{}).timeout()/2 > 2*time.Second {
+		t.Error("kube-apiserver without etcd takes 2 s to say so, and a frozen one must not take longer to be known")
+	}
+}
+
+// Who serves with the same certificate may be the same host.
+func TestCertificate(t *testing.T) {
+	ca := newCA(t)
+	one, two := ca.Issue("127.0.0.1"), ca.Issue("127.0.0.1")
+	c := Checker{Timeout: long}
+	for _, cert := range []tls.Certificate{one, two} {
+		want := sha256.Sum256(cert.Certificate[0])
+		for range 2 {
+			addr := serveHTTPS(t, "127.0.0.1", status(500), &tls.Config{Certificates: []tls.Certificate{cert}})
+			if r := c.Check(t.Context(), Server{Addr: addr}); r.Certificate != want {
+				t.Errorf("%+v, want certificate %x", r, want)
+			}
+		}
+	}
+	if bytes.Equal(one.Certificate[0], two.Certificate[0]) {
+		t.Error("the same certificate twice: this test shows nothing")
+	}
+	if r := c.Check(t.Context(), Server{Addr: serveTCP(t, sendReset)}); r.Certificate != [32]byte{} {
+		t.Errorf("%+v, want no certificate", r)
+	}
+}
+
+// By a rule for a device, another server has the address.
+func TestBoundToDevice(t *testing.T) {
+	l := lab.Start(t)
+	sw1, sw2, node, one, two := l.Switch(), l.Switch(), l.Host("node"), l.Host("one"), l.Host("two")
+	node.Plug(sw1, "eth0", "", "10.0.0.1/24")
+	node.Plug(sw2, "eth1", "", "10.0.1.1/24")
+	node.IP("rule add oif eth1 table 100")
+	node.IP("route add 10.0.0.0/24 dev eth1 src 10.0.1.1 table 100")
+	one.Plug(sw1, "eth0", "", "10.0.0.2/24")
+	two.Plug(sw2, "eth0", "", "10.0.0.2/24", "10.0.1.2/24")
+	ca := l.CA()
+	one.ServeAPI(ca, ":6443", []string{"10.0.0.2"})
+	two.ServeAPI(ca, ":6443", []string{"10.0.0.2"})
+	c := Checker{CAFile: ca.File(t.TempDir()), Timeout: long}
+	check := func(device string) (r Result) {
+		_ = node.Do(func() error {
+			r = c.Check(context.Background(), Server{Addr: netip.MustParseAddrPort("10.0.0.2:6443"), Device: device})
+			return nil
+		})
+		return r
+	}
+	unbound, first, second := check(""), check("eth0"), check("eth1")
+	for _, r := range []Result{unbound, first, second} {
+		if r.Outcome != Served || !r.Verified {
+			t.Fatalf("%+v, want it served", r)
+		}
+	}
+	if unbound.Certificate != first.Certificate || second.Certificate == first.Certificate {
+		t.Errorf("unbound %x, by eth0 %x, by eth1 %x: want the second server by eth1 alone", unbound.Certificate, first.Certificate, second.Certificate)
+	}
+	if r := check("eth7"); r.Outcome != Unreachable || !errors.Is(r.Err, unix.ENODEV) || !strings.Contains(r.Err.Error(), "binding to device eth7") {
+		t.Errorf("no such device: %+v", r)
 	}
 	noneStays(t)
 }
@@ -461,7 +559,7 @@ func TestReadsTheCAFileEachTime(t *testing.T) {
 		{"file has the next", func() { next.File(dir) }, Served},
 	} {
 		tt.before()
-		if r := c.Check(t.Context(), addr, ""); r.Outcome != tt.want || r.Verified != (tt.want == Served) {
+		if r := c.Check(t.Context(), Server{Addr: addr}); r.Outcome != tt.want || r.Verified != (tt.want == Served) {
 			t.Errorf("%s: %+v, want %s", tt.name, r, tt.want)
 		}
 	}
@@ -485,7 +583,7 @@ func TestOnTheWire(t *testing.T) {
 		t.Helper()
 		var r Result
 		_ = node.Do(func() error {
-			r = c.Check(context.Background(), netip.MustParseAddrPort(addr), "")
+			r = c.Check(context.Background(), Server{Addr: netip.MustParseAddrPort(addr)})
 			return nil
 		})
 		if r.Outcome != want || r.Verified != verified || (r.Err == nil) != (want == Served) {
@@ -588,7 +686,7 @@ func TestOutcomes(t *testing.T) {
 	for _, o := range Outcomes {
 		seen[o] = o != ""
 	}
-	if len(seen) != 6 {
-		t.Errorf("%v, want six", Outcomes)
+	if len(seen) != 7 {
+		t.Errorf("%v, want seven", Outcomes)
 	}
 }
