@@ -64,14 +64,14 @@ func run(ctx context.Context, o *options, err error, stdout, stderr io.Writer) i
 		_, _ = fmt.Fprintln(stdout, "arp-cache-cleaner", version, revision(), runtime.Version())
 		return 0
 	}
-	do := map[string]func(context.Context, *options, io.Writer, io.Writer) error{"": agent, "list": list, "probe": probe, "ready": ready}[o.Command]
+	do := map[string]func(context.Context, *options, io.Writer, io.Writer) error{"": agent, "list": list, "probe": probe, "check": check, "ready": ready}[o.Command]
 	err = do(ctx, o, stdout, stderr)
-	var holders holderCount
+	var said interface{ exitCode() int } // a command that has said all there is to say
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &holders):
-		return holders.exitCode()
+	case errors.As(err, &said):
+		return said.exitCode()
 	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
 		err = errStopped
 	}

@@ -28,7 +28,7 @@ const (
 
 // options is everything that flags and environment decide.
 type options struct {
-	Command string // "", "list", "probe", "ready"
+	Command string // "", "list", "probe", "check", "ready"
 
 	Interval   time.Duration
 	ScanPeriod time.Duration
@@ -50,13 +50,17 @@ type options struct {
 	Count         int
 	ProbeInterval time.Duration
 	Interface     string
+
+	// Of check, with VIP.Health and VIP.CAFile.
+	Server  netip.AddrPort
+	Name    string
+	Timeout time.Duration
 }
 
 // vipOptions is what decides which VIPs are watched, and how.
 type vipOptions struct {
 	Auto       bool
-	Addrs      []netip.Addr
-	Names      []string
+	Targets    []vipTarget // those that are named, each once
 	Port       uint16
 	Interval   time.Duration
 	Health     string
@@ -65,7 +69,14 @@ type vipOptions struct {
 }
 
 // watches reports whether any VIP may be watched.
-func (v *vipOptions) watches() bool { return v.Auto || len(v.Addrs) > 0 || len(v.Names) > 0 }
+func (v *vipOptions) watches() bool { return v.Auto || len(v.Targets) > 0 }
+
+// vipTarget is a VIP that --vip names, by its address or by its name.
+type vipTarget struct {
+	Addr netip.Addr // not valid where there is a name
+	Name string
+	Port uint16 // its own, or --vip-port
+}
 
 // errHelp says that help was asked for and has been printed.
 var errHelp = errors.New("help was printed")
@@ -108,6 +119,20 @@ func newFlags(command string, o *options) *flags {
 		say("output", "table or json", "")
 		return f
 	}
+	health := func(usage, allowed string) {
+		f.StringVar(&o.VIP.Health, "vip-health", "https", usage)
+		say("vip-health", allowed, "")
+		f.StringVar(&o.VIP.CAFile, "vip-ca-file", "", "PEM file of the CA that the server's certificate has to lead to")
+		say("vip-ca-file", "a file of PEM certificates", "no certificate is verified")
+	}
+	if command == "check" {
+		health("how the server is checked; https: GET /livez; tcp: a connection, for servers that are no API server", "https or tcp")
+		f.StringVar(&o.Name, "name", "", "name that the server's certificate may be for, beside the address and kubernetes.default.svc")
+		say("name", "a DNS name", "none")
+		f.DurationVar(&o.Timeout, "timeout", 4*time.Second, "time for the whole check, of which half is for the connection and the TLS handshake")
+		say("timeout", "a duration from 100ms to 1m", "")
+		return f
+	}
 	listen := func() {
 		f.StringSliceVar(&o.Health, "health.listen-address", []string{":10331"}, "address of /healthz and /readyz; repeatable")
 		say("health.listen-address", "host:port, :port or [ipv6]:port", "")
@@ -143,16 +168,13 @@ func newFlags(command string, o *options) *flags {
 		say("output", "table or json", "")
 		return f
 	}
-	f.StringSliceVar(&f.vips, "vip", []string{"auto"}, "control-plane address that is watched and repaired within seconds; auto: those this node has connections to on --vip-port; repeatable")
-	say("vip", "auto, an address, a DNS name, or none alone", "")
+	f.StringSliceVar(&f.vips, "vip", []string{"auto"}, "control-plane address that is watched and repaired within seconds, with its TCP port where that is not --vip-port; auto: those this node has connections to on --vip-port; repeatable")
+	say("vip", "auto, ADDRESS, IPv4:PORT, [IPv6]:PORT, NAME, NAME:PORT, or none alone", "")
 	f.Uint16Var(&o.VIP.Port, "vip-port", 6443, "TCP port of the API server")
 	say("vip-port", "a number from 1 to 65535", "")
 	f.DurationVar(&o.VIP.Interval, "vip-interval", 2*time.Second, "how often a VIP is looked at")
 	say("vip-interval", "a duration from 1s to 1m", "")
-	f.StringVar(&o.VIP.Health, "vip-health", "https", "how the server behind a VIP is checked once it is suspect; https: GET /livez; tcp: a connection, for VIPs that are no API server; none: not at all")
-	say("vip-health", "https, tcp or none", "")
-	f.StringVar(&o.VIP.CAFile, "vip-ca-file", "", "PEM file of the CA that the server's certificate has to lead to")
-	say("vip-ca-file", "a file of PEM certificates", "no certificate is verified")
+	health("how the server behind a VIP is checked once it is suspect; https: GET /livez; tcp: a connection, for VIPs that are no API server; none: not at all", "https, tcp or none")
 	f.StringVar(&o.VIP.OnConflict, "vip-on-conflict", "verified", "which other holder of a VIP is followed when the present one does not serve; verified: one that serves, with a certificate that --vip-ca-file confirms; healthy: any that serves; report: none")
 	say("vip-on-conflict", "verified, healthy or report", "")
 	f.IntVar(&o.PerEntry, "metrics-per-entry", 0, "entries, beside next hops, whose ages are exported one by one")
@@ -180,7 +202,7 @@ func parse(args []string, env func(string) (string, bool), stdout io.Writer) (*o
 		o.Command, args = args[0], args[1:]
 	}
 	if _, ok := usage[o.Command]; !ok {
-		return nil, fmt.Errorf("unknown command %q: want list, probe or ready, or none to run the agent", o.Command)
+		return nil, fmt.Errorf("unknown command %q: want list, probe, check or ready, or none to run the agent", o.Command)
 	}
 	f := newFlags(o.Command, o)
 	err := f.Parse(args)
@@ -192,6 +214,8 @@ func parse(args []string, env func(string) (string, bool), stdout io.Writer) (*o
 		return nil, f.explain(err)
 	case o.Command == "probe":
 		return o, f.validateProbe()
+	case o.Command == "check":
+		return o, f.validateCheck()
 	case f.NArg() > 0:
 		return nil, fmt.Errorf("unexpected argument %q: want flags only", f.Arg(0))
 	}
@@ -311,18 +335,15 @@ func (f *flags) validate() error {
 func (f *flags) validateVIP(oneOf func(name, value string, allowed ...string) error) error {
 	v := &f.o.VIP
 	for _, s := range f.vips {
-		addr, err := netip.ParseAddr(s)
-		addr = addr.Unmap()
+		target, ok := parseTarget(s, v.Port)
 		switch {
 		case s == "auto":
 			v.Auto = true
 		case s == "none" && len(f.vips) == 1:
-		case err == nil && addr.IsGlobalUnicast() && addr.Zone() == "":
-			v.Addrs = append(v.Addrs, addr)
-		case err != nil && s != "none" && dnsName.MatchString(s):
-			v.Names = append(v.Names, s)
-		default:
+		case !ok:
 			return f.refuse("vip", s)
+		case !slices.Contains(v.Targets, target):
+			v.Targets = append(v.Targets, target)
 		}
 	}
 	errs := []error{
@@ -336,6 +357,22 @@ func (f *flags) validateVIP(oneOf func(name, value string, allowed ...string) er
 		errs = append(errs, f.refuse("vip-interval", v.Interval.String()))
 	}
 	return first(errs)
+}
+
+// parseTarget reads a VIP: an address or a name, with a port or without.
+func parseTarget(s string, otherwise uint16) (vipTarget, bool) {
+	host, port, ok := splitPort(s, otherwise)
+	addr, err := netip.ParseAddr(host)
+	addr = addr.Unmap()
+	switch {
+	case !ok || host == "auto" || host == "none":
+		return vipTarget{}, false
+	case err == nil && addr.IsGlobalUnicast() && addr.Zone() == "":
+		return vipTarget{Addr: addr, Port: port}, true
+	case err != nil && dnsName.MatchString(host):
+		return vipTarget{Name: host, Port: port}, true
+	}
+	return vipTarget{}, false
 }
 
 // dnsName matches host names (RFC 1123 section 2.1) with a letter in the last
@@ -366,6 +403,47 @@ func (f *flags) validateProbe() error {
 		return f.refuse("output", o.Output)
 	}
 	return nil
+}
+
+// defaultCheckPort is the API server's.
+const defaultCheckPort = 6443
+
+// validateCheck checks the flags and the address of check. It reads no
+// environment, as probe does not.
+func (f *flags) validateCheck() error {
+	o := f.o
+	if f.NArg() != 1 {
+		return fmt.Errorf("check: %d addresses: want one", f.NArg())
+	}
+	host, port, ok := splitPort(f.Arg(0), defaultCheckPort)
+	addr, err := netip.ParseAddr(host)
+	if !ok || err != nil || addr.IsUnspecified() || addr.IsMulticast() {
+		return fmt.Errorf("check: %q: want ADDRESS, IPv4:PORT or [IPv6]:PORT", f.Arg(0))
+	}
+	o.Server = netip.AddrPortFrom(addr.Unmap(), port)
+	switch {
+	case o.VIP.Health != "https" && o.VIP.Health != "tcp":
+		return f.refuse("vip-health", o.VIP.Health)
+	case f.Changed("name") && !dnsName.MatchString(o.Name):
+		return f.refuse("name", o.Name)
+	case o.Timeout < 100*time.Millisecond || o.Timeout > time.Minute:
+		return f.refuse("timeout", o.Timeout.String())
+	}
+	return nil
+}
+
+// splitPort takes a port off the end of an address or a name. An IPv6 address
+// that has one is in brackets. Without a port it is the given one.
+func splitPort(s string, otherwise uint16) (host string, port uint16, ok bool) {
+	if _, err := netip.ParseAddr(s); err == nil || !strings.Contains(s, ":") {
+		return s, otherwise, true
+	}
+	host, text, err := net.SplitHostPort(s)
+	n, err2 := strconv.ParseUint(text, 10, 16)
+	if err != nil || err2 != nil || n == 0 || strings.Contains(host, ":") != strings.HasPrefix(s, "[") {
+		return "", 0, false
+	}
+	return host, uint16(n), true
 }
 
 // empty refuses list flags that were given nothing, such as --interface=: taken
@@ -424,6 +502,7 @@ Usage:
   arp-cache-cleaner [flags]       run the agent
   arp-cache-cleaner list [flags]  show the table, and what the agent would do with each entry
   arp-cache-cleaner probe ADDRESS ask who holds an address, and show everybody who answers
+  arp-cache-cleaner check ADDRESS check the API server behind an address, as the agent would
   arp-cache-cleaner ready         ask the agent on this node whether it is ready
 
 Flags, each also read from the environment (--scan-period from ARP_CACHE_CLEANER_SCAN_PERIOD):
@@ -436,6 +515,19 @@ Usage:
   arp-cache-cleaner probe ADDRESS [flags]
 
 Exit code: 0 if one holder answers, 3 if none does, 4 if several do.
+
+Flags:
+`,
+	"check": `Checks the API server behind an address once, as the agent checks the one behind
+a VIP, and shows what became of it in one line. For scripts such as keepalived's
+vrrp_script. Needs no privilege.
+
+Usage:
+  arp-cache-cleaner check ADDRESS[:PORT] [flags]
+
+The port is 6443 by default.
+
+Exit code: 0 if it serves, 1 if not, 2 for bad input.
 
 Flags:
 `,

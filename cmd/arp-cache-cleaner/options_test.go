@@ -85,9 +85,22 @@ func TestParse(t *testing.T) {
 			env: map[string]string{"ARP_CACHE_CLEANER_VIP_CA_FILE": "/ca.crt"},
 			want: func(o *options) {
 				o.VIP = vipOptions{
-					Auto:  true,
-					Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.100"), netip.MustParseAddr("2001:db8::100"), netip.MustParseAddr("10.0.0.101")},
-					Names: []string{"vip.example.com"}, Port: 443, Interval: 5 * time.Second, Health: "tcp", OnConflict: "healthy", CAFile: "/ca.crt",
+					Auto: true,
+					Targets: []vipTarget{
+						{Addr: netip.MustParseAddr("10.0.0.100"), Port: 443}, {Addr: netip.MustParseAddr("2001:db8::100"), Port: 443},
+						{Name: "vip.example.com", Port: 443}, {Addr: netip.MustParseAddr("10.0.0.101"), Port: 443},
+					},
+					Port: 443, Interval: 5 * time.Second, Health: "tcp", OnConflict: "healthy", CAFile: "/ca.crt",
+				}
+			},
+		},
+		{
+			name: "VIPs with ports", args: []string{"--vip=10.0.0.100:16443,10.0.0.100", "--vip=[2001:db8::100]:8443", "--vip=vip.example.com:9443", "--vip=10.0.0.100:16443,[::ffff:10.0.0.101]:1"},
+			want: func(o *options) {
+				o.VIP.Auto = false
+				o.VIP.Targets = []vipTarget{
+					{Addr: netip.MustParseAddr("10.0.0.100"), Port: 16443}, {Addr: netip.MustParseAddr("10.0.0.100"), Port: 6443},
+					{Addr: netip.MustParseAddr("2001:db8::100"), Port: 8443}, {Name: "vip.example.com", Port: 9443}, {Addr: netip.MustParseAddr("10.0.0.101"), Port: 1},
 				}
 			},
 		},
@@ -156,14 +169,14 @@ func TestBadInput(t *testing.T) {
 		{env: map[string]string{"ARP_CACHE_CLEANER_EXCLUDE_CIDR": "x/8"}, want: `ARP_CACHE_CLEANER_EXCLUDE_CIDR: "x/8": want a prefix such as 10.0.0.0/8 or 2001:db8::/32`},
 		{args: []string{"--act=maybe"}, want: `--act: "maybe": want always, vsphere or never`},
 		{args: []string{"--once=perhaps"}, want: `--once: "perhaps": want true or false`},
-		{args: []string{"--vip=10.0.0"}, want: `--vip: "10.0.0": want auto, an address, a DNS name, or none alone`},
-		{args: []string{"--vip=10.0.0.1000"}, want: `--vip: "10.0.0.1000": want auto, an address, a DNS name, or none alone`},
-		{args: []string{"--vip=none,10.0.0.1"}, want: `--vip: "none": want auto, an address, a DNS name, or none alone`},
-		{args: []string{"--vip="}, want: `--vip: "": want auto, an address, a DNS name, or none alone`},
-		{args: []string{"--vip=127.0.0.1"}, want: `--vip: "127.0.0.1": want auto, an address, a DNS name, or none alone`},
-		{args: []string{"--vip=fe80::1"}, want: `--vip: "fe80::1": want auto, an address, a DNS name, or none alone`},
-		{args: []string{"--vip=https://vip:6443"}, want: `--vip: "https://vip:6443": want auto, an address, a DNS name, or none alone`},
-		{args: []string{"--vip=2001:db8::1%eth0"}, want: `--vip: "2001:db8::1%eth0": want auto, an address, a DNS name, or none alone`},
+		{args: []string{"--vip=10.0.0"}, want: `--vip: "10.0.0": want auto, ADDRESS, IPv4:PORT, [IPv6]:PORT, NAME, NAME:PORT, or none alone`},
+		{args: []string{"--vip=10.0.0.1000"}, want: `--vip: "10.0.0.1000": want auto, ADDRESS, IPv4:PORT, [IPv6]:PORT, NAME, NAME:PORT, or none alone`},
+		{args: []string{"--vip=none,10.0.0.1"}, want: `--vip: "none": want auto, ADDRESS, IPv4:PORT, [IPv6]:PORT, NAME, NAME:PORT, or none alone`},
+		{args: []string{"--vip="}, want: `--vip: "": want auto, ADDRESS, IPv4:PORT, [IPv6]:PORT, NAME, NAME:PORT, or none alone`},
+		{args: []string{"--vip=127.0.0.1"}, want: `--vip: "127.0.0.1": want auto, ADDRESS, IPv4:PORT, [IPv6]:PORT, NAME, NAME:PORT, or none alone`},
+		{args: []string{"--vip=fe80::1"}, want: `--vip: "fe80::1": want auto, ADDRESS, IPv4:PORT, [IPv6]:PORT, NAME, NAME:PORT, or none alone`},
+		{args: []string{"--vip=https://vip:6443"}, want: `--vip: "https://vip:6443": want auto, ADDRESS, IPv4:PORT, [IPv6]:PORT, NAME, NAME:PORT, or none alone`},
+		{args: []string{"--vip=2001:db8::1%eth0"}, want: `--vip: "2001:db8::1%eth0": want auto, ADDRESS, IPv4:PORT, [IPv6]:PORT, NAME, NAME:PORT, or none alone`},
 		{args: []string{"--vip-port=0"}, want: `--vip-port: "0": want a number from 1 to 65535`},
 		{args: []string{"--vip-port=65536"}, want: `--vip-port: "65536": want a number from 1 to 65535`},
 		{args: []string{"--vip-interval=0s"}, want: `--vip-interval: "0s": want a duration from 1s to 1m`},
@@ -187,7 +200,7 @@ func TestBadInput(t *testing.T) {
 		{args: []string{"list", "-o"}, want: `flag needs an argument: 'o' in -o; see --help`},
 		{args: []string{"--=5s"}, want: `bad flag syntax: --=5s; see --help`},
 		{args: []string{"--version=latest"}, want: `--version: "latest": want true or false`},
-		{args: []string{"flush"}, want: `unknown command "flush": want list, probe or ready, or none to run the agent`},
+		{args: []string{"flush"}, want: `unknown command "flush": want list, probe, check or ready, or none to run the agent`},
 		{args: []string{"probe"}, want: `probe: 0 addresses: want one`},
 		{args: []string{"probe", "10.0.0.1", "10.0.0.2"}, want: `probe: 2 addresses: want one`},
 		{args: []string{"probe", "vip.example"}, want: `probe: "vip.example": want the IPv4 or IPv6 address of a neighbour`},
@@ -197,6 +210,24 @@ func TestBadInput(t *testing.T) {
 		{args: []string{"probe", "10.0.0.1", "--count=many"}, want: `--count: "many": want a number from 1 to 1000`},
 		{args: []string{"probe", "10.0.0.1", "--count=0"}, want: `--count: "0": want a number from 1 to 1000`},
 		{args: []string{"probe", "10.0.0.1", "--interval=1ms"}, want: `--interval: "1ms": want a duration from 500ms to 1m`},
+		{args: []string{"--vip=10.0.0.1:0"}, want: `--vip: "10.0.0.1:0": want auto, ADDRESS, IPv4:PORT, [IPv6]:PORT, NAME, NAME:PORT, or none alone`},
+		{args: []string{"--vip=10.0.0.1:65536"}, want: `--vip: "10.0.0.1:65536": want auto, ADDRESS, IPv4:PORT, [IPv6]:PORT, NAME, NAME:PORT, or none alone`},
+		{args: []string{"--vip=10.0.0.1:"}, want: `--vip: "10.0.0.1:": want auto, ADDRESS, IPv4:PORT, [IPv6]:PORT, NAME, NAME:PORT, or none alone`},
+		{args: []string{"--vip=:6443"}, want: `--vip: ":6443": want auto, ADDRESS, IPv4:PORT, [IPv6]:PORT, NAME, NAME:PORT, or none alone`},
+		{args: []string{"--vip=[2001:db8::1]"}, want: `--vip: "[2001:db8::1]": want auto, ADDRESS, IPv4:PORT, [IPv6]:PORT, NAME, NAME:PORT, or none alone`},
+		{args: []string{"--vip=[10.0.0.1]:6443"}, want: `--vip: "[10.0.0.1]:6443": want auto, ADDRESS, IPv4:PORT, [IPv6]:PORT, NAME, NAME:PORT, or none alone`},
+		{args: []string{"--vip=[fe80::1]:6443"}, want: `--vip: "[fe80::1]:6443": want auto, ADDRESS, IPv4:PORT, [IPv6]:PORT, NAME, NAME:PORT, or none alone`},
+		{args: []string{"--vip=auto:6443"}, want: `--vip: "auto:6443": want auto, ADDRESS, IPv4:PORT, [IPv6]:PORT, NAME, NAME:PORT, or none alone`},
+		{args: []string{"--vip=none:6443"}, want: `--vip: "none:6443": want auto, ADDRESS, IPv4:PORT, [IPv6]:PORT, NAME, NAME:PORT, or none alone`},
+		{args: []string{"--vip=vip.example:https"}, want: `--vip: "vip.example:https": want auto, ADDRESS, IPv4:PORT, [IPv6]:PORT, NAME, NAME:PORT, or none alone`},
+		{args: []string{"check"}, want: `check: 0 addresses: want one`},
+		{args: []string{"check", "vip.example"}, want: `check: "vip.example": want ADDRESS, IPv4:PORT or [IPv6]:PORT`},
+		{args: []string{"check", "10.0.0.1:0"}, want: `check: "10.0.0.1:0": want ADDRESS, IPv4:PORT or [IPv6]:PORT`},
+		{args: []string{"check", "224.0.0.1"}, want: `check: "224.0.0.1": want ADDRESS, IPv4:PORT or [IPv6]:PORT`},
+		{args: []string{"check", "10.0.0.1", "--vip-health=none"}, want: `--vip-health: "none": want https or tcp`},
+		{args: []string{"check", "10.0.0.1", "--name=10.0.0.1"}, want: `--name: "10.0.0.1": want a DNS name`},
+		{args: []string{"check", "10.0.0.1", "--name="}, want: `--name: "": want a DNS name`},
+		{args: []string{"check", "10.0.0.1", "--timeout=1ms"}, want: `--timeout: "1ms": want a duration from 100ms to 1m`},
 		{args: []string{"probe", "10.0.0.1", "-o", "xml"}, want: `--output: "xml": want table or json`},
 		{args: []string{"ready", "now"}, want: `unexpected argument "now": want flags only`},
 		{args: []string{"--once", "now"}, want: `unexpected argument "now": want flags only`},
@@ -215,7 +246,7 @@ func TestBadInput(t *testing.T) {
 }
 
 func TestEveryFlagSaysWhatIsAllowed(t *testing.T) {
-	for _, command := range []string{"", "list", "probe", "ready"} {
+	for _, command := range []string{"", "list", "probe", "check", "ready"} {
 		f := newFlags(command, &options{})
 		for _, p := range declared(f) {
 			if f.text[p.Name].allowed == "" || p.Usage == "" {

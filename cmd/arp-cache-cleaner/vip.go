@@ -91,11 +91,8 @@ func watchVIPs(o *options, acting bool, timing policy.Timing, pacer *pace.Pacer,
 
 // given returns the VIPs that flags name.
 func given(o *vipOptions) (all []vip.Given) {
-	for _, a := range o.Addrs {
-		all = append(all, vip.Given{Addr: a, Port: o.Port})
-	}
-	for _, n := range o.Names {
-		all = append(all, vip.Given{Name: n, Port: o.Port})
+	for _, t := range o.Targets {
+		all = append(all, vip.Given{Addr: t.Addr, Name: t.Name, Port: t.Port})
 	}
 	return all
 }

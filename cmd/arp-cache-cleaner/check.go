@@ -1,0 +1,52 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/apicheck"
+)
+
+// notServing is the end of a check that has said why.
+type notServing struct{ code int }
+
+func (n notServing) Error() string { return "it does not serve" }
+
+func (n notServing) exitCode() int { return n.code }
+
+// check checks the API server behind an address.
+func check(ctx context.Context, o *options, stdout, stderr io.Writer) error {
+	c := apicheck.Checker{CAFile: o.VIP.CAFile, Plain: o.VIP.Health == "tcp", Timeout: o.Timeout}
+	if c.CAFile != "" && !c.Plain {
+		if err := apicheck.CheckCAFile(c.CAFile); err != nil {
+			_, _ = fmt.Fprintln(stderr, "arp-cache-cleaner: --vip-ca-file:", err)
+			return notServing{2}
+		}
+	}
+	r := c.Check(ctx, apicheck.Server{Addr: o.Server, Name: o.Name})
+	if _, err := fmt.Fprintln(stdout, checkLine(o, &r)); err != nil {
+		return err
+	}
+	if r.Outcome != apicheck.Served {
+		return notServing{1}
+	}
+	return nil
+}
+
+// checkLine says in one line what became of a check.
+func checkLine(o *options, r *apicheck.Result) string {
+	status := "none"
+	if r.Status != 0 {
+		status = fmt.Sprint(r.Status)
+	}
+	line := fmt.Sprintf("%s %s status=%s verified=%t took=%s", o.Server, r.Outcome, status, r.Verified, r.Took.Round(100*time.Microsecond))
+	switch {
+	case r.Err != nil:
+		line += fmt.Sprintf(" error=%q", r.Err)
+	case r.Unproven != nil:
+		line += fmt.Sprintf(" unproven=%q", r.Unproven)
+	}
+	return line
+}
