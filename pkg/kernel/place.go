@@ -242,19 +242,17 @@ func (t *Table) sender(a netip.Addr, device int) (netip.Addr, error) {
 
 // arpSender reads what else the sender of an ARP request depends on.
 func (t *Table) arpSender(a, source netip.Addr, device int, own []ownAddress) (netip.Addr, error) {
-	link, err := t.link(device)
+	conf, err := t.devconf(device)
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	announce := t.settings.most(link.Name, "arp_announce")
+	announce := conf[arpAnnounce]
 	if announce != 2 && source.IsValid() && !slices.ContainsFunc(own, func(o ownAddress) bool { return o.Addr() == source }) {
 		if r, err := t.way(source, 0); err != nil || !r.Local {
 			source = netip.Addr{}
 		}
 	}
-	localnet := slices.ContainsFunc(own, func(o ownAddress) bool { return o.scope == unix.RT_SCOPE_HOST }) &&
-		t.settings.most(link.Name, "route_localnet") != 0
-	if sender := arpSender(a, source, announce, localnet, own); sender.IsValid() {
+	if sender := arpSender(a, source, announce, conf[routeLocalnet] != 0, own); sender.IsValid() {
 		return sender, nil
 	}
 	own = own[:0]

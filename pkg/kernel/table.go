@@ -55,7 +55,7 @@ type Table struct {
 	dumping sync.Mutex
 	dumps   *conn // for dumps alone, so that entries can be changed meanwhile
 
-	settings settings
+	forAll forAll
 }
 
 // Open opens the table of the calling thread's network namespace and finds out
@@ -70,7 +70,7 @@ func Open() (*Table, error) {
 		c.close()
 		return nil, err
 	}
-	t := &Table{conn: c, dumps: d, settings: openSettings()}
+	t := &Table{conn: c, dumps: d, forAll: openForAll()}
 	if err := t.probe(); err != nil {
 		t.Close()
 		return nil, err
@@ -97,7 +97,7 @@ func (t *Table) probe() error {
 func (t *Table) Close() {
 	t.conn.close()
 	t.dumps.close()
-	t.settings.close()
+	t.forAll.close()
 }
 
 // Dump calls visit for every IPv4 and IPv6 entry of the table. The entry is

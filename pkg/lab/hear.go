@@ -2,49 +2,105 @@ package lab
 
 import (
 	"encoding/binary"
+	"net"
+	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
+// Solicitation is an ARP request or a Neighbor Solicitation as a host heard it.
+type Solicitation struct {
+	Target, Sender netip.Addr
+	LLAddr         net.HardwareAddr // it came from
+	ToAll          bool             // by broadcast or multicast
+}
+
+// HearSolicitations listens on a port of the host for solicitations. The channel
+// is closed with the lab; what nobody takes from it is lost after the first 1,000.
+func (h *Host) HearSolicitations(p Port) <-chan Solicitation {
+	heard := make(chan Solicitation, 1000)
+	stop := h.listen(p, unix.ETH_P_ALL, func(frame []byte) {
+		if s, ok := solicitation(frame); ok {
+			select {
+			case heard <- s:
+			default:
+			}
+		}
+	})
+	h.lab.closers = append(h.lab.closers, func() {
+		stop()
+		close(heard)
+	})
+	return heard
+}
+
+// solicitation reads an Ethernet frame.
+func solicitation(b []byte) (Solicitation, bool) {
+	if len(b) < 42 {
+		return Solicitation{}, false
+	}
+	s := Solicitation{LLAddr: slices.Clone(net.HardwareAddr(b[6:12])), ToAll: b[0]&1 != 0}
+	switch binary.BigEndian.Uint16(b[12:]) {
+	case unix.ETH_P_ARP: // RFC 826
+		s.Sender, s.Target = netip.AddrFrom4([4]byte(b[28:])), netip.AddrFrom4([4]byte(b[38:]))
+		return s, binary.BigEndian.Uint16(b[20:]) == 1
+	case unix.ETH_P_IPV6: // RFC 4861 section 4.3
+		if len(b) < 78 || b[20] != unix.IPPROTO_ICMPV6 || b[54] != 135 {
+			return Solicitation{}, false
+		}
+		s.Sender, s.Target = netip.AddrFrom16([16]byte(b[22:])), netip.AddrFrom16([16]byte(b[62:]))
+		return s, true
+	}
+	return Solicitation{}, false
+}
+
 // HearRequests listens on a port of the host for ARP requests that are sent to
 // all. The function it returns stops that and says when each was heard.
 func (h *Host) HearRequests(p Port) func() []time.Time {
+	var heard []time.Time
+	stop := sync.OnceFunc(h.listen(p, unix.ETH_P_ARP, func(frame []byte) {
+		if s, ok := solicitation(frame); ok && s.ToAll {
+			heard = append(heard, time.Now())
+		}
+	}))
+	h.lab.closers = append(h.lab.closers, stop)
+	return func() []time.Time {
+		stop()
+		return heard
+	}
+}
+
+// listen hands each frame that comes in at a port to hear, which must keep nothing
+// of it, until the function it returns is called.
+func (h *Host) listen(p Port, etherType uint16, hear func(frame []byte)) (stop func()) {
 	var file *os.File
 	err := h.Do(func() error {
-		arp := binary.NativeEndian.Uint16([]byte{unix.ETH_P_ARP >> 8, unix.ETH_P_ARP & 0xff}) // network byte order
+		protocol := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, etherType))
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 		if err != nil {
 			return err
 		}
-		file = os.NewFile(uintptr(fd), "arp")
-		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: arp, Ifindex: p.Index})
+		file = os.NewFile(uintptr(fd), "packet")
+		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: protocol, Ifindex: p.Index})
 	})
 	h.lab.check(err, "listening on host %s", h.Name)
-	var heard []time.Time
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		b := make([]byte, 256)
+		b := make([]byte, 2048)
 		for {
 			n, err := file.Read(b)
 			if err != nil {
 				return
 			}
-			// Ethernet destination, and the operation of RFC 826.
-			if n >= 42 && b[0] == 0xff && binary.BigEndian.Uint16(b[20:]) == 1 {
-				heard = append(heard, time.Now())
-			}
+			hear(b[:n])
 		}
 	})
-	stop := sync.OnceFunc(func() {
+	return func() {
 		_ = file.Close()
 		wg.Wait()
-	})
-	h.lab.closers = append(h.lab.closers, stop)
-	return func() []time.Time {
-		stop()
-		return heard
 	}
 }
