@@ -1,10 +1,12 @@
 package kernel
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -101,6 +103,7 @@ func TestAsksAsTheKernelAsks(t *testing.T) {
 				path, value, _ := strings.Cut(s, "=")
 				node.Sysctl("net/ipv4/conf/"+path, value)
 			}
+			settle(t, node, peer)
 			table := open(t, node)
 			pool := solicit.NewPool(table.Sender)
 			t.Cleanup(pool.Close)
@@ -120,18 +123,145 @@ func TestAsksAsTheKernelAsks(t *testing.T) {
 					node.Touch(tt.target)
 				}
 				kernels := next(t, heard, target)
-				var answers int
+				ctx, answered := context.WithCancel(t.Context())
 				if err := node.Do(func() error {
-					return pool.Ask(t.Context(), port.Index, []solicit.Target{{Addr: target}}, 50*time.Millisecond, func(solicit.Answer) { answers++ })
-				}); err != nil || answers != 1 {
-					t.Errorf("arp_announce %d: %d answers, %v", announce, answers, err)
+					return pool.Ask(ctx, port.Index, []solicit.Target{{Addr: target}}, 5*time.Second, func(solicit.Answer) { answered() })
+				}); !errors.Is(err, context.Canceled) {
+					t.Errorf("arp_announce %d: no answer, %v", announce, err)
 				}
+				answered()
 				ours := next(t, heard, target)
 				if kernels.Sender.String() != want || ours.Sender != kernels.Sender {
 					t.Errorf("arp_announce %d: the kernel asks from %s, want %s; we ask from %s", announce, kernels.Sender, want, ours.Sender)
 				}
 			}
 		})
+	}
+}
+
+// An address moves from the node to another host, which makes itself known by it.
+// The node goes on asking for a VIP, but not from that address: what the VIP's holder
+// knows about it stays true. The control asks from where it asked before.
+func TestNeverFromALostAddress(t *testing.T) {
+	for _, tt := range []struct {
+		name, floating, vip string
+		node                []string // what it has beside the floating address
+	}{
+		{"floating", "10.0.0.50/32", "10.0.0.2", []string{"addr add 10.0.0.1/24 dev eth0", "route add 10.0.0.2/32 dev eth0 src 10.0.0.50"}},
+		{"renumbered", "10.0.0.50/24", "10.0.0.2", []string{"addr add 10.0.0.1/24 dev eth0"}},
+		{"floating, IPv6", "2001:db8::50/128", "2001:db8::2", []string{"addr add 2001:db8::1/64 dev eth0", "route add 2001:db8::2/128 dev eth0 src 2001:db8::50"}},
+		{"renumbered, IPv6", "2001:db8::50/64", "2001:db8::2", []string{"route add 2001:db8::/64 dev eth0 metric 10"}},
+	} {
+		for _, control := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, control %v", tt.name, control), func(t *testing.T) {
+				m := newMove(t, tt.vip, netip.MustParsePrefix(tt.floating), tt.node, control)
+				if s := m.look(t); s.Sender != m.floating.Addr() {
+					t.Fatalf("before it moves the node asks from %s, want %s", s.Sender, m.floating)
+				}
+				m.node.IP("addr del " + tt.floating + " dev eth0")
+				m.other.IP("addr add " + m.floating.Addr().String() + " dev eth0") // a host address
+				settle(t, m.other)
+				m.holderBelieves(t, otherMAC)
+				for range 3 {
+					if s := m.look(t); (s.Sender == m.floating.Addr()) != control {
+						t.Errorf("the node, which has lost %s, asks from %s", m.floating, s.Sender)
+					}
+				}
+				if got, want := m.known(), map[bool]string{false: otherMAC, true: nodeMAC}[control]; got != want {
+					t.Errorf("the holder of the VIP takes %s for %s's, want %s", got, m.floating, want)
+				}
+			})
+		}
+	}
+}
+
+const nodeMAC, otherMAC = "02:00:00:00:00:01", "02:00:00:00:00:03"
+
+// move is a node that asks for a VIP from an address that moves to another host.
+type move struct {
+	node, holder, other *lab.Host
+	floating            netip.Prefix
+	vip                 netip.Addr
+	port                lab.Port
+	pool                *solicit.Pool
+	heard               <-chan lab.Solicitation
+}
+
+func newMove(t *testing.T, vip string, floating netip.Prefix, node []string, control bool) *move {
+	l := lab.Start(t)
+	sw := l.Switch()
+	m := &move{node: l.Host("node"), holder: l.Host("holder"), other: l.Host("other"), floating: floating, vip: netip.MustParseAddr(vip)}
+	m.port = m.node.Plug(sw, "eth0", nodeMAC, floating.String())
+	m.node.Sysctl("net/ipv4/conf/all/promote_secondaries", "1")
+	for _, args := range node {
+		m.node.IP(args)
+	}
+	m.heard = m.holder.HearSolicitations(m.holder.Plug(sw, "eth0", "02:00:00:00:00:02", "10.0.0.2/24", "2001:db8::2/64"))
+	m.other.Plug(sw, "eth0", otherMAC)
+	m.other.IP("route add 10.0.0.0/24 dev eth0")
+	m.other.IP("route add 2001:db8::/64 dev eth0")
+	settle(t, m.node, m.holder, m.other)
+	sender := open(t, m.node).Sender
+	if control {
+		sender = func(netip.Addr, int) (netip.Addr, error) { return floating.Addr(), nil }
+	}
+	m.pool = solicit.NewPool(sender)
+	t.Cleanup(m.pool.Close)
+	return m
+}
+
+// look has the node ask once, and returns what was heard of it.
+func (m *move) look(t *testing.T) lab.Solicitation {
+	t.Helper()
+	if err := m.node.Do(func() error {
+		return m.pool.Ask(t.Context(), m.port.Index, []solicit.Target{{Addr: m.vip}}, 20*time.Millisecond, func(solicit.Answer) {})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if s := next(t, m.heard, m.vip); s.LLAddr.String() == nodeMAC {
+			return s
+		}
+	}
+}
+
+var shownLLAddr = regexp.MustCompile(`lladdr (\S+)`)
+
+// known returns the link-layer address that the VIP's holder has for the floating
+// address.
+func (m *move) known() string {
+	for _, n := range m.holder.Neighbours() {
+		if found := shownLLAddr.FindStringSubmatch(n.Line); n.Addr == m.floating.Addr().String() && found != nil {
+			return found[1]
+		}
+	}
+	return ""
+}
+
+// holderBelieves has the other host talk to the VIP until its holder knows it by the
+// floating address.
+func (m *move) holderBelieves(t *testing.T, lladdr string) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); m.known() != lladdr; {
+		if time.Now().After(deadline) {
+			t.Fatalf("the holder of the VIP takes %s for %s's, want %s", m.known(), m.floating, lladdr)
+		}
+		_, _ = m.other.Try("ip", "neigh", "del", m.vip.String(), "dev", "eth0")
+		m.other.Touch(m.vip.String())
+	}
+}
+
+// settle waits until no address is tentative. Even without duplicate address
+// detection one is for a moment.
+func settle(t *testing.T, hosts ...*lab.Host) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for _, h := range hosts {
+		for h.IP("-6 addr show tentative") != "" {
+			if time.Now().After(deadline) {
+				t.Fatalf("host %s: %s", h.Name, h.IP("-6 addr show tentative"))
+			}
+		}
 	}
 }
 

@@ -1,11 +1,162 @@
 package solicit
 
 import (
+	"context"
+	"errors"
+	"maps"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 )
+
+var errNoSender = errors.New("no sender")
+
+// pool is one on the segment's host.
+func (s *segment) pool(sender func(addr string) (string, error)) *Pool {
+	p := NewPool(func(addr netip.Addr, index int) (netip.Addr, error) {
+		if index != s.port.Index {
+			return netip.Addr{}, errors.New("another device")
+		}
+		from, err := sender(addr.String())
+		if err != nil {
+			return netip.Addr{}, err
+		}
+		return netip.ParseAddr(from)
+	})
+	s.t.Cleanup(p.Close)
+	return p
+}
+
+// through asks everybody through a pool.
+func (s *segment) through(p *Pool, window time.Duration, addrs ...string) ([]Answer, error) {
+	targets := make([]Target, len(addrs))
+	for i, a := range addrs {
+		targets[i].Addr = netip.MustParseAddr(a)
+	}
+	var answers []Answer
+	err := s.a.Do(func() error {
+		return p.Ask(s.t.Context(), s.port.Index, targets, window, func(a Answer) { answers = append(answers, a) })
+	})
+	return answers, err
+}
+
+// The sender is looked up as a frame is sent: those of one Ask may come from
+// several addresses, if the host loses one meanwhile.
+func TestPoolLooksTheSenderUpForEachFrame(t *testing.T) {
+	s := newSegment(t)
+	ear := s.l.Host("ear")
+	heard := ear.HearSolicitations(ear.Plug(s.sw, "eth0", "02:00:00:00:00:0e"))
+	s.settle(ear)
+	froms := []string{"10.0.0.1", "10.0.0.7", "0.0.0.0", "10.9.9.9"}
+	n := 0
+	p := s.pool(func(string) (string, error) {
+		if n++; n > len(froms) {
+			return "", errors.New("looked up too often")
+		}
+		return froms[n-1], nil
+	})
+	for _, addrs := range [][]string{{"10.0.0.50", "10.0.0.51"}, {"10.0.0.50"}, {"10.0.0.50"}} {
+		if _, err := s.through(p, time.Millisecond, addrs...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, want := range froms {
+		select {
+		case got := <-heard:
+			if got.Sender.String() != want || !got.ToAll {
+				t.Errorf("frame %d: %+v, want it from %s", i, got, want)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatalf("frame %d was not heard", i)
+		}
+	}
+}
+
+// What there is no sender for is not asked for, and named; the rest is asked for as
+// usual, in either family.
+func TestPoolWithoutSender(t *testing.T) {
+	s := newSegment(t)
+	s.host("b", macB, "10.0.0.2/24", "10.0.0.3/24", "2001:db8::2/64", "2001:db8::3/64")
+	without := map[string]bool{"10.0.0.2": true, "2001:db8::2": true}
+	p := s.pool(func(addr string) (string, error) {
+		switch {
+		case without[addr]:
+			return "", errNoSender
+		case addr == "2001:db8::4":
+			return "10.0.0.1", nil
+		case strings.Contains(addr, ":"):
+			return "2001:db8::1%eth0", nil
+		}
+		return "10.0.0.1", nil
+	})
+	answers, err := s.through(p, window, "10.0.0.2", "10.0.0.3", "2001:db8::2", "2001:db8::3", "2001:db8::4", "224.0.0.1")
+	if got, want := holders(answers), []string{"10.0.0.3 " + macB, "2001:db8::3 " + macB}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	var unasked Unasked
+	if !errors.As(err, &unasked) || !strings.Contains(err.Error(), "10.0.0.2 was not asked for: no sender (and so for 3 others)") {
+		t.Fatalf("%v, want Unasked", err)
+	}
+	var addrs []string
+	for _, a := range slices.SortedFunc(maps.Keys(unasked), netip.Addr.Compare) {
+		addrs = append(addrs, a.String())
+	}
+	if want := []string{"10.0.0.2", "224.0.0.1", "2001:db8::2", "2001:db8::4"}; !slices.Equal(addrs, want) || !errors.Is(unasked[netip.MustParseAddr("10.0.0.2")], errNoSender) {
+		t.Errorf("not asked for: %q, want %q", addrs, want)
+	}
+	// Where nothing was asked, there is nothing to wait for.
+	start := time.Now()
+	if _, err := s.through(p, time.Minute, "10.0.0.2", "2001:db8::2"); !errors.As(err, &unasked) || len(unasked) != 2 || time.Since(start) > 30*time.Second {
+		t.Errorf("%v after %v", err, time.Since(start))
+	}
+	// A Source that a target has is taken.
+	err = s.a.Do(func() error {
+		return p.Ask(t.Context(), s.port.Index, []Target{at("10.0.0.2")}, window, func(a Answer) { answers = append(answers, a) })
+	})
+	if err != nil || len(answers) != 3 {
+		t.Errorf("from a given address: %d answers, %v", len(answers)-2, err)
+	}
+}
+
+// A Conn that is not in use serves the next Ask; one that failed does not.
+func TestPoolKeepsWhatWorks(t *testing.T) {
+	s := newSegment(t)
+	s.host("b", macB, "10.0.0.2/24")
+	p := s.pool(func(string) (string, error) { return "10.0.0.1", nil })
+	idle := func() *Conn {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for _, c := range p.idle[s.port.Index] {
+			return c.Conn
+		}
+		return nil
+	}
+	if answers, err := s.through(p, window, "10.0.0.2"); err != nil || len(answers) != 1 {
+		t.Errorf("%d answers, %v", len(answers), err)
+	}
+	first := idle()
+	if _, err := s.through(p, time.Millisecond, "10.0.0.2"); err != nil || first == nil || idle() != first {
+		t.Errorf("the Conn was not kept: %v", err)
+	}
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.a.Do(func() error {
+		return p.Ask(cancelled, s.port.Index, []Target{{Addr: netip.MustParseAddr("10.0.0.2")}}, window, func(Answer) {})
+	}); !errors.Is(err, context.Canceled) || idle() != first {
+		t.Errorf("after an Ask that was cut short: %v, kept %v", err, idle() == first)
+	}
+	s.a.IP("link set dev eth0 down")
+	if _, err := s.through(p, window, "10.0.0.2"); !errors.Is(err, ErrDown) || idle() != nil {
+		t.Errorf("with the interface down: %v, kept %v", err, idle() != nil)
+	}
+	s.a.IP("link set dev eth0 up")
+	if _, err := s.through(p, time.Millisecond, "10.0.0.2"); err != nil || idle() == nil || idle() == first {
+		t.Errorf("with the interface up again: %v", err)
+	}
+}
 
 // Asks that overlap use a Conn each, and the next ones use the same again: opening
 // and closing packet sockets ten times a second would cost more than all else.

@@ -89,7 +89,7 @@ type Unasked map[netip.Addr]error
 
 func (u Unasked) Error() string {
 	addrs := slices.SortedFunc(maps.Keys(u), netip.Addr.Compare)
-	s := fmt.Sprintf("no address to ask for %s from: %v", addrs[0], u[addrs[0]])
+	s := fmt.Sprintf("%s was not asked for: %v", addrs[0], u[addrs[0]])
 	if len(addrs) > 1 {
 		s += fmt.Sprintf(" (and so for %d others)", len(addrs)-1)
 	}
