@@ -17,6 +17,9 @@ func TestProbe(t *testing.T) {
 	n.Plug(sw, "eth0", nodeMAC, "10.0.0.1/24", "2001:db8::1/64")
 	n.Sysctl("net/ipv4/neigh/eth0/locktime", "0") // any answer may move an entry
 	n.IP("route add default via 10.0.0.254")
+	n.Sysctl("net/ipv4/conf/eth0/arp_announce", "2")
+	n.IP("addr add 10.99.0.5/32 dev lo")
+	n.IP("route add 10.0.0.8/32 dev eth0 src 10.99.0.5")
 	n.IP("route add 10.0.9.0/24 dev lo")
 	peer.Plug(sw, "eth0", peerMAC, "10.0.0.2/24", "10.0.0.3/24", "2001:db8::2/64")
 	other.Plug(sw, "eth0", otherMAC, "10.0.0.3/24")
@@ -28,12 +31,14 @@ func TestProbe(t *testing.T) {
 		without []uintptr
 		code    int
 		holders []string
+		source  string // the kernel's own, where it is not that of the route
 		stderr  string
 	}{
 		{name: "one", args: []string{"10.0.0.2", "--count=2"}, holders: []string{peerMAC}},
 		{name: "one, without an entry", args: []string{"2001:db8::2", "--count=1", "--interface=eth0"}, holders: []string{peerMAC}},
 		{name: "none", args: []string{"10.0.0.9", "--count=1"}, code: 3},
 		{name: "several", args: []string{"10.0.0.3", "--count=2"}, code: 4, holders: []string{peerMAC, otherMAC}},
+		{name: "from another address than the route's", args: []string{"10.0.0.8", "--count=1"}, code: 3, source: "10.0.0.1"},
 		{name: "own address", args: []string{"10.0.0.1"}, code: 1, stderr: "10.0.0.1 is this node's own address"},
 		{name: "behind a gateway", args: []string{"192.0.2.1"}, code: 1, stderr: "192.0.2.1 is not on link: it is reached by way of 10.0.0.254"},
 		{name: "no such device", args: []string{"10.0.0.2", "--interface=eth7"}, code: 1, stderr: "--interface: there is no device eth7"},
@@ -55,6 +60,9 @@ func TestProbe(t *testing.T) {
 			var r result
 			if err := json.Unmarshal(p.stdout.Bytes(), &r); err != nil {
 				t.Fatal(err)
+			}
+			if tt.source != "" && r.Source != tt.source {
+				t.Errorf("asked from %s, want %s", r.Source, tt.source)
 			}
 			got := map[string]bool{}
 			for _, h := range r.Holders {

@@ -35,7 +35,7 @@ type forAll map[int]*os.File
 func openForAll() forAll {
 	files := make(forAll)
 	for setting, name := range map[int]string{arpAnnounce: "arp_announce", routeLocalnet: "route_localnet"} {
-		if f, err := os.Open("/proc/sys/net/ipv4/conf/all/" + name); err == nil {
+		if f, err := os.Open("/proc/sys/net/ipv4/conf/all/" + name); err == nil { //nolint:gosec // one of two names
 			files[setting] = f
 		}
 	}

@@ -42,6 +42,9 @@ func TestErrorsNameTheirObject(t *testing.T) {
 	place := func(a string) func() error {
 		return func() error { _, err := table.Place(netip.MustParseAddr(a), 0); return err }
 	}
+	sender := func(a string, index int) func() error {
+		return func() error { _, err := table.Sender(netip.MustParseAddr(a), index); return err }
+	}
 	device := func(index int) func() error {
 		return func() error { _, err := table.link(index); return err }
 	}
@@ -69,6 +72,8 @@ func TestErrorsNameTheirObject(t *testing.T) {
 		{"no route", nil, route("192.0.2.1", 0), "finding the route to 192.0.2.1: network is unreachable"},
 		{"no way", nil, place("10.66.0.1"), "placing 10.66.0.1: not there (finding the route to 10.66.0.1: no route to host)"},
 		{"no way without a device", nil, place("fe80::1"), "placing fe80::1: a link-local address says nothing without a device"},
+		{"no sender", nil, sender("2001:db8:ffff::1", 1), "finding the address to ask for 2001:db8:ffff::1 from: not there ("},
+		{"no sender without a device", nil, sender("10.0.0.2", 9999), "finding the address to ask for 10.0.0.2 from: not there (no such device)"},
 		{"no such device", nil, device(9999), "reading device 9999: not there (no such device)"},
 		{"no such socket", nil, getSocket, "reading socket 10.0.0.1:40000 to 10.0.0.2:6443: not there"},
 		{"event that does not fit", nil, next, "waiting for neighbour events: event of "},

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"errors"
+	"net/netip"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -41,6 +42,7 @@ func FuzzConversation(f *testing.F) {
 				return err
 			},
 			"topology": func(t *Table) error { _, err := t.Topology(); return err },
+			"sender":   func(t *Table) error { _, err := t.Sender(netip.MustParseAddr("10.0.0.2"), 7); return err },
 			"sockets":  func(table *Table) error { _, err := (&Sockets{conn: table.conn}).List(6443); return err },
 		} {
 			left := datagrams
