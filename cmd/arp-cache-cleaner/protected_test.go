@@ -11,6 +11,7 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/kernel"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/lab"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/sweep"
@@ -63,7 +64,7 @@ func TestProtectedThroughAThousandPasses(t *testing.T) {
 	asker := &hostSolicitor{node, newSolicitor(table)}
 	t.Cleanup(asker.Close)
 	inPlace := &sweep.InPlace{Table: table, Scope: scope, Timing: timing}
-	broadcast := &sweep.Broadcast{Table: table, Solicitor: asker, Scope: scope, Timing: timing, Fallback: inPlace, Log: slog.New(slog.DiscardHandler)}
+	broadcast := &sweep.Broadcast{Table: table, Solicitor: asker, Pacer: &pace.Pacer{}, Scope: scope, Timing: timing, Fallback: inPlace, Log: slog.New(slog.DiscardHandler)}
 	sweepers := map[bool]*sweep.Sweeper{}
 	for byBroadcast, v := range map[bool]sweep.Verifier{false: inPlace, true: broadcast} {
 		sweepers[byBroadcast] = sweep.New(sweep.Config{
