@@ -6,11 +6,6 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 )
 
-// unconfirmedAge is where the kernel starts the confirmed age of an entry that
-// was never confirmed: 2 x base_reachable_time (neigh_create), which is 30 s
-// unless somebody turned the sysctl.
-const unconfirmedAge = 60 * time.Second
-
 // kernelVerdict is how long the kernel takes to declare an entry in NUD_PROBE
 // failed: ucast_solicit (3) probes, retrans_time (1 s) apart, and some margin.
 const kernelVerdict = 3500 * time.Millisecond
@@ -47,61 +42,67 @@ func NewTiming(interval, scanPeriod time.Duration) Timing {
 // Threshold is the age at which an entry is due.
 func (t Timing) Threshold() time.Duration { return t.Interval - t.Lead }
 
-// Overdue reports whether the kernel's age of e on clock c has reached the
-// threshold.
-func (t Timing) Overdue(e *neigh.Entry, c neigh.Clock) bool {
-	return t.reached(e, c, t.Threshold())
+// Overdue reports whether the kernel's age of e, an entry on link, on clock c has
+// reached the threshold.
+func (t Timing) Overdue(e *neigh.Entry, link *neigh.Link, c neigh.Clock) bool {
+	return t.reached(e, link, c, t.Threshold())
 }
 
 // reached reports whether the kernel's age of e on clock c has reached limit.
-//
-// The confirmed age of an entry that was never confirmed starts at 60 s. An
-// interval no longer than that would make every new entry due at birth, so
-// there it does not count.
-func (t Timing) reached(e *neigh.Entry, c neigh.Clock, limit time.Duration) bool {
+func (t Timing) reached(e *neigh.Entry, link *neigh.Link, c neigh.Clock, limit time.Duration) bool {
 	switch c {
 	case neigh.Used:
 		return e.Used >= limit
 	case neigh.Updated:
 		return e.Updated >= limit
 	case neigh.Confirmed:
-		return e.Confirmed >= limit && !t.exempt(e)
+		return e.Confirmed >= limit && !t.exempt(e, link)
 	}
 	return false
 }
 
-// exempt recognises an entry whose present link-layer address was never
-// confirmed: its confirmed age leads both other ages by the head start.
-func (t Timing) exempt(e *neigh.Entry) bool {
-	return t.Interval <= unconfirmedAge && e.Confirmed >= max(e.Used, e.Updated)+unconfirmedAge-time.Second
+// exempt reports whether the confirmed age of e does not count: it has a head start
+// (UnconfirmedAge) that alone reaches the threshold, so that every new entry would be
+// due at birth. Its other ages, and the agent's own clock, have it renewed in time.
+//
+// An entry that was never confirmed is known by its confirmed age, which leads both
+// others by at least the head start: they may restart, and it does not. One that was
+// confirmed once can look like that only after it has been overdue, and is renewed
+// by its other ages as well. The head start is that of the present base_reachable_time:
+// after a sysctl or a router advertisement has changed that, an entry that is older
+// than the change may be renewed early, once.
+func (t Timing) exempt(e *neigh.Entry, link *neigh.Link) bool {
+	start := link.UnconfirmedAge(e.Addr)
+	return start >= t.Threshold() && e.Confirmed >= max(e.Used, e.Updated)+start-time.Second
 }
 
-// Exceeded reports whether the kernel's age of e on any clock is above the
-// interval: what is never to be seen.
-func (t Timing) Exceeded(e *neigh.Entry) bool {
+// Exceeded reports whether the kernel's age of e, an entry on link, on any clock is
+// above the interval: what is never to be seen.
+func (t Timing) Exceeded(e *neigh.Entry, link *neigh.Link) bool {
 	limit := t.Interval + time.Nanosecond
-	return t.reached(e, neigh.Used, limit) || t.reached(e, neigh.Confirmed, limit) || t.reached(e, neigh.Updated, limit)
+	return t.reached(e, link, neigh.Used, limit) || t.reached(e, link, neigh.Confirmed, limit) || t.reached(e, link, neigh.Updated, limit)
 }
 
-// Left returns for how long e, which the kernel is not probing, is not due yet. It
-// is 0 or negative for one that is.
-func (t Timing) Left(e *neigh.Entry, resolved time.Duration) time.Duration {
+// Left returns for how long e, an entry on link that the kernel is not probing, is not
+// due yet. It is 0 or negative for one that is.
+func (t Timing) Left(e *neigh.Entry, link *neigh.Link, resolved time.Duration) time.Duration {
 	age := max(resolved, e.Used, e.Updated)
-	if !t.exempt(e) {
+	if !t.exempt(e, link) {
 		age = max(age, e.Confirmed)
 	}
 	return t.Threshold() - age
 }
 
-// Due reports whether e is to be renewed now: any age of the kernel's, or the
+// Due reports whether e, an entry on link, is to be renewed now: any age of the
+// kernel's, or the
 // age of the agent's own clock, has reached the threshold. An entry in
 // NUD_PROBE is being verified already and is due only when the bound itself is
 // near.
-func (t Timing) Due(e *neigh.Entry, resolved time.Duration) bool {
+func (t Timing) Due(e *neigh.Entry, link *neigh.Link, resolved time.Duration) bool {
 	limit := t.Threshold()
 	if e.State == neigh.Probe {
 		limit, resolved = t.Interval-t.Grace, 0
 	}
-	return resolved >= limit || t.reached(e, neigh.Used, limit) ||
-		t.reached(e, neigh.Confirmed, limit) || t.reached(e, neigh.Updated, limit)
+	return resolved >= limit || t.reached(e, link, neigh.Used, limit) ||
+		t.reached(e, link, neigh.Confirmed, limit) || t.reached(e, link, neigh.Updated, limit)
 }

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"math/rand/v2"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -68,6 +69,7 @@ func TestDue(t *testing.T) {
 	const s, ms = time.Second, time.Millisecond
 	long := NewTiming(300*s, 5*s)   // threshold 281.5 s, the last limit 290 s
 	minute := NewTiming(61*s, s)    // threshold 54.5 s, the last limit 59 s
+	roomy := NewTiming(67*s, s)     // threshold 60.5 s
 	short := NewTiming(60*s, s)     // threshold 53.5 s, the last limit 58 s
 	shortest := NewTiming(s, 20*ms) // threshold 0.5 s
 	type ages struct{ used, confirmed, updated time.Duration }
@@ -96,11 +98,12 @@ func TestDue(t *testing.T) {
 		{"probe, own clock", long, neigh.Probe, ages{0, 0, 0}, time.Hour, false},
 		{"delay is no probe", long, neigh.Delay, ages{281500 * ms, 0, 0}, 0, true},
 
-		// A little more than a minute has no room for the head start: such an
-		// entry is due at birth.
-		{"never confirmed, interval of little more than a minute", minute, neigh.Stale, ages{0, 60 * s, 0}, 5 * s, true},
 		{"never confirmed, default interval", long, neigh.Stale, ages{230 * s, 290 * s, 230 * s}, 5 * s, true},
-		// Up to a minute it does not count.
+		// Up to a minute, and a little more, the head start alone would make every
+		// new entry due at birth: there the confirmed age does not count.
+		{"never confirmed, interval of little more than a minute", minute, neigh.Stale, ages{0, 60 * s, 0}, 5 * s, false},
+		{"never confirmed, interval with room for the head start", roomy, neigh.Stale, ages{0, 60 * s, 0}, 5 * s, false},
+		{"never confirmed, interval with room for the head start, older", roomy, neigh.Stale, ages{s, 61 * s, s}, 5 * s, true},
 		{"never confirmed, shorter interval", short, neigh.Stale, ages{0, 60 * s, 0}, 0, false},
 		{"never confirmed, shortest interval", shortest, neigh.Stale, ages{0, 60 * s, 0}, 0, false},
 		{"never confirmed, older", short, neigh.Stale, ages{50 * s, 110 * s, 50 * s}, 0, false},
@@ -117,7 +120,7 @@ func TestDue(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			e := neigh.Entry{State: tt.state, Used: tt.ages.used, Confirmed: tt.ages.confirmed, Updated: tt.ages.updated}
-			if got := tt.timing.Due(&e, tt.resolved); got != tt.want {
+			if got := tt.timing.Due(&e, &eth0, tt.resolved); got != tt.want {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
 		})
@@ -152,7 +155,7 @@ func TestOverdue(t *testing.T) {
 				want[c] = true
 			}
 			for _, c := range neigh.Clocks {
-				if got := tt.timing.Overdue(&tt.entry, c); got != want[c] {
+				if got := tt.timing.Overdue(&tt.entry, &eth0, c); got != want[c] {
 					t.Errorf("%v: got %v, want %v", c, got, want[c])
 				}
 			}
@@ -181,9 +184,60 @@ func TestExceeded(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := tt.timing.Exceeded(&tt.entry); got != tt.want {
+			if got := tt.timing.Exceeded(&tt.entry, &eth0); got != tt.want {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
 		})
+	}
+}
+
+// base_reachable_time says where the confirmed age of a new entry starts, for each
+// device and family; a sysctl or a router advertisement may have changed it since.
+func TestNewEntryIsNotOld(t *testing.T) {
+	const s = time.Second
+	long, short := NewTiming(300*s, 5*s), NewTiming(30*s, 500*time.Millisecond)
+	link := eth0
+	link.BaseReachable = [2]time.Duration{200 * s, 1800 * s}
+	plain := eth0
+	plain.BaseReachable = [2]time.Duration{30 * s, 30 * s}
+	quick := eth0
+	quick.BaseReachable = [2]time.Duration{5 * s, 5 * s}
+	for _, tt := range []struct {
+		name                     string
+		timing                   Timing
+		addr                     string
+		link                     *neigh.Link
+		used, confirmed, updated time.Duration
+		want                     bool // due, because of its ages
+	}{
+		{"new", long, "10.0.0.2", &link, 0, 400 * s, 0, false},
+		{"new, IPv6", long, "2001:db8::2", &link, 0, 3600 * s, 0, false},
+		{"older", long, "10.0.0.2", &link, 281 * s, 681 * s, 281 * s, false},
+		{"old", long, "10.0.0.2", &link, 282 * s, 682 * s, 282 * s, true},
+		{"old, IPv6", long, "2001:db8::2", &link, 282 * s, 3882 * s, 282 * s, true},
+		{"used just now, and old", long, "10.0.0.2", &link, 0, 682 * s, 282 * s, true},
+		{"updated just now, and old", long, "10.0.0.2", &link, 282 * s, 682 * s, 0, true},
+		{"confirmed once", long, "10.0.0.2", &link, 50 * s, 282 * s, 50 * s, true},
+		{"confirmed once, IPv6", long, "2001:db8::2", &link, 50 * s, 282 * s, 50 * s, true},
+		{"a device that is not known so well", long, "10.0.0.2", &eth0, 0, 60 * s, 0, false},
+		{"a device that is not known so well, short interval", short, "10.0.0.2", &eth0, 0, 60 * s, 0, false},
+		{"no head start to speak of", short, "10.0.0.2", &quick, 0, 27 * s, 0, true},
+		// Made before the time was raised, or lowered: renewed early, once.
+		{"made when it was shorter", long, "10.0.0.2", &link, 0, 60 * s, 0, false},
+		{"made when it was shorter, old", long, "10.0.0.2", &link, 222 * s, 282 * s, 222 * s, true},
+		{"made when it was longer", long, "10.0.0.2", &plain, 0, 400 * s, 0, true},
+		{"made when it was longer, short interval", short, "10.0.0.2", &plain, 0, 400 * s, 0, false},
+		{"made when it was shorter, short interval", short, "10.0.0.2", &link, 0, 60 * s, 0, true},
+	} {
+		e := neigh.Entry{Key: neigh.Key{Addr: netip.MustParseAddr(tt.addr)}, State: neigh.Stale, Used: tt.used, Confirmed: tt.confirmed, Updated: tt.updated}
+		if got := tt.timing.Due(&e, tt.link, 0); got != tt.want {
+			t.Errorf("%s: due is %v, want %v", tt.name, got, tt.want)
+		}
+		if tt.timing.Exceeded(&e, tt.link) && !tt.want {
+			t.Errorf("%s: counted as older than the interval", tt.name)
+		}
+		if got := tt.timing.Due(&e, tt.link, tt.timing.Threshold()); !got {
+			t.Errorf("%s: not due by the agent's own clock", tt.name)
+		}
 	}
 }

@@ -187,7 +187,8 @@ func (b *Broadcast) leave(ctx context.Context, q *shield.Inquiry) error {
 	if err != nil {
 		return err
 	}
-	if b.Timing.Overdue(&e, neigh.Confirmed) {
+	e.Used, e.Updated = q.Incumbent.Used, q.Incumbent.Updated // the shield has restarted them
+	if b.Timing.Overdue(&e, q.Link, neigh.Confirmed) {
 		if err := b.Table.SetState(e.Key, neigh.Probe); err != nil {
 			return err
 		}

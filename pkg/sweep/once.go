@@ -50,7 +50,7 @@ func (s *Sweeper) Once(ctx context.Context) (Summary, error) {
 		a.deletes, a.verifies, a.forgets = math.MaxInt, math.MaxInt, true
 	}
 	// What is in NUD_PROBE is being renewed by the kernel already.
-	err := s.scan(ctx, func(e *neigh.Entry, _ time.Duration) bool { return e.State != neigh.Probe }, &a)
+	err := s.scan(ctx, func(e *neigh.Entry, _ *neigh.Link, _ time.Duration) bool { return e.State != neigh.Probe }, &a)
 	if r := s.report.Load(); r != nil {
 		for _, d := range r.Devices {
 			for _, f := range d.Families {

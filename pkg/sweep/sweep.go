@@ -288,7 +288,7 @@ func (s *Sweeper) logFailure(err error) {
 // scan reads the table, moves the clocks, and publishes a report. What isDue
 // picks it leaves to a: what is to be deleted part by part, what is to be verified
 // in s.verifies.
-func (s *Sweeper) scan(ctx context.Context, isDue func(*neigh.Entry, time.Duration) bool, a *actor) error {
+func (s *Sweeper) scan(ctx context.Context, isDue func(*neigh.Entry, *neigh.Link, time.Duration) bool, a *actor) error {
 	s.mu.Lock()
 	for k, at := range s.renewed {
 		s.clocks.renewed(s.clocks.find(&k, 0), at)
@@ -304,7 +304,7 @@ func (s *Sweeper) scan(ctx context.Context, isDue func(*neigh.Entry, time.Durati
 	return err
 }
 
-func (s *Sweeper) look(ctx context.Context, isDue func(*neigh.Entry, time.Duration) bool, a *actor) error {
+func (s *Sweeper) look(ctx context.Context, isDue func(*neigh.Entry, *neigh.Link, time.Duration) bool, a *actor) error {
 	start := time.Now()
 	s.verifies, s.deletes, s.idle, s.inUse = s.verifies[:0], s.deletes[:0], 0, 0
 	if start.Sub(s.topologyAt) >= min(topologyAge, s.cfg.Timing.Interval/10) {
@@ -352,7 +352,7 @@ func (s *Sweeper) look(ctx context.Context, isDue func(*neigh.Entry, time.Durati
 			s.clocks.see(e, now, &seen)
 		}
 		if seen.fresh && s.first && a.loops {
-			early, hold := s.spread(e, verdict.Action == policy.Verify && link.Uplink)
+			early, hold := s.spread(e, &link, verdict.Action == policy.Verify && link.Uplink)
 			s.clocks.putOff(&seen, now, early, hold)
 		}
 		if seen.again {
@@ -361,14 +361,14 @@ func (s *Sweeper) look(ctx context.Context, isDue func(*neigh.Entry, time.Durati
 		if seen.corrected && s.cfg.Events.Corrected != nil {
 			s.cfg.Events.Corrected(report.DeviceName(&link))
 		}
-		if s.cfg.Timing.Exceeded(e) {
+		if s.cfg.Timing.Exceeded(e, &link) {
 			r.AddOverdue()
 		}
 		ages := neigh.Ages{neigh.Used: e.Used, neigh.Confirmed: e.Confirmed, neigh.Updated: e.Updated, neigh.Resolved: seen.age}
 		r.Add(e, &link, verdict, &ages, nextHop, isDefault)
-		due, left := isDue(e, seen.due), time.Duration(0)
+		due, left := isDue(e, &link, seen.due), time.Duration(0)
 		if verdict.Action == policy.Verify && link.Uplink {
-			left = s.cfg.Timing.Left(e, seen.due)
+			left = s.cfg.Timing.Left(e, &link, seen.due)
 			due = s.loadOf(&link).count(left, &s.cfg.Timing) || due
 		}
 		if verdict.Action == policy.Keep || seen.held || !due {
@@ -434,9 +434,9 @@ func (s *Sweeper) catchUp(missed time.Duration) {
 // spread puts off an entry that the first scan sees, so that nodes that start
 // together do not ask together. One that is not due yet is due at some time
 // before it would be; one that would be asked for at once, a little later.
-func (s *Sweeper) spread(e *neigh.Entry, asks bool) (early, hold time.Duration) {
+func (s *Sweeper) spread(e *neigh.Entry, link *neigh.Link, asks bool) (early, hold time.Duration) {
 	random := func(d time.Duration) time.Duration { return time.Duration(s.random() * float64(max(0, d))) }
-	if !s.cfg.Timing.Due(e, e.Updated) {
+	if !s.cfg.Timing.Due(e, link, e.Updated) {
 		return random(s.cfg.Timing.Threshold() - e.Updated), 0
 	}
 	if asks {

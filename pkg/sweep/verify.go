@@ -96,12 +96,13 @@ func (v *InPlace) verify(j *Job) (Method, error) {
 	if err != nil {
 		return ByStale, err
 	}
-	if err := shield.Raise(v.Table, &e); err != nil || !v.Timing.Overdue(&e, neigh.Confirmed) {
+	if err := shield.Raise(v.Table, &e); err != nil || !v.Timing.Overdue(&e, &j.Link, neigh.Confirmed) {
 		return ByStale, err
 	}
 	// Nothing has vouched for the entry within the interval, which is shorter
 	// than the kernel's own cycle of base_reachable_time and
-	// delay_first_probe_time, or nobody uses it. By way of NUD_DELAY the answer
+	// delay_first_probe_time, or nobody uses it: a next hop, or any entry behind a
+	// bridge that answers for others. By way of NUD_DELAY the answer
 	// would be 5 s late.
 	return ByProbe, v.Table.SetState(e.Key, neigh.Probe)
 }

@@ -153,7 +153,7 @@ func (v *watch) read(e *Evidence) bool {
 		v.release()
 	}
 	e.Entry = entry.State
-	e.Due = entry.State.Valid() && v.cfg.Timing.Due(&entry, 0)
+	e.Due = entry.State.Valid() && v.cfg.Timing.Due(&entry, &v.way.Link, 0)
 	if entry.LLAddr != (neigh.LLAddr{}) && (entry.State.Valid() || e.HandsOff) {
 		v.names(e.Now, &entry, reason.Foreign())
 	}
