@@ -66,12 +66,14 @@ const (
 	OtherExtFlag                // any other NDA_FLAGS_EXT bit
 	OtherProtocol               // NDA_PROTOCOL names an owner
 	Resolving                   // NUD_INCOMPLETE: deleting it fails the packets queued on it
+	Probing                     // NUD_PROBE behind a bridge that answers for others: the kernel will say what comes of it
 	Watched                     // the watch over VIPs renews it: for the sweep to say, Decide does not know
 	Unanswered                  // NUD_PROBE until the bound was near: the neighbour does not answer
 	Idle                        // NUD_STALE and not a next hop
 	HasFailed                   // NUD_FAILED: holds no address that could be lost
 	InUse                       // NUD_REACHABLE or NUD_DELAY
 	NextHop                     // a route points at it: verified even while nobody uses it
+	Suppressed                  // valid, behind a bridge that answers for others: verified by the kernel's unicast, even while nobody uses it
 
 	numReasons // not a reason
 )
@@ -98,12 +100,14 @@ var reasonNames = [numReasons]string{
 	OtherExtFlag:  "other_ext_flag",
 	OtherProtocol: "protocol",
 	Resolving:     "incomplete",
+	Probing:       "probing",
 	Watched:       "vip",
 	Unanswered:    "unanswered",
 	Idle:          "idle",
 	HasFailed:     "failed",
 	InUse:         "in_use",
 	NextHop:       "next_hop",
+	Suppressed:    "bridge_suppresses",
 }
 
 // NumReasons is the number of reasons, for arrays indexed by Reason.
@@ -137,7 +141,12 @@ func (s *Scope) Decide(e *neigh.Entry, link *neigh.Link, nextHop bool) Verdict {
 }
 
 // DecideOn is Decide for those who have many entries of one device. device is what
-// Device says of e's own: Unknown stands for a device that is in scope.
+// Device says of e's own: Unknown stands for a device that is in scope, and
+// Suppressed for one that is and Suppresses.
+//
+// Where a bridge answers for others, an entry that is valid is never deleted: a
+// routing daemon takes that for the end of the host, and withdraws the EVPN route
+// that leads to it. Unicast verifies it, and what has failed is deleted.
 func (s *Scope) DecideOn(e *neigh.Entry, device Reason, nextHop bool) Verdict {
 	if r := s.outside(e, device); r != Unknown {
 		return Verdict{Keep, r}
@@ -149,21 +158,30 @@ func (s *Scope) DecideOn(e *neigh.Entry, device Reason, nextHop bool) Verdict {
 	case neigh.Incomplete:
 		return Verdict{Keep, Resolving}
 	case neigh.Probe:
+		if device == Suppressed {
+			return Verdict{Keep, Probing}
+		}
 		return Verdict{Delete, Unanswered}
 	case neigh.Failed:
 		return Verdict{Delete, HasFailed}
-	case neigh.Stale:
-		if nextHop {
-			return Verdict{Verify, NextHop}
-		}
-		return Verdict{Delete, Idle}
-	case neigh.Reachable, neigh.Delay:
-		if nextHop {
-			return Verdict{Verify, NextHop}
-		}
-		return Verdict{Verify, InUse}
+	case neigh.Stale, neigh.Reachable, neigh.Delay:
+		return valid(e.State, device, nextHop)
 	}
 	return Verdict{Keep, OtherState}
+}
+
+// valid is DecideOn for an entry that names a link-layer address and is not being
+// verified.
+func valid(s neigh.State, device Reason, nextHop bool) Verdict {
+	switch {
+	case device == Suppressed:
+		return Verdict{Verify, Suppressed}
+	case nextHop:
+		return Verdict{Verify, NextHop}
+	case s == neigh.Stale:
+		return Verdict{Delete, Idle}
+	}
+	return Verdict{Verify, InUse}
 }
 
 // owned returns the mark by which somebody else claims e, or Unknown for an

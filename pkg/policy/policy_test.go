@@ -48,6 +48,7 @@ func device(change func(*neigh.Link)) neigh.Link {
 }
 
 func TestDecide(t *testing.T) {
+	suppressed := neigh.Link{Index: 2, Name: "br0", Uplink: true, Suppresses: true}
 	everything := learned(func(e *neigh.Entry) {
 		e.State, e.Flags, e.FlagsExt, e.Protocol = neigh.Permanent, 0xff, ^neigh.FlagsExt(0), 186
 	})
@@ -71,6 +72,19 @@ func TestDecide(t *testing.T) {
 		{"incomplete", Scope{}, state(neigh.Incomplete), eth0, false, Verdict{Keep, Resolving}},
 		{"incomplete next hop", Scope{}, state(neigh.Incomplete), eth0, true, Verdict{Keep, Resolving}},
 		{"on a pod device", Scope{}, state(neigh.Stale), neigh.Link{Index: 9, Name: "cali0"}, false, Verdict{Delete, Idle}},
+
+		// Behind a bridge that answers for others nothing valid is deleted.
+		{"stale, suppressed", Scope{}, state(neigh.Stale), suppressed, false, Verdict{Verify, Suppressed}},
+		{"stale next hop, suppressed", Scope{}, state(neigh.Stale), suppressed, true, Verdict{Verify, Suppressed}},
+		{"reachable, suppressed", Scope{}, state(neigh.Reachable), suppressed, false, Verdict{Verify, Suppressed}},
+		{"delay, suppressed", Scope{}, state(neigh.Delay), suppressed, true, Verdict{Verify, Suppressed}},
+		{"probe, suppressed", Scope{}, state(neigh.Probe), suppressed, false, Verdict{Keep, Probing}},
+		{"failed, suppressed", Scope{}, state(neigh.Failed), suppressed, false, Verdict{Delete, HasFailed}},
+		{"incomplete, suppressed", Scope{}, state(neigh.Incomplete), suppressed, false, Verdict{Keep, Resolving}},
+		{"extern_learn, suppressed", Scope{}, flags(neigh.FlagExtLearned), suppressed, false, Verdict{Keep, ExtLearned}},
+		{"other prefix, suppressed", Scope{CIDRs: prefixes("10.1.0.0/16")}, state(neigh.Stale), suppressed, false, Verdict{Keep, OtherCIDR}},
+		{"other device, suppressed", Scope{Interfaces: []string{"bond*"}}, state(neigh.Stale), suppressed, false, Verdict{Keep, OtherDevice}},
+		{"noarp device, suppressed", Scope{}, state(neigh.Stale), neigh.Link{Index: 9, Name: "br1", NoARP: true, Suppresses: true}, false, Verdict{Keep, NoARPDevice}},
 
 		// States that are nobody's to touch.
 		{"permanent", Scope{}, state(neigh.Permanent), eth0, false, Verdict{Keep, IsPermanent}},
@@ -152,8 +166,8 @@ func TestDecide(t *testing.T) {
 			if keeps := tt.want.Reason.Keeps(); keeps != (tt.want.Action == Keep) {
 				t.Errorf("Keeps() of %v is %v", tt.want.Reason, keeps)
 			}
-			// An entry that is being resolved is left alone, but not foreign.
-			if foreign := tt.want.Reason.Foreign(); foreign != (tt.want.Action == Keep && tt.want.Reason != Resolving) {
+			// An entry that is being resolved or verified is left alone, but not foreign.
+			if foreign := tt.want.Reason.Foreign(); foreign != (tt.want.Action == Keep && tt.want.Reason != Resolving && tt.want.Reason != Probing) {
 				t.Errorf("Foreign() of %v is %v", tt.want.Reason, foreign)
 			}
 			if tt.entry != before {
@@ -281,7 +295,7 @@ func TestHandsOff(t *testing.T) {
 		for _, age := range []*time.Duration{&e.Used, &e.Confirmed, &e.Updated} {
 			*age = time.Duration(r.Int64N(int64(48 * time.Hour)))
 		}
-		link := neigh.Link{Index: e.Index, Name: "eth0", Loopback: one(16), NoARP: one(16), PointToPoint: one(16), Uplink: one(2)}
+		link := neigh.Link{Index: e.Index, Name: "eth0", Loopback: one(16), NoARP: one(16), PointToPoint: one(16), Uplink: one(2), Suppresses: one(4)}
 		if one(16) {
 			link = neigh.Link{}
 		}
@@ -297,6 +311,12 @@ func TestHandsOff(t *testing.T) {
 			}
 			if !got.Reason.Foreign() && e.State != 0x01 {
 				t.Fatalf("%+v on %+v: reason %v is not foreign", e, link, got.Reason)
+			}
+			continue
+		}
+		if link.Suppresses && e.State != 0x20 {
+			if got.Action == Delete || got.Reason.Foreign() {
+				t.Fatalf("%+v on %+v: %v because %v", e, link, got.Action, got.Reason)
 			}
 			continue
 		}

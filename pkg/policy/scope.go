@@ -21,8 +21,9 @@ type Scope struct {
 	CIDRs, ExcludeCIDRs []netip.Prefix
 }
 
-// Device returns why all entries on link are out of scope, or Unknown where they
-// are not. link is the zero Link where the device is unknown.
+// Device returns why all entries on link are out of scope. Where they are not, it
+// returns Suppressed for a link that Suppresses, and Unknown for any other. link
+// is the zero Link where the device is unknown.
 func (s *Scope) Device(link *neigh.Link) Reason {
 	switch {
 	case link.Name == "":
@@ -35,6 +36,8 @@ func (s *Scope) Device(link *neigh.Link) Reason {
 		return PointToPoint
 	case !s.named(link.Name):
 		return OtherDevice
+	case link.Suppresses:
+		return Suppressed
 	}
 	return Unknown
 }
@@ -45,7 +48,7 @@ func (s *Scope) outside(e *neigh.Entry, device Reason) Reason {
 	switch {
 	case s.Family != "" && s.Family != neigh.Family(e.Addr):
 		return OtherFamily
-	case device != Unknown:
+	case device != Unknown && device != Suppressed:
 		return device
 	case !s.address(e.Addr):
 		return OtherCIDR

@@ -94,9 +94,8 @@ func (t Timing) Left(e *neigh.Entry, link *neigh.Link, resolved time.Duration) t
 }
 
 // Due reports whether e, an entry on link, is to be renewed now: any age of the
-// kernel's, or the
-// age of the agent's own clock, has reached the threshold. An entry in
-// NUD_PROBE is being verified already and is due only when the bound itself is
+// kernel's, or the age of the agent's own clock, has reached the threshold. An entry
+// in NUD_PROBE is being verified already and is due only when the bound itself is
 // near.
 func (t Timing) Due(e *neigh.Entry, link *neigh.Link, resolved time.Duration) bool {
 	limit := t.Threshold()

@@ -23,8 +23,8 @@ const kernelTries = 3
 // hearing every answer, so that a holder is noticed that the entry does not
 // name. It never moves an entry while the holder that the entry names answers.
 //
-// Entries on other devices, and all of them where CAP_NET_RAW is missing, are
-// left to Fallback.
+// Entries on other devices, those behind a bridge that answers for others, and all
+// of them where CAP_NET_RAW is missing, are left to Fallback.
 //
 // Whatever is sent on an uplink, by the agent or by a kernel that it leaves an
 // entry to, waits for its turn first. Those on other devices do not: behind them is
@@ -124,7 +124,7 @@ func (b *Broadcast) pop(device int) *task {
 // begin uses the turn of an entry, and reports whether it took it. The shield goes
 // up now: it does not last for as long as an entry may wait.
 func (b *Broadcast) begin(ctx context.Context, t *task) bool {
-	if !b.Available() {
+	if !b.Available() || t.Link.Suppresses {
 		b.Fallback.Verify(ctx, []Job{t.Job}, t.report)
 		return true
 	}
