@@ -53,6 +53,7 @@ func sampleRows(t *testing.T) []row {
 		{Key: key("10.0.0.200", 2), LLAddr: lladdr(3), State: neigh.Permanent},
 		{Key: key("10.0.0.201", 2), LLAddr: lladdr(4), State: neigh.Stale, Flags: neigh.FlagExtLearned},
 		{Key: key("192.168.1.7", 5), LLAddr: lladdr(5), State: neigh.Delay, Used: time.Second, Confirmed: 31 * time.Second, Updated: time.Second},
+		{Key: key("172.16.0.2", 6), LLAddr: lladdr(8), State: neigh.Stale, Used: 120 * time.Second, Confirmed: 121 * time.Second, Updated: 91 * time.Second},
 		{Key: key("fe80::1", 2), LLAddr: lladdr(6), State: neigh.Incomplete},
 		{Key: key("0.0.0.0", 1), State: neigh.NoARP},
 		{Key: key("10.0.0.77", 99), LLAddr: lladdr(7), State: neigh.Stale},
@@ -62,6 +63,7 @@ func sampleRows(t *testing.T) []row {
 			1: {Index: 1, Name: "lo", Loopback: true},
 			2: {Index: 2, Name: "eth0", Uplink: true},
 			5: {Index: 5, Name: "cali1"},
+			6: {Index: 6, Name: "br0", Uplink: true, Suppresses: true},
 		},
 		NextHops: map[neigh.Key]bool{key("10.0.0.1", 2): true},
 	}
