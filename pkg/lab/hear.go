@@ -1,7 +1,9 @@
 package lab
 
 import (
+	"bytes"
 	"encoding/binary"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -23,7 +25,7 @@ type Solicitation struct {
 // is closed with the lab; what nobody takes from it is lost after the first 1,000.
 func (h *Host) HearSolicitations(p Port) <-chan Solicitation {
 	heard := make(chan Solicitation, 1000)
-	stop := h.listen(p, unix.ETH_P_ALL, func(frame []byte) {
+	stop := h.listen(p.Index, unix.ETH_P_ALL, func(frame []byte) {
 		if s, ok := solicitation(frame); ok {
 			select {
 			case heard <- s:
@@ -62,7 +64,7 @@ func solicitation(b []byte) (Solicitation, bool) {
 // all. The function it returns stops that and says when each was heard.
 func (h *Host) HearRequests(p Port) func() []time.Time {
 	var heard []time.Time
-	stop := sync.OnceFunc(h.listen(p, unix.ETH_P_ARP, func(frame []byte) {
+	stop := sync.OnceFunc(h.listen(p.Index, unix.ETH_P_ARP, func(frame []byte) {
 		if s, ok := solicitation(frame); ok && s.ToAll {
 			heard = append(heard, time.Now())
 		}
@@ -74,9 +76,30 @@ func (h *Host) HearRequests(p Port) func() []time.Time {
 	}
 }
 
-// listen hands each frame that comes in at a port to hear, which must keep nothing
+// HearFrom counts the frames that bear a source address as they come in by a port of
+// the switch: what the host behind that port sends under that address. The function it
+// returns stops that and says how many there were.
+func (s *Switch) HearFrom(p Port, mac string) func() int {
+	from, err := net.ParseMAC(mac)
+	s.host.lab.check(err, "listening on %s", p.Name)
+	port, err := s.host.nl.LinkByName(p.Name)
+	s.host.lab.check(err, "listening on %s", p.Name)
+	heard := 0
+	stop := sync.OnceFunc(s.host.listen(port.Attrs().Index, unix.ETH_P_ALL, func(b []byte) {
+		if len(b) >= 14 && bytes.Equal(b[6:12], from) {
+			heard++
+		}
+	}))
+	s.host.lab.closers = append(s.host.lab.closers, stop)
+	return func() int {
+		stop()
+		return heard
+	}
+}
+
+// listen hands each frame that comes in at a device to hear, which must keep nothing
 // of it, until the function it returns is called.
-func (h *Host) listen(p Port, etherType uint16, hear func(frame []byte)) (stop func()) {
+func (h *Host) listen(index int, etherType uint16, hear func(frame []byte)) (stop func()) {
 	var file *os.File
 	err := h.Do(func() error {
 		protocol := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, etherType))
@@ -85,7 +108,8 @@ func (h *Host) listen(p Port, etherType uint16, hear func(frame []byte)) (stop f
 			return err
 		}
 		file = os.NewFile(uintptr(fd), "packet")
-		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: protocol, Ifindex: p.Index})
+		return errors.Join(unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1),
+			unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: protocol, Ifindex: index}))
 	})
 	h.lab.check(err, "listening on host %s", h.Name)
 	var wg sync.WaitGroup

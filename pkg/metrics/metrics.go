@@ -224,7 +224,7 @@ var (
 		"Entries in the neighbour table at the last scan, by uplink (all other devices are \"other\"), family and NUD state. Combinations without entries are left out.",
 		"device", "family", "state")
 	oldestDesc = desc("oldest_entry_age_seconds",
-		"Greatest age in seconds of any learned entry, by clock: used, confirmed and updated are the kernel's, as `ip -statistics neighbour` shows them (confirmed starts at 60 for an entry that was never confirmed); resolved is the agent's own, since it last had the entry asked for afresh.",
+		"Greatest age in seconds of any learned entry, by clock: used, confirmed and updated are the kernel's, as `ip -statistics neighbour` shows them (confirmed starts at 2 x base_reachable_time, 60 by default, for an entry that was never confirmed); resolved is the agent's own, since it last had the entry asked for afresh.",
 		"device", "family", "clock")
 	entryDesc = desc("entry_age_seconds",
 		"Age in seconds of single entries by clock, as in oldest_entry_age_seconds: of the next hops of routes (32 at most, default gateways first), and of as many others as --metrics-per-entry allows.",
