@@ -123,6 +123,10 @@ func TestDue(t *testing.T) {
 			if got := tt.timing.Due(&e, &eth0, tt.resolved); got != tt.want {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
+			// How long that takes says the same.
+			if left := tt.timing.Left(&e, tt.resolved); tt.state != neigh.Probe && (left <= 0) != tt.want {
+				t.Errorf("due in %v, want due: %v", left, tt.want)
+			}
 		})
 	}
 }
