@@ -19,7 +19,7 @@ type load struct {
 	// Counted by the scan that is going on.
 	inUse int
 	due   int
-	soon  [64]int // not due yet, by the part of the threshold in which they will be
+	soon  [256]int // not due yet, by how many parts of a quarter of the lead they have left
 
 	// Of the last complete scan.
 	usual float64       // how many it finds due, if they are even
@@ -35,7 +35,9 @@ func (l *load) count(left time.Duration, t *policy.Timing) bool {
 		l.due++
 		return true
 	}
-	l.soon[min(int(left*time.Duration(len(l.soon))/t.Threshold()), len(l.soon)-1)]++
+	if part := int(left / part(t)); part < len(l.soon) {
+		l.soon[part]++
+	}
 	return left <= l.early
 }
 
@@ -47,12 +49,17 @@ func (l *load) plan(t *policy.Timing, period time.Duration) {
 	sum := l.due
 	for i, n := range l.soon {
 		sum += n
-		by := t.Threshold() * time.Duration(i+1) / time.Duration(len(l.soon))
-		if float64(sum) > l.rate*(by+t.Lead/4).Seconds() {
+		by := part(t) * time.Duration(i+1)
+		// Of what the lead holds, one part is for those that are due as theirs begins,
+		// and one for those that are late by then.
+		if float64(sum) > l.rate*(by+part(t)).Seconds() {
 			l.early = by
 		}
 	}
 }
+
+// part is the unit in which a load is planned.
+func part(t *policy.Timing) time.Duration { return t.Lead / 4 }
 
 // crowded reports whether much more is due than usual: after a start or a
 // suspension, or because many entries were made at the same time.

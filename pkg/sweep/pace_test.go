@@ -14,6 +14,7 @@ import (
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
 )
 
 // crowd returns a bench with n entries on eth0, in use, that answer.
@@ -178,6 +179,38 @@ func TestSilentSegmentIsPaced(t *testing.T) {
 		}
 		b.solicitor.longest(t, n, time.Now())
 	})
+}
+
+// Those that are due at the same time are due sooner when they are too many to be
+// asked for then, and no sooner than that, however long the interval is.
+func TestTooManyAtATimeAreEarly(t *testing.T) {
+	for _, interval := range []time.Duration{10 * time.Second, 300 * time.Second, 24 * time.Hour} {
+		timing := policy.NewTiming(interval, min(interval/60, 15*time.Second))
+		for _, n := range []int{1, 10, 1000, 5000} {
+			at := func(left time.Duration) *load {
+				l := &load{}
+				for range n {
+					l.count(left, &timing)
+				}
+				l.plan(&timing, interval/60)
+				return l
+			}
+			// From when on does it have them renewed?
+			rate := at(timing.Threshold()).rate
+			need := time.Duration(float64(n) / rate * float64(time.Second))
+			for left := timing.Threshold(); left > 0; left -= timing.Lead / 28 {
+				early := at(left).early >= left
+				if late := left < need-timing.Lead/2-time.Millisecond; late && !early {
+					t.Errorf("%d at %v: due in %v, which is too late for %v", n, interval, left, need)
+					break
+				}
+				if soon := left > need+timing.Lead/4; soon && early {
+					t.Errorf("%d at %v: early already, with %v left for %v", n, interval, left, need)
+					break
+				}
+			}
+		}
+	}
 }
 
 // One that is not due for long waits for nobody, whatever a scan leaves out.
