@@ -2,6 +2,7 @@ package sweep
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"time"
 
@@ -24,8 +25,10 @@ type load struct {
 	// Of the last complete scan.
 	usual float64       // how many it finds due, if they are even
 	early time.Duration // how much sooner entries are due, because later they would be too many
+	need  float64       // solicitations a second, so that entries are renewed in time
+	since time.Duration // that has been more than usual
 	rate  float64       // solicitations a second
-	said  bool          // that this is more than usual
+	said  bool          // that more than usual are needed
 }
 
 // count takes in an entry that is due in left, and reports whether that is now.
@@ -44,7 +47,15 @@ func (l *load) count(left time.Duration, t *policy.Timing) bool {
 // plan draws the conclusions of a complete scan.
 func (l *load) plan(t *policy.Timing, period time.Duration) {
 	l.usual = float64(l.inUse) * period.Seconds() / t.Threshold().Seconds()
-	l.rate = max(pace.PerSecond, spare*float64(l.inUse)/t.Threshold().Seconds())
+	l.need = max(pace.PerSecond, spare*float64(l.inUse)/t.Threshold().Seconds())
+	// What is overdue at a start is no reason to hurry: so many are not due again for
+	// most of an interval.
+	if l.rate = l.need; l.need <= pace.PerSecond {
+		l.since = 0
+	} else if l.since < t.Interval/3 {
+		l.since += period
+		l.rate = pace.PerSecond
+	}
 	l.early = 0
 	sum := l.due
 	for i, n := range l.soon {
@@ -97,10 +108,10 @@ func (s *Sweeper) endLoads() {
 		}
 		l.plan(&s.cfg.Timing, s.cfg.ScanPeriod)
 		s.setPace(device, l.rate)
-		if l.rate > pace.PerSecond && !l.said {
+		if l.need > pace.PerSecond && !l.said {
 			l.said = true
 			s.cfg.Log.Info("so many entries are in use that more solicitations are sent than usual",
-				"device", s.topology.Links[device].Name, "entries", l.inUse, "a_second", int(l.rate+1), "usual", pace.PerSecond)
+				"device", s.topology.Links[device].Name, "entries", l.inUse, "a_second", math.Ceil(l.need), "usual", pace.PerSecond)
 		}
 	}
 }

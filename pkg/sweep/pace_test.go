@@ -107,12 +107,15 @@ func TestEntriesInUseArePaced(t *testing.T) {
 					if most > allowed {
 						t.Errorf("%d in a second, want %d at most", most, allowed)
 					}
+					if early, _ := b.solicitor.peak(begun, interval/4, time.Second); early > 15 {
+						t.Errorf("%d in a second of the start, whose entries are not due again for long", early)
+					}
 					longest, all := b.solicitor.longest(t, n, time.Now())
 					if longest > interval {
 						t.Errorf("one was not asked for in %v", longest)
 					}
 					// The pacer's seconds are 5 % longer than ours.
-					bound := 2*period + startSpread + time.Duration(float64(n)/float64(allowed)*1.06*float64(time.Second))
+					bound := 2*period + startSpread + time.Duration(float64(n)/pace.PerSecond*1.06*float64(time.Second))
 					if took := all.Sub(begun); name == "overdue" && took > bound {
 						t.Errorf("the start took %v, want %v at most", took, bound)
 					}
@@ -188,7 +191,7 @@ func TestTooManyAtATimeAreEarly(t *testing.T) {
 		timing := policy.NewTiming(interval, min(interval/60, 15*time.Second))
 		for _, n := range []int{1, 10, 1000, 5000} {
 			at := func(left time.Duration) *load {
-				l := &load{}
+				l := &load{since: interval}
 				for range n {
 					l.count(left, &timing)
 				}
