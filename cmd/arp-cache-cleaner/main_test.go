@@ -317,14 +317,14 @@ neigh add 10.0.0.60 lladdr 02:00:00:00:00:60 dev eth0 nud permanent`)
 	}
 	code, out := once("--act=never")
 	// lo has an entry of its own once anything was sent on it: only eth0 counts.
-	if code != 0 || !strings.HasPrefix(out, "dry run (never), ") || !strings.Contains(out, "deleted 1, verified in place 2, unanswered 0, gone meanwhile 0, failed 0\n") {
+	if code != 0 || !strings.HasPrefix(out, "dry run (never), ") || !strings.Contains(out, "deleted 1, verified in place 2, unanswered 0, undecided 0, gone meanwhile 0, failed 0\n") {
 		t.Errorf("dry run: exit %d, %q", code, out)
 	}
 	if left := n.IP("neigh"); !strings.Contains(left, "10.0.0.50") || !strings.Contains(left, "REACHABLE") {
 		t.Errorf("dry run changed the table:\n%s", left)
 	}
 	code, out = once()
-	if code != 0 || strings.Count(out, "\n") != 1 || !strings.Contains(out, "deleted 1, verified in place 1, unanswered 1, gone meanwhile 0, failed 0\n") {
+	if code != 0 || strings.Count(out, "\n") != 1 || !strings.Contains(out, "deleted 1, verified in place 1, unanswered 1, undecided 0, gone meanwhile 0, failed 0\n") {
 		t.Errorf("exit %d, %q", code, out)
 	}
 	left := n.IP("neigh")

@@ -126,7 +126,7 @@ func wayTo(table *kernel.Table, o *options) (link neigh.Link, err error) {
 // shielded for as long as answers come, and put back where one of them moved it.
 // An entry whose holder did not answer the last time is left to the kernel: it
 // is about to find out, and would be kept from it.
-func ask(ctx context.Context, table *kernel.Table, asker solicitor, link *neigh.Link, key neigh.Key, r *result) error {
+func ask(ctx context.Context, table *kernel.Table, solicitor solicitor, link *neigh.Link, key neigh.Key, r *result) error {
 	before, err := table.Get(key)
 	everything := policy.Scope{}
 	learned := err == nil && !everything.Decide(&before, link, true).Reason.Foreign() && before.State.Valid()
@@ -140,26 +140,24 @@ func ask(ctx context.Context, table *kernel.Table, asker solicitor, link *neigh.
 		}
 	}
 	questions := []shield.Question{{Addr: key.Addr}}
-	answered := make(map[neigh.LLAddr]bool)
-	err = asker.Ask(ctx, key.Index, questions, probeWindow, func(a shield.Reply) {
-		answered[a.LLAddr] = true
+	q := &shield.Inquiry{Key: key, Link: link, NextHop: true, Incumbent: before}
+	err = solicitor.Ask(ctx, key.Index, questions, probeWindow, func(a shield.Reply) {
+		q.Hear(a)
 		r.add(a, &before, learned)
 	})
-	r.currentAnswered = answered[before.LLAddr]
+	r.currentAnswered = q.IncumbentHeard()
 	if errors.Is(err, neigh.ErrPermission) {
 		return fmt.Errorf("asking on %s: CAP_NET_RAW is missing: %s", link.Name, howToGrant)
 	}
-	if !learned || !r.currentAnswered {
+	if h, ok := q.Holder(); !learned || !ok || h != before.LLAddr {
 		return err
 	}
-	after, getErr := table.Get(key)
-	if getErr == nil && after.LLAddr != before.LLAddr && answered[after.LLAddr] && !everything.Decide(&after, link, true).Reason.Foreign() {
-		getErr = table.Replace(key, before.LLAddr, after.Flags)
+	asker := &shield.Asker{Table: table, Scope: &everything}
+	holdErr := asker.Hold(q, before.LLAddr)
+	if errors.Is(holdErr, neigh.ErrGone) || errors.Is(holdErr, shield.ErrChanged) {
+		holdErr = nil
 	}
-	if errors.Is(getErr, neigh.ErrGone) {
-		getErr = nil
-	}
-	return cmp.Or(err, getErr)
+	return cmp.Or(err, holdErr)
 }
 
 // add takes in one answer.

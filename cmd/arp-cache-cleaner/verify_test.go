@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -47,9 +48,13 @@ func monitor(t *testing.T, h *lab.Host) (stop func() string) {
 	if err := h.Start(cmd); err != nil {
 		t.Fatal(err)
 	}
-	return func() string {
+	end := sync.OnceFunc(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		_ = cmd.Wait()
+	})
+	t.Cleanup(end)
+	return func() string {
+		end()
 		return out.String()
 	}
 }
@@ -213,6 +218,125 @@ func TestNewMACIsFound(t *testing.T) {
 			replacement.Plug(sw, "eth0", otherMAC, tt.addr)
 			eventually(t, "the entry names the new MAC", func() bool { return strings.Contains(node.IP("neigh show "+tt.dst), otherMAC) })
 			eventually(t, "a correction is counted", func() bool { return p.metric(`corrections_total{device="eth0"}`) == 1 })
+		})
+	}
+}
+
+// A packet socket hears what the node's firewall has the kernel drop. The entry may
+// be given to such a holder, since the one it names is silent; but it is the kernel
+// that finds out, and nothing it has not heard makes the entry REACHABLE.
+func TestWhatTheFirewallDropsIsNotVerified(t *testing.T) {
+	for _, dropped := range []bool{true, false} {
+		t.Run(fmt.Sprintf("dropped=%v", dropped), func(t *testing.T) {
+			l := lab.Start(t)
+			sw := l.Switch()
+			node, peer, other := l.Host("node"), l.Host("peer"), l.Host("other")
+			node.Plug(sw, "eth0", nodeMAC, "10.0.0.1/24")
+			if dropped {
+				node.Firewall(t, "table arp lab { chain in { type filter hook input priority 0; arp saddr ether "+otherMAC+" counter drop; }; }")
+			}
+			peer.Plug(sw, "eth0", peerMAC, "10.0.0.2/24")
+			node.IP("route add default via 10.0.0.2") // a next hop: renewed without traffic
+			node.Touch("10.0.0.2")
+			eventually(t, "the entry exists", func() bool { return strings.Contains(node.IP("neigh show 10.0.0.2"), peerMAC) })
+			watch := monitor(t, node)
+			p := start(t, node, "--interval=3s")
+			p.ready()
+			peer.IP("link set eth0 down")
+			other.Plug(sw, "eth0", otherMAC, "10.0.0.2/24")
+			given := "10.0.0.2 dev eth0 lladdr " + otherMAC
+			eventually(t, "the entry is given to the other", func() bool { return strings.Contains(node.IP("neigh show"), given) })
+			within(t, 20*time.Second, "the kernel has found out", func() bool {
+				shown := node.IP("neigh show 10.0.0.2")
+				return strings.Contains(shown, otherMAC+" REACHABLE") || !strings.Contains(shown, otherMAC)
+			})
+			seen := watch()
+			if reachable := strings.Contains(seen, given+" REACHABLE"); reachable == dropped {
+				t.Errorf("REACHABLE at the other: %v, want %v:\n%s", reachable, !dropped, seen)
+			}
+			if dropped && strings.Contains(node.Run("nft", "list", "ruleset"), "packets 0 ") {
+				t.Error("the firewall has dropped nothing")
+			}
+		})
+	}
+}
+
+// The holder is silent, and two others answer. Neither is believed: the entry stays
+// as it is until the kernel itself finds the holder silent.
+func TestOfTwoStrangersNeitherIsBelieved(t *testing.T) {
+	for _, strangers := range []int{1, 2} {
+		t.Run(fmt.Sprintf("%d strangers", strangers), func(t *testing.T) {
+			l := lab.Start(t)
+			sw := l.Switch()
+			node, peer := l.Host("node"), l.Host("peer")
+			node.Plug(sw, "eth0", nodeMAC, "10.0.0.1/24")
+			node.Sysctl("net/ipv4/neigh/eth0/delay_first_probe_time", "60")
+			peer.Plug(sw, "eth0", peerMAC, "10.0.0.2/24")
+			node.IP("route add default via 10.0.0.2")
+			node.Touch("10.0.0.2")
+			eventually(t, "the entry exists", func() bool { return strings.Contains(node.IP("neigh show 10.0.0.2"), peerMAC) })
+			peer.IP("link set eth0 down")
+			for i := range strangers {
+				l.Host(fmt.Sprint("stranger", i)).Plug(sw, "eth0", fmt.Sprintf("02:00:00:00:00:9%d", 9-i), "10.0.0.2/24")
+			}
+			watch := monitor(t, node)
+			p := start(t, node, "--interval=3s")
+			result := map[int]string{1: "ok", 2: "undecided"}[strangers]
+			eventually(t, "a renewal ends "+result, func() bool {
+				return p.metric(fmt.Sprintf(`renewals_total{device="eth0",method="broadcast",result=%q}`, result)) >= 1
+			})
+			shown, seen := node.IP("neigh show 10.0.0.2"), watch()
+			if moved := strings.Contains(seen, "lladdr 02:00:00:00:00:9"); moved != (strangers == 1) {
+				t.Errorf("given to another: %v: %s\n%s", moved, shown, seen)
+			}
+			if got := p.metric(`contested_entries{device="eth0"}`); got != float64(strangers-1) {
+				t.Errorf("%v contested entries, want %d", got, strangers-1)
+			}
+		})
+	}
+}
+
+// A proxy answers for an address without the Override flag, its owner with it. The
+// owner has the entry, whichever of them the entry named at first.
+func TestOwnerBeforeProxy(t *testing.T) {
+	for _, first := range []string{"proxy", "owner"} {
+		t.Run("the entry names the "+first, func(t *testing.T) {
+			l := lab.Start(t)
+			sw := l.Switch()
+			const addr = "2001:db8::2"
+			node, proxy, owner := l.Host("node"), l.Host("proxy"), l.Host("owner")
+			node.Plug(sw, "eth0", nodeMAC, "2001:db8::1/64")
+			proxy.Plug(sw, "eth0", peerMAC, "2001:db8::fe/64")
+			// The kernel is a proxy on a host that forwards.
+			proxy.Sysctl("net/ipv6/conf/all/forwarding", "1")
+			proxy.Sysctl("net/ipv6/conf/eth0/proxy_ndp", "1")
+			proxy.Sysctl("net/ipv6/neigh/eth0/proxy_delay", "0")
+			join := map[string]func(){
+				"proxy": func() { proxy.IP("neigh add proxy " + addr + " dev eth0") },
+				"owner": func() { owner.Plug(sw, "eth0", otherMAC, addr+"/64") },
+			}
+			mac := map[string]string{"proxy": peerMAC, "owner": otherMAC}
+			join[first]()
+			delete(join, first)
+			node.IP("-6 route add default via " + addr) // a next hop: renewed without traffic
+			node.Touch(addr)
+			eventually(t, "the entry exists", func() bool { return strings.Contains(node.IP("neigh show "+addr), mac[first]) })
+			for _, f := range join {
+				f()
+			}
+			p := start(t, node, "--interval=1s")
+			renewals := func() float64 { return p.metric(`renewals_total{device="eth0",method="broadcast",result="ok"}`) }
+			eventually(t, "two renewals", func() bool { return renewals() >= 2 })
+			watch := monitor(t, node)
+			for n := renewals(); renewals() < n+5; {
+				<-time.After(100 * time.Millisecond)
+			}
+			if seen := watch(); strings.Contains(seen, addr+" dev eth0 lladdr "+peerMAC) || !strings.Contains(seen, addr+" dev eth0 lladdr "+otherMAC) {
+				t.Errorf("want it with the owner, %s:\n%s", otherMAC, seen)
+			}
+			if got := p.metric(`contested_entries{device="eth0"}`); got != 1 {
+				t.Errorf("%v contested entries, want 1: both must have answered", got)
+			}
 		})
 	}
 }

@@ -35,7 +35,7 @@ func TestErrorsNameTheirObject(t *testing.T) {
 		return func() error { return table.SetState(k, neigh.Stale) }
 	}
 	use := func() error { return table.Use(gone) }
-	replace := func() error { return table.Replace(gone, mac(2, 0, 0, 0, 0, 9), 0) }
+	give := func() error { return table.Give(gone, mac(2, 0, 0, 0, 0, 9), 0) }
 	route := func(a string, index int) func() error {
 		return func() error { _, err := table.Route(netip.MustParseAddr(a), index); return err }
 	}
@@ -68,7 +68,7 @@ func TestErrorsNameTheirObject(t *testing.T) {
 		{"changing no such entry", nil, setState(gone), "setting entry 10.0.0.9 to stale: not there (no such file or directory)"},
 		{"entry without an address", nil, setState(none), "setting entry 10.0.0.3 to stale: entry has no link-layer address"},
 		{"using no such entry", nil, use, "using entry 10.0.0.9: not there (no such file or directory)"},
-		{"moving no such entry", nil, replace, "setting entry 10.0.0.9 to 02:00:00:00:00:09: not there (no such file or directory)"},
+		{"giving away no such entry", nil, give, "giving entry 10.0.0.9 to 02:00:00:00:00:09: not there (no such file or directory)"},
 		{"no route", nil, route("192.0.2.1", 0), "finding the route to 192.0.2.1: network is unreachable"},
 		{"no way", nil, place("10.66.0.1"), "placing 10.66.0.1: not there (finding the route to 10.66.0.1: no route to host)"},
 		{"no way without a device", nil, place("fe80::1"), "placing fe80::1: a link-local address says nothing without a device"},
@@ -90,7 +90,7 @@ func TestErrorsNameTheirObject(t *testing.T) {
 		{"delete", []uint32{unix.SYS_SENDTO}, func() error { _, err := table.Delete([]neigh.Key{gone}); return err }, "deleting 1 entries" + refused},
 		{"set state", []uint32{unix.SYS_SENDTO}, setState(there), "setting entry 10.0.0.2 to stale" + refused},
 		{"use", []uint32{unix.SYS_SENDTO}, use, "using entry 10.0.0.9" + refused},
-		{"replace", []uint32{unix.SYS_SENDTO}, replace, "setting entry 10.0.0.9 to 02:00:00:00:00:09" + refused},
+		{"give", []uint32{unix.SYS_SENDTO}, give, "giving entry 10.0.0.9 to 02:00:00:00:00:09" + refused},
 		{"check write", []uint32{unix.SYS_SENDTO}, table.CheckWrite, "changing the neighbour table" + refused},
 		{"route", []uint32{unix.SYS_SENDTO}, route("10.0.0.2", 0), "finding the route to 10.0.0.2" + refused},
 		{"device", []uint32{unix.SYS_SENDTO}, device(index), "reading device "},

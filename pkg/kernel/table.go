@@ -356,16 +356,23 @@ func (t *Table) Use(k neigh.Key) error {
 	return nil
 }
 
-// Replace gives an existing entry another link-layer address and makes it
-// NUD_REACHABLE: NLM_F_REPLACE, no NLM_F_CREATE. flags are those the entry has:
-// without NTF_ROUTER the kernel would take a router for a host.
-func (t *Table) Replace(k neigh.Key, lladdr neigh.LLAddr, flags neigh.Flags) error {
-	r := request{
-		Key: k, typ: unix.RTM_NEWNEIGH, flags: unix.NLM_F_REPLACE, state: neigh.Reachable,
+// Give gives an existing entry to the holder lladdr and has the kernel verify that:
+// it makes the entry NUD_STALE (NLM_F_REPLACE, no NLM_F_CREATE) and then does as Use
+// does. Packets flow at once. Unless TCP vouches for the new holder within
+// delay_first_probe_time (5 s), the kernel asks it by unicast, and if that is not
+// answered, everybody. So nothing is NUD_REACHABLE by what a packet socket has heard:
+// that hears what the host's firewall has the kernel drop, too. flags are those the
+// entry has: without NTF_ROUTER the kernel would take a router for a host.
+//
+// It takes two requests, in one system call: in one with NTF_USE the kernel does
+// nothing else (neigh_add).
+func (t *Table) Give(k neigh.Key, lladdr neigh.LLAddr, flags neigh.Flags) error {
+	err := t.change(request{
+		Key: k, typ: unix.RTM_NEWNEIGH, flags: unix.NLM_F_REPLACE, state: neigh.Stale,
 		ntf: uint8(flags & neigh.FlagRouter), lladdr: lladdr,
-	}
-	if err := t.change(r); err != nil {
-		return fmt.Errorf("setting entry %s to %s: %w", k.Addr, lladdr, err)
+	}, request{Key: k, typ: unix.RTM_NEWNEIGH, ntf: netlink.NTF_USE})
+	if err != nil {
+		return fmt.Errorf("giving entry %s to %s: %w", k.Addr, lladdr, err)
 	}
 	return nil
 }
@@ -386,20 +393,30 @@ func (t *Table) CheckWrite() error {
 	return fmt.Errorf("changing the neighbour table: %w", err)
 }
 
-// change sends one request and waits for its acknowledgement.
-func (t *Table) change(r request) error {
+// change sends requests and waits until the kernel has worked through all of them,
+// the ones after a failure included. It returns the first failure.
+func (t *Table) change(requests ...request) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	r.flags |= unix.NLM_F_ACK
-	seq := t.conn.reserve(1)
-	t.out = appendRequest(t.out[:0], &r, seq)
+	first := t.conn.reserve(len(requests))
+	last := t.conn.seq
+	t.out = t.out[:0]
+	for i := range requests {
+		if i == len(requests)-1 {
+			requests[i].flags |= unix.NLM_F_ACK // errors come unasked
+		}
+		t.out = appendRequest(t.out, &requests[i], first+uint32(i))
+	}
 	if err := t.conn.send(t.out); err != nil {
 		return err
 	}
-	return t.conn.receive(seq, seq, func(m message) (bool, error) {
+	var failed error
+	err := t.conn.receive(first, last, func(m message) (bool, error) {
 		if m.typ != unix.NLMSG_ERROR {
 			return false, nil
 		}
-		return true, m.status()
+		failed = cmp.Or(failed, m.status())
+		return m.seq == last, nil
 	})
+	return cmp.Or(err, failed)
 }

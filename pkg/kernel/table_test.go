@@ -255,6 +255,79 @@ func TestSetStateKeepsEverythingElse(t *testing.T) {
 	}
 }
 
+// An entry that is given away carries packets to its new holder, and is verified by
+// the kernel itself: what the new holder answers must reach the kernel.
+func TestGive(t *testing.T) {
+	h, index := host(t)
+	table := open(t, h)
+	k := key("2001:db8::2", index)
+	for _, before := range []string{"lladdr 02:00:00:00:00:06 nud reachable router", "lladdr 02:00:00:00:00:06 nud stale router", "nud failed router"} {
+		h.IP("neigh replace 2001:db8::2 dev eth0 " + before)
+		if err := table.Give(k, mac(2, 0, 0, 0, 0, 9), neigh.FlagRouter); err != nil {
+			t.Fatal(err)
+		}
+		after, err := table.Get(k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if after.State != neigh.Delay || after.LLAddr != mac(2, 0, 0, 0, 0, 9) || after.Flags != neigh.FlagRouter || after.Used > time.Second || after.Updated > time.Second {
+			t.Errorf("%s: %+v, want a router in delay at 02:00:00:00:00:09", before, after)
+		}
+	}
+	// Why it takes two requests.
+	one := request{Key: k, typ: unix.RTM_NEWNEIGH, flags: unix.NLM_F_REPLACE, state: neigh.Stale, ntf: netlink.NTF_USE, lladdr: mac(2, 0, 0, 0, 0, 7)}
+	if err := table.change(one); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := table.Get(k); err != nil || after.LLAddr != mac(2, 0, 0, 0, 0, 9) {
+		t.Errorf("one request with NTF_USE: %+v, %v; want it at 02:00:00:00:00:09 still", after, err)
+	}
+	if err := table.Give(key("10.0.0.99", index), mac(2, 0, 0, 0, 0, 9), 0); !errors.Is(err, neigh.ErrGone) {
+		t.Errorf("an entry that does not exist: %v, want ErrGone", err)
+	}
+	if _, ok := dump(t, table)[key("10.0.0.99", index)]; ok {
+		t.Error("giving away an entry that does not exist created it")
+	}
+}
+
+func TestGivenEntryIsVerifiedByTheKernel(t *testing.T) {
+	l := lab.Start(t)
+	sw := l.Switch()
+	a, b := l.Host("a"), l.Host("b")
+	port := a.Plug(sw, "eth0", "02:00:00:00:00:01", "10.0.0.1/24")
+	b.Plug(sw, "eth0", "02:00:00:00:00:02", "10.0.0.2/24")
+	a.Sysctl("net/ipv4/neigh/eth0/delay_first_probe_time", "1")
+	table := open(t, a)
+	k := key("10.0.0.2", port.Index)
+	for _, tt := range []struct {
+		to   neigh.LLAddr
+		want neigh.State
+	}{
+		{mac(2, 0, 0, 0, 0, 2), neigh.Reachable},
+		{mac(2, 0, 0, 0, 0, 9), neigh.Failed}, // nobody is there
+	} {
+		a.IP("neigh replace 10.0.0.2 lladdr 02:00:00:00:00:07 dev eth0 nud reachable")
+		if err := table.Give(k, tt.to, 0); err != nil {
+			t.Fatal(err)
+		}
+		deadline := time.Now().Add(15 * time.Second)
+		var seen []neigh.State
+		for len(seen) == 0 || seen[len(seen)-1] != tt.want && time.Now().Before(deadline) {
+			e, err := table.Get(k)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(seen) == 0 || e.State != seen[len(seen)-1] {
+				seen = append(seen, e.State)
+			}
+			<-time.After(5 * time.Millisecond)
+		}
+		if last := seen[len(seen)-1]; last != tt.want || seen[0] != neigh.Delay {
+			t.Errorf("given to %s: %s, want delay, and %s in the end", tt.to, seen, tt.want)
+		}
+	}
+}
+
 func TestGetAll(t *testing.T) {
 	h, index := host(t)
 	const count = 2*maxLookups + 50 // more than one batch

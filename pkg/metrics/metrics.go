@@ -56,7 +56,7 @@ func New(info Info, last func() *report.Report, broadcast func() bool) *Metrics 
 		devices:  make(map[string]struct{}),
 		renewals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: namespace, Name: "renewals_total",
-			Help: "Attempts to renew an entry, by device, method (delete: removed while idle; broadcast: asked for by broadcast, every answer heard; stale: set to NUD_STALE and used, so that the kernel verifies it by unicast, or has TCP vouch for it; probe: set to NUD_PROBE, so that the kernel verifies it at once) and result (ok; unanswered: nobody answered three broadcasts, left to the kernel; gone: vanished before it was reached; changed: called for another verdict when read again; failed: refused by the kernel).",
+			Help: "Attempts to renew an entry, by device, method (delete: removed while idle; broadcast: asked for by broadcast, every answer heard; stale: set to NUD_STALE and used, so that the kernel verifies it by unicast, or has TCP vouch for it; probe: set to NUD_PROBE, so that the kernel verifies it at once) and result (ok; unanswered: nobody answered three broadcasts, left to the kernel; undecided: others than the holder that the entry names answered them, and not one alone each time, left to the kernel; gone: vanished before it was reached; changed: called for another verdict when read again; failed: refused by the kernel).",
 		}, []string{"device", "method", "result"}),
 		renewalAge: histogram("renewal_age_seconds",
 			[]float64{1, 10, 60, 120, 180, 240, 270, 285, 300, 315, 360, 600, 3600},

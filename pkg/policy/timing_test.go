@@ -124,7 +124,7 @@ func TestDue(t *testing.T) {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
 			// How long that takes says the same.
-			if left := tt.timing.Left(&e, tt.resolved); tt.state != neigh.Probe && (left <= 0) != tt.want {
+			if left := tt.timing.Left(&e, &neigh.Link{}, tt.resolved); tt.state != neigh.Probe && (left <= 0) != tt.want {
 				t.Errorf("due in %v, want due: %v", left, tt.want)
 			}
 		})

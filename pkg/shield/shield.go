@@ -48,7 +48,7 @@ type Table interface {
 	Get(k neigh.Key) (neigh.Entry, error)
 	SetState(k neigh.Key, s neigh.State) error
 	Use(k neigh.Key) error
-	Replace(k neigh.Key, lladdr neigh.LLAddr, flags neigh.Flags) error
+	Give(k neigh.Key, lladdr neigh.LLAddr, flags neigh.Flags) error
 }
 
 // Question is an address to be asked for. The address to ask from is none of the
@@ -103,11 +103,65 @@ type Inquiry struct {
 	Holders   []neigh.LLAddr // that answered, in the order of their first answers
 	Complete  bool           // it was asked for as often as it takes: who was not heard is silent
 	Unasked   error          // why it could not be asked for (any more), while the others of the round were
+
+	tries int     // how often it was asked for
+	heard []heard // of each of Holders
+}
+
+// heard is what was heard of one holder.
+type heard struct {
+	tries    int // that it answered
+	last     int // the latest of them
+	override bool
 }
 
 // IncumbentHeard reports whether the holder that the entry names has answered.
 func (q *Inquiry) IncumbentHeard() bool {
 	return slices.Contains(q.Holders, q.Incumbent.LLAddr)
+}
+
+// Hear takes in one answer.
+func (q *Inquiry) Hear(r Reply) {
+	i := slices.Index(q.Holders, r.LLAddr)
+	if i < 0 {
+		i = len(q.Holders)
+		q.Holders, q.heard = append(q.Holders, r.LLAddr), append(q.heard, heard{})
+	}
+	h := &q.heard[i]
+	h.override = h.override || r.Override
+	if h.tries == 0 || h.last != q.tries {
+		h.tries, h.last = h.tries+1, q.tries
+	}
+}
+
+// Holder returns whom the entry should name by the answers so far, and false where
+// they do not tell: that is left to the kernel.
+//
+// The incumbent keeps the entry while it answers. Another holder is given it if it
+// alone has answered every try, and the incumbent none. Of Neighbor Advertisements,
+// those with the Override flag beat those without, whichever came first: proxies and
+// the holders of anycast addresses answer without it (RFC 4861 sections 7.2.4 and
+// 7.2.7), and such an answer moves no valid entry (section 7.2.5; ndisc_recv_na, and
+// NEIGH_UPDATE_F_WEAK_OVERRIDE in __neigh_update). So an incumbent that answers
+// without it gives way to the one holder that answers with it.
+func (q *Inquiry) Holder() (neigh.LLAddr, bool) {
+	incumbent, other, others := -1, -1, 0
+	for i, h := range q.Holders {
+		switch {
+		case h == q.Incumbent.LLAddr:
+			incumbent = i
+		case q.heard[i].override:
+			other = i
+			others++
+		}
+	}
+	switch {
+	case incumbent >= 0 && (others == 0 || q.heard[incumbent].override):
+		return q.Incumbent.LLAddr, true
+	case others == 1 && (incumbent >= 0 || q.Complete && q.heard[other].tries == q.tries):
+		return q.Holders[other], true
+	}
+	return neigh.LLAddr{}, false
 }
 
 // Asker asks for entries under the shield.
@@ -163,6 +217,9 @@ func (a *Asker) Ask(ctx context.Context, device int, open map[netip.Addr]*Inquir
 			}
 			shielded = time.Now()
 		}
+		for _, asked := range questions {
+			open[asked.Addr].tries++
+		}
 		err := a.Solicitor.Ask(ctx, device, questions, window, func(r Reply) {
 			if q := open[r.Addr]; q != nil {
 				a.hear(q, r)
@@ -201,20 +258,18 @@ func (a *Asker) raiseAgain(q *Inquiry) {
 
 // hear takes in one answer. Where locktime is 0, and for Neighbor Discovery,
 // which has none, the answer of another holder has moved the entry: as soon as
-// both have answered, the incumbent is put back.
+// both have answered, the incumbent is put back, if it is the one to hold it.
 func (a *Asker) hear(q *Inquiry, r Reply) {
 	if a.Answered != nil {
 		a.Answered(r.RTT)
 	}
-	if !slices.Contains(q.Holders, r.LLAddr) {
-		q.Holders = append(q.Holders, r.LLAddr)
-	}
-	if len(q.Holders) > 1 && q.IncumbentHeard() {
-		_ = a.Hold(q, q.Incumbent.LLAddr)
+	q.Hear(r)
+	if h, ok := q.Holder(); ok && h == q.Incumbent.LLAddr && len(q.Holders) > 1 {
+		_ = a.Hold(q, h)
 	}
 }
 
-// Hold writes lladdr into the entry, unless it is there already, or the entry
+// Hold gives the entry to lladdr, unless it has it already, or the entry
 // has become somebody else's. It undoes what an answer to this round did, and
 // nothing else: an address that neither was there nor answered has been
 // announced meanwhile, by gratuitous ARP or by an administrator, and is newer
@@ -231,7 +286,7 @@ func (a *Asker) Hold(q *Inquiry, lladdr neigh.LLAddr) error {
 	case e.State.Valid() && e.LLAddr != q.Incumbent.LLAddr && !slices.Contains(q.Holders, e.LLAddr):
 		return ErrChanged
 	}
-	return a.Table.Replace(e.Key, lladdr, e.Flags)
+	return a.Table.Give(e.Key, lladdr, e.Flags)
 }
 
 // Reread reads an entry again, just before it is touched: the kernel knows no

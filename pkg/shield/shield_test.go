@@ -65,9 +65,9 @@ func (f *fakeTable) Use(neigh.Key) error {
 	return nil
 }
 
-func (f *fakeTable) Replace(_ neigh.Key, lladdr neigh.LLAddr, flags neigh.Flags) error {
-	f.did = append(f.did, "replace "+lladdr.String())
-	f.entry.LLAddr, f.entry.State, f.entry.Flags = lladdr, neigh.Reachable, flags
+func (f *fakeTable) Give(_ neigh.Key, lladdr neigh.LLAddr, flags neigh.Flags) error {
+	f.did = append(f.did, "give "+lladdr.String())
+	f.entry.LLAddr, f.entry.State, f.entry.Flags = lladdr, neigh.Delay, flags
 	return nil
 }
 
@@ -112,7 +112,7 @@ func entry(state neigh.State) *neigh.Entry {
 
 func answer(n ...byte) (all []Reply) {
 	for _, i := range n {
-		all = append(all, Reply{Addr: key.Addr, LLAddr: mac(i), RTT: ms})
+		all = append(all, Reply{Addr: key.Addr, LLAddr: mac(i), RTT: ms, Override: true})
 	}
 	return all
 }
@@ -297,6 +297,90 @@ func TestIncumbentIsPutBack(t *testing.T) {
 			if table.entry.LLAddr != mac(1) {
 				t.Errorf("answers %v: the entry names %s", order, table.entry.LLAddr)
 			}
+			// No answer that only we have heard makes an entry NUD_REACHABLE.
+			if order[1] == 2 && table.entry.State != neigh.Delay {
+				t.Errorf("put back as %s", table.entry.State)
+			}
+		})
+	}
+}
+
+// A proxy that the entry names is not put back where the kernel has moved the entry
+// to the owner, whoever answers first.
+func TestProxyIsNotPutBack(t *testing.T) {
+	proxy, owner := Reply{Addr: key.Addr, LLAddr: mac(1), RTT: ms}, answer(2)[0]
+	for _, replies := range [][]Reply{{proxy, owner}, {owner, proxy}} {
+		synctest.Test(t, func(t *testing.T) {
+			table := &fakeTable{entry: entry(neigh.Reachable)}
+			s := &fakeSolicitor{answers: [][]Reply{replies}}
+			s.hear = func(_ int, r Reply) {
+				if r.Override {
+					table.entry.LLAddr, table.entry.State = r.LLAddr, neigh.Reachable
+				}
+			}
+			a := &Asker{Table: table, Solicitor: s, Scope: &policy.Scope{}}
+			q := inquiry()
+			if err := errors.Join(a.Raise(q), a.Ask(t.Context(), 2, map[netip.Addr]*Inquiry{key.Addr: q})); err != nil {
+				t.Fatal(err)
+			}
+			if table.entry.LLAddr != mac(2) || len(table.did) != 2 {
+				t.Errorf("the entry names %s after %q", table.entry.LLAddr, table.did)
+			}
+		})
+	}
+}
+
+// Whom an entry should name, by the answers to its tries. The entry names mac(1).
+func TestHolder(t *testing.T) {
+	strong := func(n byte) Reply { return Reply{LLAddr: mac(n), Override: true} } // ARP, or ND with Override
+	weak := func(n byte) Reply { return Reply{LLAddr: mac(n)} }
+	type tries = [][]Reply
+	thrice := func(r ...Reply) tries { return tries{r, r, r} }
+	tests := []struct {
+		name  string
+		tries tries
+		cut   bool // the last try was not the last
+		want  byte // 0: the answers do not tell
+	}{
+		{name: "nobody", tries: thrice()},
+		{name: "the incumbent", tries: tries{{strong(1)}}, want: 1},
+		{name: "the incumbent, so far", tries: tries{{strong(1)}}, cut: true, want: 1},
+		{name: "the incumbent at the last try", tries: tries{{strong(2)}, {strong(2)}, {strong(2), strong(1)}}, want: 1},
+		{name: "the incumbent and several others", tries: tries{{strong(2), strong(3), strong(1)}}, want: 1},
+		{name: "one other, each time", tries: thrice(strong(2)), want: 2},
+		{name: "one other, each time and often", tries: thrice(strong(2), strong(2), strong(2)), want: 2},
+		{name: "one other, so far", tries: tries{{strong(2)}, {strong(2)}}, cut: true},
+		{name: "one other, who missed a try", tries: tries{{strong(2)}, nil, {strong(2), strong(2)}}},
+		{name: "two others, each time", tries: thrice(strong(2), strong(3))},
+		{name: "two others, one of them once", tries: tries{{strong(2)}, {strong(2), strong(3)}, {strong(2)}}},
+
+		{name: "a proxy that is the incumbent, alone", tries: tries{{weak(1)}}, want: 1},
+		{name: "a proxy that is the incumbent, then the owner", tries: tries{{weak(1), strong(2)}}, want: 2},
+		{name: "the owner, then a proxy that is the incumbent", tries: tries{{strong(2), weak(1)}}, want: 2},
+		{name: "a proxy that is the incumbent, and two owners", tries: tries{{weak(1), strong(2), strong(3)}}},
+		{name: "two proxies", tries: tries{{weak(2), weak(1)}}, want: 1},
+		{name: "the incumbent, and a proxy", tries: tries{{weak(2), strong(1)}}, want: 1},
+		{name: "the incumbent, who answered the kernel's unicast as well", tries: tries{{weak(1), strong(2), strong(1)}}, want: 1},
+		{name: "a proxy alone, each time", tries: thrice(weak(2))},
+		{name: "another owner beside a proxy, each time", tries: thrice(weak(2), strong(3)), want: 3},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			q := inquiry()
+			q.Incumbent, q.Complete = *entry(neigh.Delay), !tt.cut
+			for _, replies := range tt.tries {
+				q.tries++
+				for _, r := range replies {
+					q.Hear(r)
+				}
+			}
+			var want neigh.LLAddr
+			if tt.want > 0 {
+				want = mac(tt.want)
+			}
+			if got, ok := q.Holder(); got != want || ok != (tt.want > 0) {
+				t.Errorf("got %s, %v; want %s", got, ok, want)
+			}
 		})
 	}
 }
@@ -317,9 +401,9 @@ func TestHold(t *testing.T) {
 		err    error
 	}{
 		{name: "it is there", entry: named(1, neigh.Stale), lladdr: 1},
-		{name: "one that answered is there", entry: named(2, neigh.Reachable), lladdr: 1, want: "replace " + mac(1).String()},
-		{name: "the incumbent gives way", entry: named(1, neigh.Delay), lladdr: 2, want: "replace " + mac(2).String()},
-		{name: "it has failed meanwhile", entry: named(1, neigh.Failed), lladdr: 1, want: "replace " + mac(1).String()},
+		{name: "one that answered is there", entry: named(2, neigh.Reachable), lladdr: 1, want: "give " + mac(1).String()},
+		{name: "the incumbent gives way", entry: named(1, neigh.Delay), lladdr: 2, want: "give " + mac(2).String()},
+		{name: "it has failed meanwhile", entry: named(1, neigh.Failed), lladdr: 1, want: "give " + mac(1).String()},
 		{name: "one that did not answer has been announced", entry: named(7, neigh.Stale), lladdr: 1, err: ErrChanged},
 		{name: "permanent", entry: named(2, neigh.Permanent), lladdr: 1, err: ErrChanged},
 		{name: "managed", entry: managed, lladdr: 1, err: ErrChanged},

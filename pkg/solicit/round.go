@@ -71,15 +71,18 @@ type round struct {
 
 // asked is what is known about an address that was asked for.
 type asked struct {
-	sent    time.Time       // of the latest solicitation; zero before the first
-	holders map[lladdr]bool // reported, and whether as solicited
+	sent    time.Time // of the latest solicitation; zero before the first
+	holders map[lladdr]reported
 }
+
+// reported is the most that was reported of a holder.
+type reported struct{ solicited, override bool }
 
 func (r *round) add(t Target) {
 	t.Addr, t.Source = t.Addr.WithZone(""), t.Source.WithZone("")
 	r.targets = append(r.targets, t)
 	if r.asked[t.Addr] == nil {
-		r.asked[t.Addr] = &asked{holders: make(map[lladdr]bool, 1)}
+		r.asked[t.Addr] = &asked{holders: make(map[lladdr]reported, 1)}
 	}
 }
 
@@ -191,11 +194,12 @@ func (r *round) take(c claim, now time.Time) {
 	if a == nil || a.sent.IsZero() {
 		return
 	}
-	answered, known := a.holders[c.lladdr]
-	if known && (answered || !c.solicited) || !known && len(a.holders) >= maxHolders {
+	was, known := a.holders[c.lladdr]
+	more := !known || c.solicited && !was.solicited || c.override && !was.override && (c.solicited || !was.solicited)
+	if !more || !known && len(a.holders) >= maxHolders {
 		return
 	}
-	a.holders[c.lladdr] = c.solicited
+	a.holders[c.lladdr] = reported{c.solicited, c.override}
 	r.answer(Answer{
 		Addr:      c.addr,
 		LLAddr:    net.HardwareAddr(c.lladdr[:]),

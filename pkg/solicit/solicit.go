@@ -137,7 +137,9 @@ func (c *Conn) Close() error {
 // few answered, and the error of ctx if that was done earlier.
 //
 // Each distinct (Addr, LLAddr) is reported once, when it is first heard, and
-// once more if it was first heard in an announcement and then answers. Of the
+// once more if it was first heard in an announcement and then answers, or if its
+// answer has the Override flag and the one before had not: Linux answers the kernel's
+// own unicast solicitation without it. Of the
 // holders of one Addr the first 64 are reported. What comes for an address not
 // asked for, or before it was asked for, is dropped. ARP and ND cannot tell
 // answers to one solicitation from late ones to the one before.

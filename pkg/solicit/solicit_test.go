@@ -316,6 +316,11 @@ func TestAnnouncements(t *testing.T) {
 		{"advertisement without the option", at("2001:db8::7"), unix.ETH_P_IPV6, func(asker lladdr) [][]byte {
 			return [][]byte{frame(asker, puppetMAC, unix.ETH_P_IPV6, naPacket(target, us, target, 0x40))}
 		}, []bool{true}},
+		{"answer without Override, then with", at("2001:db8::7"), unix.ETH_P_IPV6, func(asker lladdr) [][]byte {
+			weak := frame(asker, puppetMAC, unix.ETH_P_IPV6, naPacket(target, us, target, 0x40))
+			strong := frame(asker, puppetMAC, unix.ETH_P_IPV6, naPacket(target, us, target, 0x60, option...))
+			return [][]byte{weak, weak, strong, weak, strong}
+		}, []bool{true, true}},
 		{"what is none", at("10.0.0.7"), unix.ETH_P_ARP, func(asker lladdr) [][]byte {
 			reply := arpReplyPacket(puppetMAC, "10.0.0.7", asker, "10.0.0.1")
 			return [][]byte{

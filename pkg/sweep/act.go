@@ -21,6 +21,7 @@ type Result string
 const (
 	OK         Result = "ok"
 	Unanswered Result = "unanswered" // asked for by broadcast three times, and nobody answered
+	Undecided  Result = "undecided"  // the same, and others answered, but not one alone each time
 	Gone       Result = "gone"       // the entry or its device had vanished meanwhile
 	Changed    Result = "changed"    // read again, the entry called for another verdict
 	Failed     Result = "failed"     // the kernel refused
@@ -246,6 +247,8 @@ func (s *Sweeper) settle(j *Job, m Method, err error, at time.Time) Result {
 		r = OK
 	case errors.Is(err, errUnanswered):
 		r = Unanswered
+	case errors.Is(err, errUndecided):
+		r = Undecided
 	case errors.Is(err, neigh.ErrGone):
 		r = Gone
 	case errors.Is(err, errChanged), errors.Is(err, neigh.ErrNoAddress):
@@ -255,7 +258,7 @@ func (s *Sweeper) settle(j *Job, m Method, err error, at time.Time) Result {
 	if m == ByDelete && r == OK {
 		s.clocks.ask(clock, at)
 	}
-	if r == OK || r == Unanswered { // either way it was asked for afresh
+	if r == OK || r == Unanswered || r == Undecided { // in any case way it was asked for afresh
 		s.clocks.renewed(clock, at)
 		s.putApart(clock, j)
 	} else {

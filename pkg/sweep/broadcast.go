@@ -1,6 +1,7 @@
 package sweep
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -163,37 +164,68 @@ func (b *Broadcast) ask(ctx context.Context, asker *shield.Asker, q *shield.Inqu
 	}
 }
 
-// settle makes the entry name the holder that the answers call for.
+// settle makes the entry name the holder that the answers call for. What that holder
+// answered need not have reached the kernel: its firewall may have dropped it.
 func (b *Broadcast) settle(ctx context.Context, asker *shield.Asker, q *shield.Inquiry) error {
-	switch {
-	case q.IncumbentHeard():
-		return asker.Hold(q, q.Incumbent.LLAddr)
-	case len(q.Holders) > 0:
-		return asker.Hold(q, q.Holders[0])
+	h, ok := q.Holder()
+	if !ok {
+		return b.leave(ctx, q)
 	}
-	return b.leave(ctx, q)
-}
-
-// leave leaves an entry that nobody answers for to the kernel, which verifies
-// it by unicast when it is used. Where nothing else has vouched for the entry
-// either, the kernel is made to do so now: shielding it again and again would
-// keep it from that for ever. Those requests need turns as well.
-func (b *Broadcast) leave(ctx context.Context, q *shield.Inquiry) error {
-	if err := b.Pacer.Wait(ctx, q.Key.Index, 1, false); err != nil {
-		return errUnanswered
-	}
-	b.Pacer.Spend(q.Key.Index, kernelTries-1)
-	e, err := shield.Reread(b.Table, b.Scope, q.Key, q.Link, q.NextHop)
-	if err != nil {
+	if err := asker.Hold(q, h); err != nil {
 		return err
 	}
-	e.Used, e.Updated = q.Incumbent.Used, q.Incumbent.Updated // the shield has restarted them
-	if b.Timing.Overdue(&e, q.Link, neigh.Confirmed) {
-		if err := b.Table.SetState(e.Key, neigh.Probe); err != nil {
-			return err
-		}
+	due, err := b.unconfirmed(q)
+	switch {
+	case err != nil:
+	case due && b.turns(ctx, q) == nil:
+		err = b.confirm(q)
+	case h != q.Incumbent.LLAddr:
+		b.Pacer.Spend(q.Key.Index, 1) // the kernel's, by which it verifies that
 	}
-	return errUnanswered
+	if errors.Is(err, errChanged) {
+		return nil // the kernel is verifying it already
+	}
+	return err
+}
+
+// leave leaves an entry to the kernel that nobody answers for, or only others whom
+// there is no reason to believe. The kernel verifies it by unicast when it is used.
+// Those requests need turns as well.
+func (b *Broadcast) leave(ctx context.Context, q *shield.Inquiry) error {
+	left := errUnanswered
+	if len(q.Holders) > 0 {
+		left = errUndecided
+	}
+	if b.turns(ctx, q) != nil {
+		return left
+	}
+	return cmp.Or(b.confirm(q), left)
+}
+
+// turns waits for the first of the kernel's requests, and takes the turns of all.
+func (b *Broadcast) turns(ctx context.Context, q *shield.Inquiry) error {
+	if err := b.Pacer.Wait(ctx, q.Key.Index, 1, false); err != nil {
+		return err
+	}
+	b.Pacer.Spend(q.Key.Index, kernelTries-1)
+	return nil
+}
+
+// unconfirmed reports whether nothing has vouched for an entry in time.
+func (b *Broadcast) unconfirmed(q *shield.Inquiry) (bool, error) {
+	e, err := shield.Reread(b.Table, b.Scope, q.Key, q.Link, q.NextHop)
+	e.Used, e.Updated = q.Incumbent.Used, q.Incumbent.Updated // the shield has restarted them
+	return err == nil && b.Timing.Overdue(&e, q.Link, neigh.Confirmed), err
+}
+
+// confirm makes the kernel verify such an entry now: shielding it again and again
+// would keep it from that for ever.
+func (b *Broadcast) confirm(q *shield.Inquiry) error {
+	due, err := b.unconfirmed(q)
+	if due {
+		err = b.Table.SetState(q.Key, neigh.Probe)
+	}
+	return err
 }
 
 // warn says why broadcasts failed, where CAP_NET_RAW is missing once and for all.

@@ -27,7 +27,8 @@ const ms = time.Millisecond
 type answer struct {
 	lladdr byte
 	delay  time.Duration
-	from   int // the first try that it answers, counted from 0
+	from   int  // the first try that it answers, counted from 0
+	weak   bool // a Neighbor Advertisement without Override
 }
 
 // ask is one call of the Solicitor.
@@ -45,6 +46,7 @@ type fakeSolicitor struct {
 	stray   *shield.Reply                      // heard with every solicitation, and asked for by nobody
 	err     func(n int) error                  // what the n-th Ask ends with, having heard nothing
 	during  func(n int)                        // runs as soon as the n-th is sent
+	deaf    bool                               // the kernel hears nothing
 	slow    time.Duration                      // what an Ask takes beyond its window
 	quiet   bool                               // an Ask that is cut short returns no error
 	unasked func(n int, addr netip.Addr) error // why the n-th Ask leaves an address out
@@ -77,7 +79,7 @@ func (s *fakeSolicitor) Ask(ctx context.Context, device int, questions []shield.
 		s.table.note("ask", neigh.Key{Addr: q.Addr, Index: device})
 		for _, a := range s.answers[q.Addr] {
 			if s.tries[q.Addr] >= a.from {
-				dues = append(dues, due{shield.Reply{Addr: q.Addr, LLAddr: mac(a.lladdr), RTT: a.delay}, true})
+				dues = append(dues, due{shield.Reply{Addr: q.Addr, LLAddr: mac(a.lladdr), RTT: a.delay, Override: !a.weak}, true})
 			}
 		}
 		s.tries[q.Addr]++
@@ -103,8 +105,8 @@ func (s *fakeSolicitor) Ask(ctx context.Context, device int, questions []shield.
 		if !sleep(ctx, time.Until(sent.Add(d.RTT))) {
 			return s.cut(ctx)
 		}
-		if d.forward {
-			s.table.answer(neigh.Key{Addr: d.Addr, Index: device}, d.LLAddr)
+		if d.forward && !s.deaf {
+			s.table.answer(neigh.Key{Addr: d.Addr, Index: device}, d.LLAddr, d.Override)
 		}
 		reply(d.Reply)
 	}
@@ -256,6 +258,7 @@ func TestBroadcast(t *testing.T) {
 	fail := func(e *fakeEntry) { e.State, e.LLAddr = neigh.Failed, neigh.LLAddr{} }
 	vanish := func(b *bench, e *fakeEntry) { b.table.remove(e.Key) }
 	noLocktime := func(b *bench, _ *fakeEntry) { b.table.locktime = 0 }
+	deaf := func(b *bench, _ *fakeEntry) { b.solicitor.deaf = true }
 	slow := func(b *bench, _ *fakeEntry) { b.solicitor.slow = 400 * ms }
 
 	tests := []struct {
@@ -275,7 +278,14 @@ func TestBroadcast(t *testing.T) {
 			answers: []answer{{lladdr: 1, delay: ms}}, did: asked, lladdr: 1, holders: []byte{1}},
 		// An answer of the incumbent's may be lost: it has to miss three times.
 		{name: "another answers", answers: []answer{{lladdr: 2, delay: ms}},
-			did: did(thrice, "replace 02:00:00:00:00:02"), lladdr: 2, holders: []byte{2}},
+			did: did(thrice, "give 02:00:00:00:00:02"), lladdr: 2, holders: []byte{2}},
+		// The kernel has not heard him yet, and by way of NUD_DELAY would ask 5 s late.
+		{name: "another answers for an entry long unconfirmed", entry: overdue, answers: []answer{{lladdr: 2, delay: ms}},
+			did: did(thrice, "give 02:00:00:00:00:02", "probe"), lladdr: 2, holders: []byte{2}},
+		{name: "the incumbent answers for an entry long unconfirmed, and the node's firewall drops it", entry: overdue, setup: deaf,
+			answers: []answer{{lladdr: 1, delay: ms}}, did: did(asked, "probe"), lladdr: 1, holders: []byte{1}},
+		{name: "the incumbent answers, and the node's firewall drops it", setup: deaf,
+			answers: []answer{{lladdr: 1, delay: ms}}, did: asked, lladdr: 1, holders: []byte{1}},
 		{name: "another answers and the kernel has moved the entry", setup: noLocktime, answers: []answer{{lladdr: 2, delay: ms}},
 			did: did(asked, "ask", "ask"), lladdr: 2, holders: []byte{2}},
 		{name: "another answers, and the incumbent's first two answers are lost", answers: []answer{{lladdr: 2, delay: ms}, {lladdr: 1, delay: ms, from: 2}},
@@ -294,15 +304,41 @@ func TestBroadcast(t *testing.T) {
 			answers: []answer{{lladdr: 2, delay: ms}, {lladdr: 1, delay: 400 * ms}}, did: asked, lladdr: 1, holders: []byte{2, 1}},
 		{name: "the incumbent, then another, without locktime", setup: noLocktime,
 			answers: []answer{{lladdr: 1, delay: ms}, {lladdr: 2, delay: 400 * ms}},
-			did:     did(asked, "replace 02:00:00:00:00:01"), lladdr: 1, holders: []byte{1, 2}},
+			did:     did(asked, "give 02:00:00:00:00:01"), lladdr: 1, holders: []byte{1, 2}},
 		{name: "the incumbent and two others, without locktime", setup: noLocktime,
 			answers: []answer{{lladdr: 1, delay: ms}, {lladdr: 3, delay: 100 * ms}, {lladdr: 2, delay: 200 * ms}},
-			did:     did(asked, "replace 02:00:00:00:00:01", "replace 02:00:00:00:00:01"), lladdr: 1, holders: []byte{1, 3, 2}},
-		{name: "several others: the first", answers: []answer{{lladdr: 3, delay: ms}, {lladdr: 2, delay: 2 * ms}},
-			did: did(thrice, "replace 02:00:00:00:00:03"), lladdr: 3, holders: []byte{3, 2}},
-		{name: "several others: the first, without locktime", setup: noLocktime,
-			answers: []answer{{lladdr: 3, delay: ms}, {lladdr: 2, delay: 2 * ms}},
-			did:     did(asked, "ask", "ask", "replace 02:00:00:00:00:03"), lladdr: 3, holders: []byte{3, 2}},
+			did:     did(asked, "give 02:00:00:00:00:01", "give 02:00:00:00:00:01"), lladdr: 1, holders: []byte{1, 3, 2}},
+
+		// Of several others, none is believed: that, too, is the kernel's to judge.
+		{name: "several others", answers: []answer{{lladdr: 3, delay: ms}, {lladdr: 2, delay: 2 * ms}},
+			want: errUndecided, did: thrice, lladdr: 1, holders: []byte{3, 2}},
+		{name: "several others, one of them once", answers: []answer{{lladdr: 3, delay: ms}, {lladdr: 2, delay: 2 * ms, from: 2}},
+			want: errUndecided, did: thrice, lladdr: 1, holders: []byte{3, 2}},
+		{name: "several others for an entry long unconfirmed", entry: overdue, answers: []answer{{lladdr: 3, delay: ms}, {lladdr: 2, delay: 2 * ms}},
+			want: errUndecided, did: did(thrice, "probe"), lladdr: 1, holders: []byte{3, 2}},
+		{name: "several others, without locktime", setup: noLocktime, answers: []answer{{lladdr: 3, delay: ms}, {lladdr: 2, delay: 2 * ms}},
+			want: errUndecided, did: did(asked, "ask", "ask"), lladdr: 2, holders: []byte{3, 2}}, // by the kernel
+		{name: "several others, and the incumbent's first two answers are lost", answers: []answer{{lladdr: 3, delay: ms}, {lladdr: 2, delay: ms}, {lladdr: 1, delay: 2 * ms, from: 2}},
+			did: thrice, lladdr: 1, holders: []byte{3, 2, 1}},
+
+		// Neighbor Advertisements without the Override flag.
+		{name: "the owner beside a proxy that the entry names", setup: noLocktime, answers: []answer{{lladdr: 1, delay: ms, weak: true}, {lladdr: 2, delay: 2 * ms}},
+			did: asked, lladdr: 2, holders: []byte{1, 2}},
+		{name: "the owner, before a proxy that the entry names", setup: noLocktime, answers: []answer{{lladdr: 2, delay: ms}, {lladdr: 1, delay: 2 * ms, weak: true}},
+			did: asked, lladdr: 2, holders: []byte{2, 1}},
+		{name: "a proxy beside the owner, that the entry names", setup: noLocktime, answers: []answer{{lladdr: 1, delay: ms}, {lladdr: 2, delay: 2 * ms, weak: true}},
+			did: asked, lladdr: 1, holders: []byte{1, 2}},
+		{name: "a proxy, before the owner, that the entry names", setup: noLocktime, answers: []answer{{lladdr: 2, delay: ms, weak: true}, {lladdr: 1, delay: 2 * ms}},
+			did: asked, lladdr: 1, holders: []byte{2, 1}},
+		{name: "two proxies", setup: noLocktime, answers: []answer{{lladdr: 1, delay: ms, weak: true}, {lladdr: 2, delay: 2 * ms, weak: true}},
+			did: asked, lladdr: 1, holders: []byte{1, 2}},
+		{name: "two owners beside a proxy that the entry names", setup: noLocktime,
+			answers: []answer{{lladdr: 1, delay: ms, weak: true}, {lladdr: 2, delay: 2 * ms}, {lladdr: 3, delay: 3 * ms}},
+			want:    errUndecided, did: asked, lladdr: 3, holders: []byte{1, 2, 3}}, // by the kernel
+		{name: "a proxy alone", setup: noLocktime, answers: []answer{{lladdr: 2, delay: ms, weak: true}},
+			want: errUndecided, did: thrice, lladdr: 1, holders: []byte{2}},
+		{name: "another owner beside a proxy", setup: noLocktime, answers: []answer{{lladdr: 2, delay: ms, weak: true}, {lladdr: 3, delay: 2 * ms}},
+			did: did(asked, "ask", "ask"), lladdr: 3, holders: []byte{2, 3}},
 
 		// Nobody answers: that is the kernel's to judge.
 		{name: "nobody answers", want: errUnanswered, did: thrice, lladdr: 1},
@@ -315,7 +351,7 @@ func TestBroadcast(t *testing.T) {
 
 		{name: "first try lost", answers: []answer{{lladdr: 1, delay: ms, from: 1}}, did: did(asked, "ask"), lladdr: 1, holders: []byte{1}},
 		{name: "first try lost, another answers the second", answers: []answer{{lladdr: 2, delay: ms, from: 1}},
-			did: did(thrice, "replace 02:00:00:00:00:02"), lladdr: 2, holders: []byte{2}},
+			want: errUndecided, did: thrice, lladdr: 1, holders: []byte{2}},
 		{name: "two tries lost", answers: []answer{{lladdr: 1, delay: ms, from: 2}}, did: thrice, lladdr: 1, holders: []byte{1}},
 		// 500 ms after it was shielded last, an answer at the end of the third
 		// try still finds the entry in locktime.
@@ -358,9 +394,9 @@ func TestBroadcast(t *testing.T) {
 
 		// What the kernel gave up while another answers is given back to it.
 		{name: "failed meanwhile, another answers", setup: during(fail), answers: []answer{{lladdr: 2, delay: ms}},
-			did: did(asked, "ask", "ask", "replace 02:00:00:00:00:02"), lladdr: 2, holders: []byte{2}},
+			did: did(asked, "ask", "ask", "give 02:00:00:00:00:02"), lladdr: 2, holders: []byte{2}},
 		{name: "failed meanwhile, the incumbent answers", setup: during(fail), answers: []answer{{lladdr: 1, delay: ms}},
-			did: did(asked, "replace 02:00:00:00:00:01"), lladdr: 1, holders: []byte{1}},
+			did: did(asked, "give 02:00:00:00:00:01"), lladdr: 1, holders: []byte{1}},
 		{name: "failed meanwhile, nobody answers", setup: during(fail), want: errChanged, did: did(asked, "ask", "ask")},
 
 		{name: "gone before the round", setup: vanish, want: neigh.ErrGone},
@@ -412,7 +448,7 @@ func TestBroadcast(t *testing.T) {
 				}
 				for _, o := range b.table.log() {
 					// Both have answered: packets must not wait for the end of the round.
-					if len(tt.holders) > 1 && o.do == "replace "+mac(1).String() && o.at >= shield.Window {
+					if len(tt.holders) > 1 && o.do == "give "+mac(1).String() && o.at >= shield.Window {
 						t.Errorf("put back after %v, want it at once", o.at)
 					}
 				}
@@ -423,7 +459,7 @@ func TestBroadcast(t *testing.T) {
 				if after, _ := b.table.Get(e.Key); after.LLAddr != want {
 					t.Errorf("the entry names %s, want %s", after.LLAddr, want)
 				}
-				if tt.want == nil {
+				if tt.want == nil || errors.Is(tt.want, errUndecided) {
 					var holders []neigh.LLAddr
 					for _, h := range tt.holders {
 						holders = append(holders, mac(h))
@@ -445,6 +481,31 @@ func TestBroadcast(t *testing.T) {
 	}
 }
 
+// What is left to the kernel is counted by why, and was asked for afresh.
+func TestLeftToTheKernelIsCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(inDelay("10.0.0.2", 0), inDelay("10.0.0.3", 0))
+		b.solicitor.set(netip.MustParseAddr("10.0.0.3"), answer{lladdr: 2, delay: ms}, answer{lladdr: 3, delay: ms})
+		counted := make(map[Result]int)
+		s := sweeper(b.table, func(c *Config) {
+			c.Verifier = b.Broadcast
+			c.Events.Renewed = func(_ string, m Method, r Result, _ time.Duration) {
+				if m != ByBroadcast {
+					t.Errorf("by %s", m)
+				}
+				counted[r]++
+			}
+		})
+		sum, err := s.Once(t.Context())
+		if want := (Summary{Entries: 2, Unanswered: 1, Undecided: 1}); err != nil || sum != want {
+			t.Errorf("%v, %v; want %v", sum, err, want)
+		}
+		if want := map[Result]int{Unanswered: 1, Undecided: 1}; !maps.Equal(counted, want) {
+			t.Errorf("counted %v, want %v", counted, want)
+		}
+	})
+}
+
 // Where the interval is short, three tries must fit into its lead.
 func TestBroadcastWindowOfShortIntervals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -461,7 +522,7 @@ func TestBroadcastWindowOfShortIntervals(t *testing.T) {
 	})
 }
 
-func TestReplaceKeepsTheRouterFlag(t *testing.T) {
+func TestGiveKeepsTheRouterFlag(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := inDelay("fe80::1", 0)
 		e.Flags = neigh.FlagRouter
@@ -730,7 +791,7 @@ func TestBroadcastHoldsInAllCases(t *testing.T) {
 				b.table.add(e)
 				for range r.IntN(4) {
 					b.solicitor.answers[e.Addr] = append(b.solicitor.answers[e.Addr],
-						answer{byte(1 + r.IntN(3)), time.Duration(r.IntN(600)) * ms, r.IntN(4)})
+						answer{lladdr: byte(1 + r.IntN(3)), delay: time.Duration(r.IntN(600)) * ms, from: r.IntN(4)})
 				}
 			}
 			jobs := b.jobs()

@@ -55,13 +55,13 @@ type fakeTable struct {
 	dumpErr             func(n int) error              // what the n-th dump ends with, having shown everything
 	batchErr            func(n int) error              // what the n-th batch of deletions ends with, having done nothing
 	refuse              func(neigh.Key) error          // what a change of one entry fails with
-	before              func(call string, k neigh.Key) // runs ahead of every Get, SetState, Use, Replace and Delete
+	before              func(call string, k neigh.Key) // runs ahead of every Get, SetState, Use, Give and Delete
 	dumped              func(visit func(*neigh.Entry)) // runs behind what a dump shows
 }
 
 // op is one change.
 type op struct {
-	do          string // delete, use, replace and the new address, the state that was set, or ask
+	do          string // delete, use, give and the new address, the state that was set, or ask
 	key         neigh.Key
 	at          time.Duration // since the table was made
 	oldest      time.Duration // greatest age of the entry just before
@@ -282,23 +282,24 @@ func (f *fakeTable) Use(k neigh.Key) error {
 	return nil
 }
 
-func (f *fakeTable) Replace(k neigh.Key, lladdr neigh.LLAddr, flags neigh.Flags) error {
-	f.announce("replace", k)
+func (f *fakeTable) Give(k neigh.Key, lladdr neigh.LLAddr, flags neigh.Flags) error {
+	f.announce("give", k)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	e, err := f.change("replace "+lladdr.String(), k)
+	e, err := f.change("give "+lladdr.String(), k)
 	if err != nil {
 		return err
 	}
 	now := time.Now()
-	e.LLAddr, e.State, e.Flags, e.updated, e.confirmed = lladdr, neigh.Reachable, flags, now, now
+	e.LLAddr, e.State, e.Flags, e.updated, e.used = lladdr, neigh.Delay, flags, now, now
 	return nil
 }
 
 // answer is what arp_process and ndisc_recv_na do with an answer from lladdr:
 // it confirms the entry that names it, and moves one that names another only
-// when locktime is over.
-func (f *fakeTable) answer(k neigh.Key, lladdr neigh.LLAddr) {
+// when locktime is over. Without override, which is ND's alone, it moves none: one
+// that was NUD_REACHABLE is NUD_STALE then.
+func (f *fakeTable) answer(k neigh.Key, lladdr neigh.LLAddr, override bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	e, ok := f.entries[k]
@@ -308,6 +309,12 @@ func (f *fakeTable) answer(k neigh.Key, lladdr neigh.LLAddr) {
 	now := time.Now()
 	e.advance(now)
 	if !e.State.Valid() || lladdr != e.LLAddr && now.Sub(e.updated) <= f.locktime {
+		return
+	}
+	if lladdr != e.LLAddr && !override {
+		if e.State == neigh.Reachable {
+			e.State, e.updated = neigh.Stale, now
+		}
 		return
 	}
 	if lladdr != e.LLAddr || e.State != neigh.Reachable {

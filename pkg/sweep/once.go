@@ -17,14 +17,15 @@ type Summary struct {
 	Deleted    int
 	Verified   int
 	Unanswered int // asked for, and left to the kernel because nobody answered
+	Undecided  int // the same, because others answered, and not one alone each time
 	Gone       int // vanished, or changed, before they were reached
 	Failed     int
 }
 
 // String returns the summary in one line.
 func (s Summary) String() string {
-	return fmt.Sprintf("entries %d, kept %d, deleted %d, verified in place %d, unanswered %d, gone meanwhile %d, failed %d",
-		s.Entries, s.Kept, s.Deleted, s.Verified, s.Unanswered, s.Gone, s.Failed)
+	return fmt.Sprintf("entries %d, kept %d, deleted %d, verified in place %d, unanswered %d, undecided %d, gone meanwhile %d, failed %d",
+		s.Entries, s.Kept, s.Deleted, s.Verified, s.Unanswered, s.Undecided, s.Gone, s.Failed)
 }
 
 // Once renews everything the policy allows, whatever its age. In a dry run it
@@ -37,6 +38,8 @@ func (s *Sweeper) Once(ctx context.Context) (Summary, error) {
 			sum.Failed++
 		case r == Unanswered:
 			sum.Unanswered++
+		case r == Undecided:
+			sum.Undecided++
 		case r != OK:
 			sum.Gone++
 		case m == ByDelete:

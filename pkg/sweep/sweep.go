@@ -59,7 +59,7 @@ type Table interface {
 	Delete(keys []neigh.Key) ([]neigh.Failure, error)
 	SetState(k neigh.Key, s neigh.State) error
 	Use(k neigh.Key) error
-	Replace(k neigh.Key, lladdr neigh.LLAddr, flags neigh.Flags) error
+	Give(k neigh.Key, lladdr neigh.LLAddr, flags neigh.Flags) error
 	Topology() (neigh.Topology, error)
 }
 

@@ -57,6 +57,9 @@ var (
 	errChanged = shield.ErrChanged
 	// errUnanswered says that nobody answered. The entry is left to the kernel.
 	errUnanswered = errors.New("nobody answered")
+	// errUndecided says that others answered than the holder that the entry names, and
+	// not one alone each time. The entry is left to the kernel.
+	errUndecided = errors.New("others answered, and not one alone each time")
 )
 
 // InPlace verifies entries with nothing but CAP_NET_ADMIN, by turning the

@@ -370,9 +370,8 @@ func (v *watch) give(h neigh.LLAddr) bool {
 	case err == nil && v.reason(&entry).Foreign():
 		err = shield.ErrChanged
 	case err == nil && (entry.LLAddr != h || !entry.State.Valid()):
-		err = v.cfg.Table.Replace(entry.Key, h, entry.Flags)
-	}
-	if err == nil { // the kernel verifies it
+		err = v.cfg.Table.Give(entry.Key, h, entry.Flags)
+	case err == nil:
 		err = v.cfg.Table.Use(entry.Key)
 	}
 	if err != nil && !errors.Is(err, neigh.ErrGone) {

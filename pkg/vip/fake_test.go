@@ -260,15 +260,15 @@ func (n *network) Use(k neigh.Key) error {
 	return err
 }
 
-func (n *network) Replace(k neigh.Key, lladdr neigh.LLAddr, flags neigh.Flags) error {
+func (n *network) Give(k neigh.Key, lladdr neigh.LLAddr, flags neigh.Flags) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.replaceErr != nil {
 		return n.replaceErr
 	}
-	e, err := n.note("replace "+lladdr.String(), k)
+	e, err := n.note("give "+lladdr.String(), k)
 	if err == nil {
-		e.LLAddr, e.State, e.Flags, e.updated, e.confirmed = lladdr, neigh.Reachable, flags, time.Now(), time.Now()
+		e.LLAddr, e.State, e.Flags, e.updated = lladdr, neigh.Delay, flags, time.Now()
 		n.moved(e)
 	}
 	return err

@@ -165,7 +165,7 @@ func (g *guard) restore() {
 	g.restored = slices.DeleteFunc(g.restored, func(t time.Time) bool { return now.Sub(t) >= time.Second })
 	if len(g.restored) >= maxRestores {
 		h.gaveUp.Store(true)
-	} else if err := g.cfg.Table.Replace(h.key, h.held, e.Flags); err != nil {
+	} else if err := g.cfg.Table.Give(h.key, h.held, e.Flags); err != nil {
 		g.cfg.Log.Debug("putting back the entry of the VIP", "err", err)
 	}
 	g.restored = append(g.restored, now)

@@ -196,7 +196,7 @@ func TestContested(t *testing.T) {
 		}
 		restored := 0
 		for _, w := range b.writes(0)[before:] {
-			if strings.HasPrefix(w, "replace") {
+			if strings.HasPrefix(w, "give") {
 				restored++
 			}
 		}

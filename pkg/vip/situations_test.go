@@ -112,7 +112,7 @@ func TestFollowsAloneAnswererInTime(t *testing.T) {
 				when(time.Minute, func() bool { return b.named() == mac(max(tt.want, 1)) && tt.want > 0 })
 				rest(10 * time.Second)
 				for _, w := range b.writes(since) {
-					if strings.HasPrefix(w, "replace") && !strings.HasSuffix(w, mac(1).String()) && tt.want == 0 {
+					if strings.HasPrefix(w, "give") && !strings.HasSuffix(w, mac(1).String()) && tt.want == 0 {
 						t.Errorf("the agent wrote %s", w)
 					}
 				}

@@ -172,7 +172,7 @@ func TestRepairs(t *testing.T) {
 		},
 		{
 			name: "first its process is gone, then it is silent and another holds it", breaks: become(one, refuses), then: all(down(one), join(good(two))),
-			wait: 2 * time.Minute, want: two, within: thenAfter + 6*time.Second, events: []Event{Failing, Moved, Recovered}, cause: Stale,
+			wait: 2 * time.Minute, want: two, within: thenAfter + 7*time.Second, events: []Event{Failing, Moved, Recovered}, cause: Stale,
 		},
 		{
 			name: "it was frozen, served again, and then it moves in silence", breaks: become(one, frozen),
