@@ -9,17 +9,19 @@ ENGINE  ?= $(firstword $(foreach e,docker podman buildah,$(if $(shell command -v
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 TOOL    := go tool -modfile=hack/tools/go.mod
 
-# Only deploy/ needs these. They are built once, and kept out of every go.mod.
+# Only what is under deploy/ needs these. They are built once, and kept out of every go.mod.
 HELM        ?= go run helm.sh/helm/v3/cmd/helm@v3.22.0
 KUSTOMIZE   ?= go run sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
 KUBECONFORM ?= go run github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0
 ACTIONLINT  ?= go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
+NFPM        ?= go run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4
+
 # These, only whoever releases or reviews.
 GOVULNCHECK ?= go run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 CYCLONEDX   ?= go run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 
-.PHONY: build run test demo bench bench-footprint bench-loss bench-vip lint fuzz generate manifests check-deploy e2e soak faults oldkernel cover govulncheck sbom image clean
+.PHONY: build run test demo bench bench-footprint bench-loss bench-vip lint fuzz generate manifests check-deploy packages check-packages e2e soak faults oldkernel cover govulncheck sbom image clean
 
 build: ## compile bin/arp-cache-cleaner
 	VERSION=$(VERSION) COMMIT=$(COMMIT) hack/build.sh bin/arp-cache-cleaner
@@ -76,6 +78,12 @@ manifests: ## render deploy/chart into everything else under deploy/
 
 check-deploy: ## lint the chart, hold manifests to their schemas, test the alerts; needs promtool
 	HELM="$(HELM)" KUSTOMIZE="$(KUSTOMIZE)" KUBECONFORM="$(KUBECONFORM)" ACTIONLINT="$(ACTIONLINT)" hack/check-deploy.sh
+
+packages: ## build bin/packages: .deb and .rpm for amd64 and arm64, and the binaries
+	VERSION=$(VERSION) COMMIT=$(COMMIT) EPOCH=$(EPOCH) NFPM="$(NFPM)" hack/packages.sh
+
+check-packages: packages ## install the .deb into a root of its own, and run what is in it without root
+	hack/check-packages.sh
 
 e2e: build ## show the promise on the cluster that KUBECONFIG names; hack/e2e/main.go says what it asks for
 	go run ./hack/e2e
