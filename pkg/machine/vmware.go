@@ -46,9 +46,12 @@ func VMware(sys fs.FS) (found bool, evidence string) {
 	}
 	vendors, _ := fs.Glob(sys, "bus/pci/devices/*/vendor") // the pattern is a good one
 	for _, vendor := range vendors {
-		device := read(sys, path.Join(path.Dir(vendor), "device"))
-		if read(sys, vendor) == vmwareVendor && !slices.Contains(emulated, device) {
-			return true, fmt.Sprintf("PCI device %s %s:%s", path.Base(path.Dir(vendor)), vmwareVendor, device)
+		if read(sys, vendor) != vmwareVendor {
+			continue
+		}
+		dir := path.Dir(vendor)
+		if device := read(sys, path.Join(dir, "device")); !slices.Contains(emulated, device) {
+			return true, fmt.Sprintf("PCI device %s %s:%s", path.Base(dir), vmwareVendor, device)
 		}
 	}
 	return false, cmp.Or(evidence, "no DMI")
