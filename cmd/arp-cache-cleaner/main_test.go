@@ -440,7 +440,7 @@ func TestEndpointsDoNotStopTheWork(t *testing.T) {
 // Where the kernel has no sock_diag, the sweep runs all the same, and a VIP that is
 // named is healed when it moves without a word.
 func TestKernelWithoutSockDiag(t *testing.T) {
-	const vipAddr, warning = "10.0.0.100", `level=WARN msg="TCP connections cannot be listed: --vip=auto finds no VIP, and those that --vip names are watched by ARP and ND alone" ` +
+	const vipAddr, warning = "10.0.0.100", `level=WARN msg="how TCP connections fare cannot be told: --vip=auto finds VIPs by /proc/net/tcp, and all are watched by ARP and ND alone" ` +
 		`err="opening netlink sock_diag socket: not supported by this kernel (protocol not supported)"`
 	for _, tt := range []struct {
 		vip   string

@@ -48,15 +48,21 @@ func watchVIPs(o *options, acting bool, timing policy.Timing, pacer *pace.Pacer,
 	for i, e := range vip.Events {
 		events[i] = e.String()
 	}
-	v := metrics.NewVIPs(metrics.VIPLabels{
-		Events: events, Causes: names(vip.Repairs[:]), Results: names(apicheck.Outcomes[:]), Sources: names(vip.Sources[:]),
-	})
+	labels := metrics.VIPLabels{Events: events, Causes: names(vip.Repairs[:]), Results: names(apicheck.Outcomes[:])}
+	if o.VIP.watches() { // else no VIP is expected
+		labels.Sources = names(vip.Sources[:])
+	}
+	v := metrics.NewVIPs(labels)
+	var attempts func([]uint16) (vip.Attempts, error)
+	if _, ok := sockets.(*kernel.Sockets); ok {
+		attempts = func(ports []uint16) (vip.Attempts, error) { return kernel.SubscribeDestroyed(ports...) }
+	}
 	watcher := vip.New(vip.Config{
 		Table:     table,
 		Dial:      func(k neigh.Key) (vip.Line, error) { return dialLine(table, k) },
 		Sockets:   sockets,
 		Subscribe: func() (vip.Changes, error) { return kernel.Subscribe() },
-		Attempts:  func(ports []uint16) (vip.Attempts, error) { return kernel.SubscribeDestroyed(ports...) },
+		Attempts:  attempts,
 		Checker:   serviceChecker(&o.VIP, conflict),
 		Lookup: func(ctx context.Context, name string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
@@ -106,13 +112,18 @@ func openSockets(o *vipOptions, log *slog.Logger) (vip.Sockets, func(), error) {
 	}
 	s, err := kernel.OpenSockets()
 	switch {
-	case errors.Is(err, neigh.ErrUnsupported), errors.Is(err, neigh.ErrPermission):
-		log.Warn("TCP connections cannot be listed: --vip=auto finds no VIP, and those that --vip names are watched by ARP and ND alone", "err", err)
-		return noSockets{}, func() {}, nil
-	case err != nil:
+	case err == nil:
+		return s, s.Close, nil
+	case !errors.Is(err, neigh.ErrUnsupported) && !errors.Is(err, neigh.ErrPermission):
 		return nil, nil, err
 	}
-	return s, s.Close, nil
+	p, other := kernel.OpenProcSockets()
+	if other != nil {
+		log.Warn("TCP connections cannot be listed: --vip=auto finds no VIP, and those that --vip names are watched by ARP and ND alone", "err", errors.Join(err, other))
+		return noSockets{}, func() {}, nil
+	}
+	log.Warn("how TCP connections fare cannot be told: --vip=auto finds VIPs by /proc/net/tcp, and all are watched by ARP and ND alone", "err", err)
+	return p, p.Close, nil
 }
 
 // noSockets are the connections of a host that cannot list any.

@@ -15,6 +15,13 @@ import (
 // ones.
 const reconnectIn = 10 * time.Second
 
+// trustWithin is how long clients are given to connect anew and to be served. A
+// kubelet sends something every 10 s, and at once where it was disconnected.
+const trustWithin = 6 * time.Second
+
+// othersWithin is how long others are waited for in a hurry.
+const othersWithin = 50 * time.Millisecond
+
 // do carries out a step, and brings the evidence up to date. It reports false
 // where nothing more is to be done in this look.
 func (v *watch) do(ctx context.Context, s Step, e *Evidence) bool {
@@ -65,15 +72,7 @@ func (v *watch) askEverybody(ctx context.Context, e *Evidence) bool {
 	}
 	r := Round{}
 	for range tries {
-		err = v.line.ask(ctx, neigh.LLAddr{}, window, func(reply shield.Reply) bool {
-			if !r.heard(reply.LLAddr) {
-				r.Answers = append(r.Answers, Answer{reply.LLAddr, reply.Override})
-			}
-			if incumbent != (neigh.LLAddr{}) && reply.LLAddr != incumbent {
-				v.undo(incumbent, &r)
-			}
-			return false // there may be others
-		})
+		err = v.askOnce(ctx, incumbent, window, silent && e.Provable, &r)
 		if err != nil || len(r.Answers) > 0 {
 			break
 		}
@@ -84,6 +83,31 @@ func (v *watch) askEverybody(ctx context.Context, e *Evidence) bool {
 	r.At = time.Now()
 	v.answered(&r, e)
 	return true
+}
+
+// askOnce asks everybody once, and adds the answers to a round. Who is in a hurry
+// waits only a moment for others, once one has answered that is no proxy: it has to
+// prove itself anyway.
+func (v *watch) askOnce(ctx context.Context, incumbent neigh.LLAddr, window time.Duration, hurry bool, r *Round) error {
+	asking, enough := context.WithCancel(ctx)
+	defer enough()
+	err := v.line.ask(asking, neigh.LLAddr{}, window, func(reply shield.Reply) bool {
+		if !r.heard(reply.LLAddr) {
+			r.Answers = append(r.Answers, Answer{reply.LLAddr, reply.Override})
+		}
+		if incumbent != (neigh.LLAddr{}) && reply.LLAddr != incumbent {
+			v.undo(incumbent, r)
+		}
+		if hurry && reply.Override {
+			hurry = false
+			time.AfterFunc(othersWithin, enough)
+		}
+		return false // there may be others
+	})
+	if asking.Err() != nil && ctx.Err() == nil {
+		return nil
+	}
+	return err
 }
 
 // askKnown asks those by unicast, under the shield, who are known to have answered
@@ -250,7 +274,7 @@ func (v *watch) try(ctx context.Context, h neigh.LLAddr, e *Evidence) bool {
 	}
 	now := time.Now()
 	switch {
-	case ok && named == h && r.Served && (v.cfg.OnConflict != Verified || r.Verified):
+	case ok && named == h && r.Served && (v.cfg.OnConflict != Verified || r.Verified || v.clientsTrust(ctx, h)):
 		v.tracker.Hold(false)
 		v.moved(now, h, e)
 		return false
@@ -296,6 +320,26 @@ func (v *watch) trial(ctx context.Context, h, incumbent neigh.LLAddr, silent boo
 	v.holders.checked(h, &r)
 	v.log.Debug("trial of another holder", "lladdr", h, "outcome", r.Outcome, "verified", r.Verified, "err", r.Err)
 	return r, v.named(), true
+}
+
+// clientsTrust reports whether the clients on this node are served by a holder whose
+// certificate is of the right CA, and for a name that only they know: they verify
+// it themselves. An impostor gets no further than the handshake.
+func (v *watch) clientsTrust(ctx context.Context, h neigh.LLAddr) bool {
+	v.closeStuck(time.Now(), v.attempts.began)
+	for deadline := time.Now().Add(trustWithin); time.Now().Before(deadline); {
+		if !sleep(ctx, trustWithin/12) || v.named() != h {
+			return false
+		}
+		all, err := v.cfg.Sockets.List(v.target.Port)
+		if err != nil {
+			return false
+		}
+		if v.connections.update(time.Now(), v.ours(all)); v.connections.progress {
+			return true
+		}
+	}
+	return false
 }
 
 // answersAgain asks a holder that was silent until it answers, or ctx is done.

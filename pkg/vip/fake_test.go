@@ -68,6 +68,7 @@ const (
 	refuses     // its process is gone
 	frozen      // its kernel still accepts connections, and acknowledges data
 	unwell      // it answers that it cannot serve
+	handshakes  // it answers checks, and no client believes it
 )
 
 func good(n int) *host { return &host{lladdr: mac(n), proves: true, delay: ms} }
@@ -559,7 +560,7 @@ func (n *network) request(c *conn) {
 	h := n.host(n.holder())
 	switch {
 	case h == nil || h.down:
-	case h.lladdr != c.peer, h.api == refuses:
+	case h.lladdr != c.peer, h.api == refuses, h.api == handshakes:
 		n.drop(c) // reset
 	case h.api == serves || h.api == unwell:
 		c.received, c.waits = time.Now(), false

@@ -109,7 +109,7 @@ func (v *watch) locate(now time.Time) Where {
 		v.line.close()
 	}
 	if where != v.way.where {
-		v.holders, v.round, v.check = newHolders(now), Round{}, Check{}
+		v.holders, v.round, v.check, v.verified = newHolders(now), Round{}, Check{}, now
 	}
 	arrived := v.way.arrived || where == OnLink && v.way.where != OnLink
 	v.way = way{Place: p, where: where, at: now, arrived: arrived}

@@ -56,6 +56,8 @@ type watch struct {
 	check    Check
 	verdict  Verdict
 	pinned   bool // the entry is PERMANENT or NOARP
+	// translated: this host translates the address, and no neighbour has it.
+	translated bool
 }
 
 func newWatch(w *Watcher, t Target) *watch {
@@ -156,6 +158,9 @@ func (v *watch) look(ctx context.Context) {
 	if !ok {
 		return
 	}
+	if e.Entry.Valid() || e.Unicast == Answered {
+		v.translated = false
+	}
 	m := &means{
 		checks: v.cfg.Checker != nil, suppresses: v.way.Link.Suppresses, known: v.holders.known, fresh: v.began,
 	}
@@ -182,6 +187,7 @@ func (v *watch) settle(e *Evidence, verdict Verdict) {
 		if verdict.Reason == TCPProgress || verdict.Reason == CheckServed {
 			v.holders.prove(v.tracker.holder)
 		}
+		v.translated = v.translated || verdict.Reason == Translated
 		v.attempts.over()
 		v.happened(v.tracker.Works(e.Now))
 		v.publish() // what comes next may take a while
@@ -226,7 +232,7 @@ func (v *watch) publish() {
 		Name: v.target.String(), Addr: v.target.Addr, Given: v.target.Name, Source: string(v.target.Source),
 		State: v.verdict.State.String(), Reason: v.verdict.Reason.String(),
 		Holders: v.tracker.Holders(), OneHost: v.holders.oneHost(v.tracker.holders),
-		OnLink: v.way.where == OnLink && v.verdict.Reason != Translated, HeldHere: v.way.where == Here, Pinned: v.pinned,
+		OnLink: v.way.where == OnLink && !v.translated, HeldHere: v.way.where == Here, Pinned: v.pinned,
 		Verified: v.verified,
 	}
 	if v.way.where == Here && !v.check.At.IsZero() && !v.check.Unknown {

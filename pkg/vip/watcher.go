@@ -283,10 +283,8 @@ func (w *Watcher) listen(ctx context.Context, want bool) {
 		w.ended = nil
 	case want && w.ended == nil:
 		a, err := w.cfg.Attempts([]uint16{w.cfg.Port})
-		if err != nil {
-			w.said.do("attempts", func() {
-				w.cfg.Log.Info("refused attempts to connect are not heard of: a VIP that refuses connections when the agent starts is not found", "err", err)
-			})
+		if err != nil { // a VIP that refuses connections when the agent starts is not found
+			w.cfg.Log.Debug("subscribing to connections that end", "err", err)
 			return
 		}
 		ctx, cancel := context.WithCancel(ctx)
