@@ -240,6 +240,11 @@ func TestWhatTheFirewallDropsIsNotVerified(t *testing.T) {
 			node.Touch("10.0.0.2")
 			eventually(t, "the entry exists", func() bool { return strings.Contains(node.IP("neigh show 10.0.0.2"), peerMAC) })
 			watch := monitor(t, node)
+			t.Cleanup(func() {
+				if t.Failed() {
+					t.Log(watch())
+				}
+			})
 			p := start(t, node, "--interval=3s")
 			p.ready()
 			peer.IP("link set eth0 down")

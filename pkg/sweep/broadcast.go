@@ -211,11 +211,12 @@ func (b *Broadcast) turns(ctx context.Context, q *shield.Inquiry) error {
 	return nil
 }
 
-// unconfirmed reports whether nothing has vouched for an entry in time.
+// unconfirmed reports whether nothing has vouched for an entry in time. Timing.Overdue
+// leaves out those whose link-layer address was never confirmed, or every new entry
+// would be due. This one was asked for, and the kernel has heard no answer.
 func (b *Broadcast) unconfirmed(q *shield.Inquiry) (bool, error) {
 	e, err := shield.Reread(b.Table, b.Scope, q.Key, q.Link, q.NextHop)
-	e.Used, e.Updated = q.Incumbent.Used, q.Incumbent.Updated // the shield has restarted them
-	return err == nil && b.Timing.Overdue(&e, q.Link, neigh.Confirmed), err
+	return err == nil && e.Confirmed >= b.Timing.Threshold(), err
 }
 
 // confirm makes the kernel verify such an entry now: shielding it again and again

@@ -279,9 +279,8 @@ func TestBroadcast(t *testing.T) {
 		// An answer of the incumbent's may be lost: it has to miss three times.
 		{name: "another answers", answers: []answer{{lladdr: 2, delay: ms}},
 			did: did(thrice, "give 02:00:00:00:00:02"), lladdr: 2, holders: []byte{2}},
-		// The kernel has not heard him yet, and by way of NUD_DELAY would ask 5 s late.
 		{name: "another answers for an entry long unconfirmed", entry: overdue, answers: []answer{{lladdr: 2, delay: ms}},
-			did: did(thrice, "give 02:00:00:00:00:02", "probe"), lladdr: 2, holders: []byte{2}},
+			did: did(thrice, "give 02:00:00:00:00:02"), lladdr: 2, holders: []byte{2}},
 		{name: "the incumbent answers for an entry long unconfirmed, and the node's firewall drops it", entry: overdue, setup: deaf,
 			answers: []answer{{lladdr: 1, delay: ms}}, did: did(asked, "probe"), lladdr: 1, holders: []byte{1}},
 		{name: "the incumbent answers, and the node's firewall drops it", setup: deaf,
@@ -518,6 +517,22 @@ func TestBroadcastWindowOfShortIntervals(t *testing.T) {
 		// All of them within 0.8 s: one shield is enough.
 		if did := of(b.table.log(), b.jobs()[0].Entry.Key); !slices.Equal(did, []string{"stale", "use", "ask", "ask", "ask"}) {
 			t.Errorf("did %q", did)
+		}
+	})
+}
+
+// An interval of a few seconds leaves the kernel no time to verify by way of
+// NUD_DELAY whom the entry was given to: it would be shielded again before.
+func TestGivenEntryIsProbedAtShortIntervals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := inDelay("10.0.0.2", 0)
+		b := newBench(e)
+		b.Timing = policy.NewTiming(10*time.Second, time.Second)
+		b.solicitor.set(e.Addr, answer{lladdr: 2, delay: ms})
+		b.verify(t.Context(), t, b.jobs())
+		did := of(b.table.log(), e.Key)
+		if want := []string{"give 02:00:00:00:00:02", "probe"}; !slices.Equal(did[max(0, len(did)-2):], want) {
+			t.Errorf("did %q, want %q in the end", did, want)
 		}
 	})
 }

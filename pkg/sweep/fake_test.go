@@ -291,6 +291,9 @@ func (f *fakeTable) Give(k neigh.Key, lladdr neigh.LLAddr, flags neigh.Flags) er
 		return err
 	}
 	now := time.Now()
+	if e.LLAddr != lladdr {
+		e.confirmed = now.Add(-time.Minute) // __neigh_update: it was never confirmed
+	}
 	e.LLAddr, e.State, e.Flags, e.updated, e.used = lladdr, neigh.Delay, flags, now, now
 	return nil
 }
