@@ -60,11 +60,12 @@ func run(ctx context.Context, o *options, err error, stdout, stderr io.Writer) i
 	case err != nil:
 		_, _ = fmt.Fprintln(stderr, "arp-cache-cleaner:", err)
 		return 2
-	case o.Version:
-		_, _ = fmt.Fprintln(stdout, "arp-cache-cleaner", version, revision(), runtime.Version())
-		return 0
 	}
-	do := map[string]func(context.Context, *options, io.Writer, io.Writer) error{"": agent, "list": list, "probe": probe, "check": check, "ready": ready}[o.Command]
+	c, _ := find(o.Command) // parse has found it
+	do := c.run
+	if o.Version {
+		do = showVersion
+	}
 	err = do(ctx, o, stdout, stderr)
 	var said interface{ exitCode() int } // a command that has said all there is to say
 	switch {
@@ -82,6 +83,7 @@ func run(ctx context.Context, o *options, err error, stdout, stderr io.Writer) i
 // agent runs the loop, or one pass of it, with its endpoints.
 func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	log := logger(o, stderr)
+	warnUnknown(os.Environ(), log)
 	vmware, machineIs := machine.VMware(os.DirFS("/sys"))
 	acting, reason := decideToAct(o.Act, vmware)
 	table, err := kernel.Open()
@@ -248,6 +250,23 @@ func logger(o *options, w io.Writer) *slog.Logger {
 		return slog.New(slog.NewJSONHandler(w, &o.Log))
 	}
 	return slog.New(slog.NewTextHandler(w, &o.Log))
+}
+
+// warnUnknown says which variables look like the agent's, and are not.
+func warnUnknown(environ []string, log *slog.Logger) {
+	for _, v := range unknownVariables(environ) {
+		args := []any{"variable", v.name}
+		if v.meant != "" {
+			args = append(args, "did_you_mean", v.meant)
+		}
+		log.Warn("an environment variable is ignored: no flag has that name", args...)
+	}
+}
+
+// showVersion prints what this is.
+func showVersion(_ context.Context, _ *options, stdout, _ io.Writer) error {
+	_, err := fmt.Fprintln(stdout, "arp-cache-cleaner", version, revision(), runtime.Version())
+	return err
 }
 
 // revision is the commit the binary was built from, as far as the build knew.

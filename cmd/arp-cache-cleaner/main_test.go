@@ -323,6 +323,14 @@ neigh add 10.0.0.60 lladdr 02:00:00:00:00:60 dev eth0 nud permanent`)
 	if left := n.IP("neigh"); !strings.Contains(left, "10.0.0.50") || !strings.Contains(left, "REACHABLE") {
 		t.Errorf("dry run changed the table:\n%s", left)
 	}
+	t.Setenv("ARP_CACHE_CLEANER_INTERAL", "5m")
+	code, out = once("--act=never")
+	if warning := `level=WARN msg="an environment variable is ignored: no flag has that name" variable=ARP_CACHE_CLEANER_INTERAL did_you_mean=ARP_CACHE_CLEANER_INTERVAL`; code != 0 || strings.Count(out, warning) != 1 {
+		t.Errorf("with a mistyped variable: exit %d, %q", code, out)
+	}
+	if err := os.Unsetenv("ARP_CACHE_CLEANER_INTERAL"); err != nil {
+		t.Fatal(err)
+	}
 	code, out = once()
 	if code != 0 || strings.Count(out, "\n") != 1 || !strings.Contains(out, "deleted 1, verified in place 1, unanswered 1, undecided 0, gone meanwhile 0, failed 0\n") {
 		t.Errorf("exit %d, %q", code, out)
@@ -674,10 +682,25 @@ func TestDecideToAct(t *testing.T) {
 }
 
 func TestVersionAndHelp(t *testing.T) {
-	for _, args := range [][]string{{"--version"}, {"--help"}, {"list", "--help"}} {
+	outputs := map[string]string{}
+	for _, line := range []string{"--version", "version", "--help", "help", "help --once", "list --help", "help list", "probe --help", "help probe", "help help", "help version"} {
 		var out, errOut bytes.Buffer
-		if code := runArgs(t.Context(), args, &out, &errOut); code != 0 || out.Len() == 0 || errOut.Len() != 0 {
-			t.Errorf("%v: exit code %d, stdout %q, stderr %q", args, code, out.String(), errOut.String())
+		if code := runArgs(t.Context(), strings.Fields(line), &out, &errOut); code != 0 || out.Len() == 0 || errOut.Len() != 0 {
+			t.Errorf("%s: exit code %d, stdout %q, stderr %q", line, code, out.String(), errOut.String())
+		}
+		outputs[line] = out.String()
+	}
+	for _, same := range [][2]string{{"version", "--version"}, {"help", "--help"}, {"help --once", "--help"}, {"help list", "list --help"}, {"help probe", "probe --help"}} {
+		if outputs[same[0]] != outputs[same[1]] {
+			t.Errorf("%s and %s differ:\n%s\n%s", same[0], same[1], outputs[same[0]], outputs[same[1]])
+		}
+	}
+	for _, c := range commands() {
+		if want := c.synopsis(); !strings.Contains(outputs["help"], "  "+want+" ") {
+			t.Errorf("help does not name %s", want)
+		}
+		if c.summary == "" || c.about == "" || (c.run == nil) != (c.name == "help") {
+			t.Errorf("command %q lacks something", c.name)
 		}
 	}
 }

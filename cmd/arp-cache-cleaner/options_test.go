@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -105,6 +106,28 @@ func TestParse(t *testing.T) {
 			},
 		},
 		{
+			name: "lists as they stand in manifests", env: map[string]string{
+				"ARP_CACHE_CLEANER_CIDR":              "10.0.0.0/8, 2001:db8::/32\n",
+				"ARP_CACHE_CLEANER_EXCLUDE_INTERFACE": " cali* ,lxc*",
+				"ARP_CACHE_CLEANER_VIP":               "10.0.0.100, vip.example.com",
+			},
+			want: func(o *options) {
+				o.Scope.CIDRs = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")}
+				o.Scope.ExcludeInterfaces = []string{"cali*", "lxc*"}
+				o.VIP.Auto, o.VIP.Targets = false, []vipTarget{{Addr: netip.MustParseAddr("10.0.0.100"), Port: 6443}, {Name: "vip.example.com", Port: 6443}}
+			},
+		},
+		{
+			name: "version", args: []string{"version"},
+			want: func(o *options) { *o = options{Command: "version"} },
+		},
+		{
+			name: "a VIP's port is --vip-port, wherever that stands", args: []string{"--vip=10.0.0.100,10.0.0.100:443", "--vip-port=443"},
+			want: func(o *options) {
+				o.VIP.Auto, o.VIP.Port, o.VIP.Targets = false, 443, []vipTarget{{Addr: netip.MustParseAddr("10.0.0.100"), Port: 443}}
+			},
+		},
+		{
 			name: "no VIPs", args: []string{"--vip=none"},
 			want: func(o *options) { o.VIP.Auto = false },
 		},
@@ -177,6 +200,10 @@ func TestBadInput(t *testing.T) {
 		{args: []string{"--vip=fe80::1"}, want: `--vip: "fe80::1": want auto, ADDRESS, IPv4:PORT, [IPv6]:PORT, NAME, NAME:PORT, or none alone`},
 		{args: []string{"--vip=https://vip:6443"}, want: `--vip: "https://vip:6443": want auto, ADDRESS, IPv4:PORT, [IPv6]:PORT, NAME, NAME:PORT, or none alone`},
 		{args: []string{"--vip=2001:db8::1%eth0"}, want: `--vip: "2001:db8::1%eth0": want auto, ADDRESS, IPv4:PORT, [IPv6]:PORT, NAME, NAME:PORT, or none alone`},
+		{env: map[string]string{"ARP_CACHE_CLEANER_VIP": "auto,none"}, want: `ARP_CACHE_CLEANER_VIP: "none": want auto, ADDRESS, IPv4:PORT, [IPv6]:PORT, NAME, NAME:PORT, or none alone`},
+		{env: map[string]string{"ARP_CACHE_CLEANER_CIDR": "10.0.0.0/8, 10.0.0.1"}, want: `ARP_CACHE_CLEANER_CIDR: "10.0.0.1": want a prefix such as 10.0.0.0/8 or 2001:db8::/32`},
+		{env: map[string]string{"ARP_CACHE_CLEANER_CIDR": "10.0.0.0/8\n10.1.0.0/16"}, want: `ARP_CACHE_CLEANER_CIDR: "10.0.0.0/8\n10.1.0.0/16": want a prefix such as 10.0.0.0/8 or 2001:db8::/32`},
+		{env: map[string]string{"ARP_CACHE_CLEANER_INTERVAL": "10s", "ARP_CACHE_CLEANER_SCAN_PERIOD": "2s"}, want: `ARP_CACHE_CLEANER_SCAN_PERIOD: "2s": want a duration from 10ms to 15s, and a tenth of --interval at most`},
 		{args: []string{"--vip-port=0"}, want: `--vip-port: "0": want a number from 1 to 65535`},
 		{args: []string{"--vip-port=65536"}, want: `--vip-port: "65536": want a number from 1 to 65535`},
 		{args: []string{"--vip-interval=0s"}, want: `--vip-interval: "0s": want a duration from 1s to 1m`},
@@ -195,12 +222,18 @@ func TestBadInput(t *testing.T) {
 		{args: []string{"list", "-o", "yaml"}, want: `--output: "yaml": want table or json`},
 		{args: []string{"list", "--interval=5s"}, want: `unknown flag: --interval; see --help`},
 		{args: []string{"--no-such-flag"}, want: `unknown flag: --no-such-flag; see --help`},
+		{args: []string{"--interal=5m"}, want: `unknown flag: --interal: did you mean --interval? see --help`},
+		{args: []string{"--scan_period=5s"}, want: `unknown flag: --scan_period: did you mean --scan-period? see --help`},
+		{args: []string{"list", "--famliy=ipv4"}, want: `unknown flag: --famliy: did you mean --family? see --help`},
 		{args: []string{"-once"}, want: `unknown shorthand flag: 'o' in -once; see --help`},
 		{args: []string{"--interval"}, want: `flag needs an argument: --interval; see --help`},
 		{args: []string{"list", "-o"}, want: `flag needs an argument: 'o' in -o; see --help`},
 		{args: []string{"--=5s"}, want: `bad flag syntax: --=5s; see --help`},
 		{args: []string{"--version=latest"}, want: `--version: "latest": want true or false`},
-		{args: []string{"flush"}, want: `unknown command "flush": want list, probe, check or ready, or none to run the agent`},
+		{args: []string{"flush"}, want: `unknown command "flush": want list, probe, check, ready, version or help, or none to run the agent`},
+		{args: []string{"porbe", "10.0.0.1"}, want: `unknown command "porbe": did you mean probe? want list, probe, check, ready, version or help, or none to run the agent`},
+		{args: []string{"help", "flush"}, want: `unknown command "flush": want list, probe, check, ready, version or help, or none to run the agent`},
+		{args: []string{"version", "now"}, want: `unexpected argument "now": want flags only`},
 		{args: []string{"probe"}, want: `probe: 0 addresses: want one`},
 		{args: []string{"probe", "10.0.0.1", "10.0.0.2"}, want: `probe: 2 addresses: want one`},
 		{args: []string{"probe", "vip.example"}, want: `probe: "vip.example": want the IPv4 or IPv6 address of a neighbour`},
@@ -246,13 +279,32 @@ func TestBadInput(t *testing.T) {
 }
 
 func TestEveryFlagSaysWhatIsAllowed(t *testing.T) {
-	for _, command := range []string{"", "list", "probe", "check", "ready"} {
-		f := newFlags(command, &options{})
+	for _, c := range commands() {
+		f := newFlags(c.name, &options{})
 		for _, p := range declared(f) {
-			if f.text[p.Name].allowed == "" || p.Usage == "" {
+			if allowed(p) == "" || p.Usage == "" {
 				t.Errorf("--%s has no description of what it does or allows", p.Name)
 			}
 		}
+	}
+}
+
+// A variable that is none of the agent's, but looks like one, is a mistake, unless
+// kubelet has set it for a Service.
+func TestUnknownVariables(t *testing.T) {
+	got := unknownVariables([]string{
+		"PATH=/bin", "ARP_CACHE_CLEANER_INTERVAL=5m", "ARP_CACHE_CLEANER_WEB_CONFIG_FILE=/w", "ARP_CACHE_CLEANER_OLD=",
+		"ARP_CACHE_CLEANER_INTERAL=5m", "ARP_CACHE_CLEANER_VIP_PROT=443", "ARP_CACHE_CLEANER_API_SERVER_PORT=443", "ARP_CACHE_CLEANER_COLOUR=red",
+		"ARP_CACHE_CLEANER_SERVICE_HOST=10.96.0.7", "ARP_CACHE_CLEANER_SERVICE_PORT=10330", "ARP_CACHE_CLEANER_SERVICE_PORT_METRICS=10330",
+		"ARP_CACHE_CLEANER_PORT=tcp://10.96.0.7:10330", "ARP_CACHE_CLEANER_PORT_10330_TCP=tcp://10.96.0.7:10330",
+		"ARP_CACHE_CLEANER_PORT_10330_TCP_PROTO=tcp", "ARP_CACHE_CLEANER_PORT_10330_TCP_PORT=10330", "ARP_CACHE_CLEANER_PORT_10330_TCP_ADDR=10.96.0.7",
+		"ARP_CACHE_CLEANER_METRICS_SERVICE_HOST=10.96.0.8", "ARP_CACHE_CLEANER_METRICS_PORT=udp://[fd00::8]:53",
+	})
+	if want := []unknownVariable{
+		{"ARP_CACHE_CLEANER_INTERAL", "ARP_CACHE_CLEANER_INTERVAL"}, {"ARP_CACHE_CLEANER_VIP_PROT", "ARP_CACHE_CLEANER_VIP_PORT"},
+		{"ARP_CACHE_CLEANER_API_SERVER_PORT", ""}, {"ARP_CACHE_CLEANER_COLOUR", ""},
+	}; !slices.Equal(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
 	}
 }
 

@@ -54,7 +54,7 @@ func flagTable() string {
 	b.WriteString("| flag | default | what it does | allowed |\n|---|---|---|---|\n")
 	f := newFlags("", &options{})
 	for _, p := range declared(f) {
-		fmt.Fprintf(&b, "| `--%s` | %s | %s | %s |\n", p.Name, f.shown(p), p.Usage, strings.ReplaceAll(f.text[p.Name].allowed, "*", `\*`))
+		fmt.Fprintf(&b, "| `--%s` | %s | %s | %s |\n", p.Name, p.DefValue, p.Usage, strings.ReplaceAll(allowed(p), "*", `\*`))
 	}
 	return b.String()
 }
