@@ -291,7 +291,7 @@ func TestAgentServesAndStops(t *testing.T) {
 	if code, took := p.stop(); code != 0 || took > time.Second {
 		t.Errorf("after SIGTERM: exit code %d in %v, want 0 within 1 s; log:\n%s", code, took, p.stderr.String())
 	}
-	for _, want := range []string{"msg=starting ", " acting=true reason=always\n", "msg=stopped\n"} {
+	for _, want := range []string{"msg=starting ", " acting=true reason=always machine=", "msg=stopped\n"} {
 		if !strings.Contains(p.stderr.String(), want) {
 			t.Errorf("the log does not say %s:\n%s", want, p.stderr.String())
 		}
