@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
@@ -204,8 +205,22 @@ func (h *Host) Plug(s *Switch, dev, mac string, addrs ...string) Port {
 		h.lab.check(err, "address %s", a)
 		addr.Flags |= unix.IFA_F_NODAD
 		h.lab.check(h.nl.AddrAdd(link, addr), "address %s on host %s", a, h.Name)
+		if ip, ok := netip.AddrFromSlice(addr.IP); ok && !ip.Is4In6() && ip.Is6() {
+			h.answersFor(dev, ip)
+		}
 	}
 	return Port{Index: link.Attrs().Index, Name: port}
+}
+
+// answersFor waits until a host has joined the solicited-node group of an address: a
+// worker of the kernel does that (addrconf_dad_work), and until then it hears no
+// solicitation for it.
+func (h *Host) answersFor(dev string, a netip.Addr) {
+	b := a.As16()
+	group := netip.AddrFrom16([16]byte{0: 0xff, 1: 0x02, 11: 0x01, 12: 0xff, 13: b[13], 14: b[14], 15: b[15]}).String()
+	if !poll(10*time.Second, func() bool { return strings.Contains(h.IP("-6 maddr show dev "+dev), group) }) {
+		h.lab.check(errors.New("it does not listen to "+group), "address %s on host %s", a, h.Name)
+	}
 }
 
 // carrier waits until a device carries frames. It is up before its carrier is
