@@ -193,6 +193,9 @@ func (v *watch) answered(r *Round, e *Evidence) {
 		return
 	}
 	v.happened(v.tracker.Answered(r.lladdrs()))
+	if !r.heard(e.Holder) && e.Silence < rivalPatience { // the others may be tried then
+		v.attempts.asks = earlier(v.attempts.asks, v.holders.heard.Add(rivalPatience))
+	}
 	if r.heard(e.Holder) {
 		v.holders.answered(r, e.Holder)
 		v.quiet(r)

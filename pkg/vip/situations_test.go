@@ -81,6 +81,23 @@ func TestHeldHolderStandsStill(t *testing.T) {
 	})
 }
 
+// A host that did not serve, and comes back as the only holder, is found as soon as
+// the one before it has been silent for longer than one that stands still.
+func TestRejectedHolderComesBack(t *testing.T) {
+	for i := range 40 {
+		synctest.Test(t, func(t *testing.T) {
+			b, _ := held(t)
+			b.change(func() { b.hosts = []*host{good(2)} })
+			rest(4*time.Second + time.Duration(i)*100*ms)
+			b.change(func() { b.hosts = []*host{good(1)} })
+			took := when(time.Minute, func() bool { return b.named() == mac(1) })
+			if limit := rivalPatience + misses*missGap + interval; took > limit {
+				t.Errorf("found after %v, want %v at most", took, limit)
+			}
+		})
+	}
+}
+
 // Where no holder can be made to prove anything, one that nobody knew, and that
 // answers alone, is followed once the kernel would have given up the old one; of
 // several, and of one that was known, none is.
