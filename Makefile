@@ -21,7 +21,7 @@ NFPM        ?= go run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4
 GOVULNCHECK ?= go run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 CYCLONEDX   ?= go run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 
-.PHONY: build run test demo bench bench-footprint bench-loss bench-vip lint fuzz generate manifests check-deploy packages check-packages e2e soak faults oldkernel cover govulncheck sbom image clean
+.PHONY: build run test demo bench bench-footprint bench-loss bench-vip lint fuzz generate manifests check-deploy packages check-packages interop e2e soak faults oldkernel cover govulncheck sbom image clean
 
 build: ## compile bin/arp-cache-cleaner
 	VERSION=$(VERSION) COMMIT=$(COMMIT) hack/build.sh bin/arp-cache-cleaner
@@ -84,6 +84,9 @@ packages: ## build bin/packages: .deb and .rpm for amd64 and arm64, and the bina
 
 check-packages: packages ## install the .deb into a root of its own, and run what is in it without root
 	hack/check-packages.sh
+
+interop: build ## a real keepalived moves a VIP, nothing that it announces arrives, and the agent follows; needs keepalived and nft
+	go run ./hack/interop
 
 e2e: build ## show the promise on the cluster that KUBECONFIG names; hack/e2e/main.go says what it asks for
 	go run ./hack/e2e

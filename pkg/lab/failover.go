@@ -39,6 +39,7 @@ type Failover struct {
 	API2     *API // on Two
 	IPv6     bool
 
+	nodePort   Port
 	ports      [2]Port
 	sink1      *sink
 	sink2      *sink
@@ -158,7 +159,7 @@ func NewFailover(l *Lab, c *FailoverCase, ipv6 bool, dir string) *Failover {
 		f.VIP = netip.MustParseAddr("2001:db8::100")
 	}
 	const nodeMAC = "02:00:00:00:00:01"
-	f.Node.Plug(f.Switch, "eth0", nodeMAC, "10.0.0.1/24", "2001:db8::1/64")
+	f.nodePort = f.Node.Plug(f.Switch, "eth0", nodeMAC, "10.0.0.1/24", "2001:db8::1/64")
 	for i, h := range []*Host{f.One, f.Two} {
 		f.ports[i] = h.Plug(f.Switch, "eth0", []string{failoverMAC1, failoverMAC2}[i],
 			fmt.Sprintf("10.0.0.1%d/24", i+1), fmt.Sprintf("2001:db8::1%d/64", i+1))
@@ -173,15 +174,18 @@ func NewFailover(l *Lab, c *FailoverCase, ipv6 bool, dir string) *Failover {
 	}
 	f.CA = l.CA()
 	f.CAFile = f.CA.File(dir)
-	names := []string{f.VIP.String(), "vip.lab"}
-	f.API1 = f.One.ServeAPI(f.CA, "[::]:6443", names)
-	f.API2 = f.Two.ServeAPI(f.CA, "[::]:6443", names)
+	f.API1, f.API2 = f.Serve(f.One), f.Serve(f.Two)
 	f.sink1, f.sink2 = f.listen(f.One), f.listen(f.Two)
 	f.give(f.One, "eth0")
 	if c.Before != nil {
 		c.Before(f)
 	}
 	return f
+}
+
+// Serve starts an API server on a host.
+func (f *Failover) Serve(h *Host) *API {
+	return h.ServeAPI(f.CA, "[::]:6443", []string{f.VIP.String(), "vip.lab"})
 }
 
 // Agent returns the case's agent, to be started on the node: the program at path
@@ -331,6 +335,9 @@ func (f *Failover) Close() {
 	f.background = nil
 }
 
+// named are the states of an entry that the kernel sends packets by.
+const named = netlink.NUD_REACHABLE | netlink.NUD_STALE | netlink.NUD_DELAY | netlink.NUD_PROBE | netlink.NUD_PERMANENT
+
 // Named returns the link-layer address in the node's entry for the VIP, "" if
 // it has none that can be used.
 func (f *Failover) Named() string {
@@ -343,7 +350,7 @@ func (f *Failover) Named() string {
 		return ""
 	}
 	for _, n := range list {
-		if ip, _ := netip.AddrFromSlice(n.IP); ip.Unmap() == f.VIP && n.State&(netlink.NUD_REACHABLE|netlink.NUD_STALE|netlink.NUD_DELAY|netlink.NUD_PROBE|netlink.NUD_PERMANENT) != 0 {
+		if ip, _ := netip.AddrFromSlice(n.IP); ip.Unmap() == f.VIP && n.State&named != 0 {
 			return n.HardwareAddr.String()
 		}
 	}
