@@ -56,7 +56,9 @@ type tried struct {
 func (a *attempts) trouble(since time.Time) {
 	if a.began.IsZero() {
 		a.began = since
-		a.checks = later(a.checks, since.Add(random(lonelySpread)))
+		if !a.checks.After(since) { // else one is due already: trouble that comes and goes puts it off no further
+			a.checks = since.Add(random(lonelySpread))
+		}
 	}
 }
 
@@ -109,13 +111,6 @@ func (a *attempts) due(now time.Time, holders []neigh.LLAddr) (due []neigh.LLAdd
 		}
 	}
 	return due
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }
 
 func earlier(a, b time.Time) time.Time {

@@ -212,6 +212,29 @@ func TestSlowServerIsNotChecked(t *testing.T) {
 	})
 }
 
+// A server that answers nothing is checked, and said to fail, although its clients
+// give up and connect anew all the time, and a handshake is an answer.
+func TestServerThatHangsBetweenHandshakes(t *testing.T) {
+	for range 10 {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench([]*host{good(1)})
+			b.start(t)
+			c := b.dial(theVIP)
+			rest(10 * time.Second)
+			b.change(func() { b.hosts[0].api = frozen })
+			for range 18 { // for three minutes
+				b.change(func() { c.sent, c.waits = time.Now(), true })
+				rest(9500 * ms)
+				b.change(func() { c.received, c.waits, c.Received = time.Now(), false, c.Received+1 })
+				rest(500 * ms)
+			}
+			if n := len(b.checked()); n == 0 || n > 6 || b.count(Failing) == 0 {
+				t.Errorf("%d checks, events %v", n, b.events)
+			}
+		})
+	}
+}
+
 // A successor that comes late is found soon after it has come, sooner where it
 // announces itself.
 func TestLateSuccessor(t *testing.T) {
