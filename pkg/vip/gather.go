@@ -56,6 +56,7 @@ func (v *watch) gather(ctx context.Context) (*Evidence, bool) {
 	case Answered:
 		v.holders.heard, v.holders.unheard, v.holders.deaf = e.Now, time.Time{}, false
 	case Unanswered: // what counts is what was received meanwhile
+		v.way.at = time.Time{} // from a server on this host, if the VIP has come to it
 		if v.holders.unheard.IsZero() {
 			v.holders.unheard = now
 		}

@@ -390,6 +390,30 @@ func TestTranslated(t *testing.T) {
 	})
 }
 
+// A VIP that comes to this host is noticed at once, although its connections work:
+// they are with a server on this host.
+func TestComesHereWhileConnectionsWork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		c := b.dial(theVIP)
+		go func() {
+			for sleep(t.Context(), 200*ms) {
+				b.change(func() { c.sent = time.Now(); c.received = c.sent.Add(ms); c.Received++ })
+			}
+		}()
+		b.start(t)
+		rest(10 * time.Second)
+		b.change(func() {
+			b.hosts = nil
+			b.places[theVIP] = neigh.Place{Here: true, Local: true, Link: neigh.Link{Name: "vrrp.25"}}
+		})
+		if took := when(wayEvery, func() bool { return b.w.Status()[0].HeldHere }); took > 3*interval {
+			t.Errorf("noticed after %v", took)
+		}
+		b.wantEvents(t, HeldHere)
+	})
+}
+
 // The server of the node that has the VIP is checked through it.
 func TestServingIsChecked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
