@@ -112,6 +112,8 @@ type API struct {
 	mu     sync.Mutex // for Freeze, Thaw and Kill to take turns
 	frozen bool
 
+	unwell atomic.Bool // see Ail
+
 	gate sync.RWMutex // write-locked while frozen
 	dead bool         // guarded by gate
 
@@ -143,10 +145,15 @@ func (h *Host) ServeAPI(ca *CA, listen string, names []string) *API {
 		w.Header().Set("X-Host", h.Name)
 		if r.URL.Path == "/livez" {
 			a.livez.Add(1)
-			_, _ = io.WriteString(w, "ok")
-			return
 		}
-		_, _ = fmt.Fprintf(w, "this is %s\n", h.Name)
+		switch {
+		case a.unwell.Load():
+			a.ail(w, r)
+		case r.URL.Path == "/livez":
+			_, _ = io.WriteString(w, "ok")
+		default:
+			_, _ = fmt.Fprintf(w, "this is %s\n", h.Name)
+		}
 	})
 	config := &tls.Config{Certificates: []tls.Certificate{ca.Issue(names...)}}
 	a.wg.Go(func() { _ = a.server.Serve(tls.NewListener(apiListener{a.listener, a}, config)) })
@@ -162,6 +169,23 @@ func (a *API) Livez() int { return int(a.livez.Load()) }
 
 // Conns returns how many connections were accepted.
 func (a *API) Conns() int { return int(a.conns.Load()) }
+
+// Ail has the server be as a kube-apiserver without etcd: /livez answers 500 after
+// two seconds, and what reads or writes is not answered.
+func (a *API) Ail() { a.unwell.Store(true) }
+
+// ail answers as a server that ails.
+func (a *API) ail(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path != "/livez" {
+		<-r.Context().Done()
+		return
+	}
+	select {
+	case <-r.Context().Done():
+	case <-time.After(2 * time.Second):
+		w.WriteHeader(http.StatusInternalServerError)
+	}
+}
 
 // Freeze stops the server as SIGSTOP would: the kernel goes on completing
 // connections and acknowledging data, but nobody takes them and nobody answers.
@@ -285,6 +309,7 @@ type APIClient struct {
 	host       *Host
 	server     netip.AddrPort
 	config     *tls.Config
+	device     string
 	period     time.Duration
 	resets     atomic.Int64
 	reconnects atomic.Int64
@@ -305,10 +330,16 @@ const apiPatience = 10 * time.Second
 // and then each period. When one fails, or is not answered in 10 seconds, it
 // connects anew: at once, and after a connection that failed a period later.
 func (h *Host) Client(ca *CA, server netip.AddrPort, period time.Duration) *APIClient {
+	return h.ClientBy(ca, server, server.Addr().String(), "", period)
+}
+
+// ClientBy is Client for a server whose certificate has the given name, by sockets
+// that are bound to a device (SO_BINDTODEVICE); "" is none.
+func (h *Host) ClientBy(ca *CA, server netip.AddrPort, name, device string, period time.Duration) *APIClient {
 	roots := x509.NewCertPool()
 	roots.AddCert(ca.cert)
-	c := &APIClient{host: h, server: server, period: period, news: make(chan struct{}),
-		config: &tls.Config{RootCAs: roots, ServerName: server.Addr().String()}}
+	c := &APIClient{host: h, server: server, device: device, period: period, news: make(chan struct{}),
+		config: &tls.Config{RootCAs: roots, ServerName: name}}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.wg.Go(c.run)
 	h.lab.closers = append(h.lab.closers, c.Stop)
@@ -387,7 +418,15 @@ func (c *APIClient) dial() (*tls.Conn, error) {
 	defer cancel()
 	var raw net.Conn
 	if err := c.host.Do(func() (err error) {
-		raw, err = new(net.Dialer).DialContext(ctx, "tcp", c.server.String())
+		dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
+			if c.device == "" {
+				return nil
+			}
+			var bound error
+			err := raw.Control(func(fd uintptr) { bound = unix.BindToDevice(int(fd), c.device) })
+			return errors.Join(err, bound)
+		}}
+		raw, err = dialer.DialContext(ctx, "tcp", c.server.String())
 		return err
 	}); err != nil {
 		return nil, err
