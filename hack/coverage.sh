@@ -4,7 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 least=95
-rooms="neigh/ policy/ report/ shield/ vip/tracker.go vip/suspicion.go vip/backoff.go
+rooms="neigh/ policy/ report/ shield/ vip/tracker.go vip/attempts.go vip/connections.go vip/evidence.go
+	vip/holders.go vip/judge.go vip/plan.go
 	solicit/arp.go solicit/nd.go solicit/filter.go kernel/decode.go kernel/encode.go kernel/gaps.go"
 
 profile=${1:-}

@@ -64,11 +64,11 @@ type host struct {
 type api int
 
 const (
-	serves  api = iota
-	refuses     // its process is gone
-	frozen      // its kernel still accepts connections, and acknowledges data
-	unwell      // it answers that it cannot serve
-	handshakes  // it answers checks, and no client believes it
+	serves     api = iota
+	refuses        // its process is gone
+	frozen         // its kernel still accepts connections, and acknowledges data
+	unwell         // it answers that it cannot serve
+	handshakes     // it answers checks, and no client believes it
 )
 
 func good(n int) *host { return &host{lladdr: mac(n), proves: true, delay: ms} }

@@ -91,3 +91,22 @@ func TestJudge(t *testing.T) {
 		})
 	}
 }
+
+// Nothing is said, and nothing done, about a VIP of which it is not known where it is.
+func TestSomewhere(t *testing.T) {
+	e := &Evidence{Unicast: Unanswered}
+	v := Judge(e)
+	if v != (Verdict{StateUnknown, NoEvidence}) {
+		t.Errorf("%s, %s", v.State, v.Reason)
+	}
+	if step := plan(v, e, &attempts{}, &means{checks: true}); step != (Step{}) {
+		t.Errorf("%+v", step)
+	}
+}
+
+// What is no state or reason has a name all the same.
+func TestNamesOfNone(t *testing.T) {
+	if s, r := numStates.String(), numReasons.String(); s != "unknown" || r != "unknown" {
+		t.Error(s, r)
+	}
+}
