@@ -21,7 +21,7 @@ NFPM        ?= go run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4
 GOVULNCHECK ?= go run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 CYCLONEDX   ?= go run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 
-.PHONY: build run test demo bench bench-footprint bench-loss bench-vip lint fuzz generate manifests check-deploy packages check-packages interop e2e soak faults oldkernel cover govulncheck sbom image clean
+.PHONY: build run test demo bench bench-hour bench-footprint bench-loss bench-vip lint fuzz generate manifests check-deploy packages check-packages interop e2e soak faults oldkernel cover govulncheck sbom image clean
 
 build: ## compile bin/arp-cache-cleaner
 	VERSION=$(VERSION) COMMIT=$(COMMIT) hack/build.sh bin/arp-cache-cleaner
@@ -39,12 +39,16 @@ demo: build ## watch the agent work in namespaces for half a minute
 	go run ./hack/demo
 
 # The kernel's limits on its table are raised meanwhile, which takes root.
-BENCH_SIZES ?= 1000,10000,100000
+BENCH_SIZES ?= 1000,10000
 BENCH_ROUNDS ?= 11
 bench: build bin/bench ## CPU time of renewals, scans and scrapes: the agent beside the usual ways
 	$(SUDO) bin/bench -sizes $(BENCH_SIZES) -rounds $(BENCH_ROUNDS)
 
-bench-footprint: build bin/bench ## memory, idle CPU time, size and start of the agent
+BENCH_FOR ?= 5m
+bench-hour: build bin/bench ## CPU time of an hour: the agent, and flushing the whole table; BENCH_FOR for each agent
+	$(SUDO) bin/bench -hour -for $(BENCH_FOR)
+
+bench-footprint: build bin/bench ## memory, size and start of the agent
 	$(SUDO) bin/bench -footprint
 
 .PHONY: bin/bench

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -28,7 +27,7 @@ const (
 )
 
 // footprint measures what a running agent takes.
-func footprint(ctx context.Context, agent string, idle time.Duration) (err error) {
+func footprint(ctx context.Context, agent string) (err error) {
 	if err := lab.Enter(); err != nil {
 		return err
 	}
@@ -37,36 +36,11 @@ func footprint(ctx context.Context, agent string, idle time.Duration) (err error
 		return err
 	}
 	defer func() { err = errors.Join(err, limits.restore()) }()
-	l := lab.New(func(err error) {
-		fmt.Fprintln(os.Stderr, "bench:", errors.Join(err, limits.restore()))
-		os.Exit(1)
-	})
-	defer l.Close()
-	node, api, sw := l.Host("node"), l.Host("api"), l.Switch()
-	node.Plug(sw, "eth0", "", "10.255.255.254/8")
-	api.Plug(sw, "eth0", "", "10.255.255.253/8")
-	node.IP("route add default via 10.255.255.253")
-	// The connection by which the agent finds the VIP.
-	var listener net.Listener
-	var kubelet net.Conn
-	err = errors.Join(
-		api.Do(func() (err error) {
-			listener, err = net.Listen("tcp", "10.255.255.253:6443")
-			return err
-		}),
-		node.Do(func() (err error) {
-			kubelet, err = net.Dial("tcp", "10.255.255.253:6443")
-			return err
-		}))
+	n, err := newNode(limits)
 	if err != nil {
 		return err
 	}
-	defer listener.Close()
-	defer kubelet.Close()
-	t, err := newTable(node, "eth0")
-	if err != nil {
-		return err
-	}
+	defer n.close()
 
 	describe(os.Stdout)
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
@@ -77,12 +51,12 @@ func footprint(ctx context.Context, agent string, idle time.Duration) (err error
 	}
 	fmt.Fprintf(w, "\nbinary\t%.1f MB\n", float64(fi.Size())/1e6)
 
-	if err := t.fill(idleEntries); err != nil {
+	if err := n.table.fill(idleEntries); err != nil {
 		return err
 	}
 	var took []time.Duration
 	for range starts {
-		p, err := run(ctx, node, agent)
+		p, err := run(ctx, n.host, agent)
 		if err != nil {
 			return err
 		}
@@ -93,54 +67,14 @@ func footprint(ctx context.Context, agent string, idle time.Duration) (err error
 	}
 	fmt.Fprintf(w, "start to ready, median of %d\t%.1f ms\n", starts, median(took).Seconds()*1000)
 
-	dir, err := os.MkdirTemp("", "bench")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	floor, hasFloor := compileFloor(dir)
-	var reader *worker
-	if hasFloor {
-		if reader, err = start(node, floor, "dump"); err != nil {
-			return err
-		}
-		defer reader.close()
-	}
-	p, err := run(ctx, node, agent)
-	if err != nil {
-		return err
-	}
-	var reading time.Duration
-	used, err := p.cpuOver(ctx, idle, func() error {
-		if reader != nil { // first: what was read a moment ago is read faster
-			took, dealt, err := reader.work()
-			if err != nil {
-				return err
-			}
-			if dealt < idleEntries/2 { // the agent has deleted some of them
-				return fmt.Errorf("the C program read %d entries of %d", dealt, idleEntries)
-			}
-			reading += took
-		}
-		return t.refill(idleEntries) // the agent deletes them in their time
-	})
-	if err := errors.Join(err, p.stop()); err != nil {
-		return err
-	}
-	hourly := func(used time.Duration) float64 { return used.Seconds() * float64(time.Hour) / float64(idle) }
-	fmt.Fprintf(w, "CPU time of an idle agent, %d entries, VIP watch on, over %v\t%.2f s an hour\n", idleEntries, idle, hourly(used))
-	if reader != nil {
-		fmt.Fprintf(w, "CPU time of a C program that reads the table as often, and does nothing else\t%.2f s an hour\n", hourly(reading))
-	}
-
 	if limits.room() < steadyEntries {
 		fmt.Fprintf(w, "memory at %d entries\tskipped: the kernel holds %d (gc_thresh), and only root may change that\n", steadyEntries, limits.room())
 		return nil
 	}
-	if err := t.fill(steadyEntries); err != nil {
+	if err := n.table.fill(steadyEntries); err != nil {
 		return err
 	}
-	p, err = run(ctx, node, agent)
+	p, err := run(ctx, n.host, agent)
 	if err != nil {
 		return err
 	}
@@ -151,6 +85,44 @@ func footprint(ctx context.Context, agent string, idle time.Duration) (err error
 	fmt.Fprintf(w, "memory at %d entries, a scrape every %v, the most of %v\t%.1f MiB resident, %.1f MiB of them anonymous\n",
 		steadyEntries, scrapeEvery, steadyFor, mib(rss), mib(anon))
 	return nil
+}
+
+// node is one with a connection to a VIP, by which the agent finds that.
+type node struct {
+	host  *lab.Host
+	table *table
+	close func()
+}
+
+func newNode(limits *limits) (*node, error) {
+	l := lab.New(func(err error) {
+		fmt.Fprintln(os.Stderr, "bench:", errors.Join(err, limits.restore()))
+		os.Exit(1)
+	})
+	host, api, sw := l.Host("node"), l.Host("api"), l.Switch()
+	host.Plug(sw, "eth0", "", "10.255.255.254/8")
+	api.Plug(sw, "eth0", "", "10.255.255.253/8")
+	host.IP("route add default via 10.255.255.253")
+	var listener net.Listener
+	var kubelet net.Conn
+	err := errors.Join(
+		api.Do(func() (err error) {
+			listener, err = net.Listen("tcp", "10.255.255.253:6443")
+			return err
+		}),
+		host.Do(func() (err error) {
+			kubelet, err = net.Dial("tcp", "10.255.255.253:6443")
+			return err
+		}))
+	if err != nil {
+		l.Close()
+		return nil, err
+	}
+	t, err := newTable(host, "eth0")
+	return &node{host, t, func() {
+		_, _ = kubelet.Close(), listener.Close()
+		l.Close()
+	}}, err
 }
 
 func mib(b int) float64 { return float64(b) / (1 << 20) }
@@ -164,16 +136,17 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// running is an agent, its default flags but for the addresses it listens on.
+// running is an agent, with its default flags but for some.
 type running struct {
 	cmd    *exec.Cmd
 	client *http.Client
 	ready  time.Duration // from its start
 }
 
-func run(ctx context.Context, h *lab.Host, agent string) (*running, error) {
+// run starts an agent, and returns when it is ready.
+func run(ctx context.Context, h *lab.Host, agent string, args ...string) (*running, error) {
 	p := &running{
-		cmd: exec.Command(agent, "--log-level=error", "--web.listen-address=127.0.0.1:10330", "--health.listen-address=127.0.0.1:10331"),
+		cmd: exec.Command(agent, append(args, "--log-level=error", "--web.listen-address=127.0.0.1:10330", "--health.listen-address=127.0.0.1:10331")...),
 		client: &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (c net.Conn, err error) {
 			hostErr := h.Do(func() error {
 				c, err = new(net.Dialer).DialContext(ctx, network, addr)
@@ -218,49 +191,6 @@ func (p *running) get(ctx context.Context, url string) error {
 func (p *running) stop() error {
 	p.client.CloseIdleConnections()
 	return errors.Join(p.cmd.Process.Signal(syscall.SIGTERM), p.cmd.Wait())
-}
-
-// cpuOver is the CPU time that all threads use while d passes, by the kernel's
-// count in nanoseconds. What comes with a start is left out. Meanwhile it calls
-// perScan as often as the agent scans.
-func (p *running) cpuOver(ctx context.Context, d time.Duration, perScan func() error) (time.Duration, error) {
-	if err := sleep(ctx, 10*time.Second); err != nil {
-		return 0, err
-	}
-	before, err := p.cpu()
-	if err != nil {
-		return 0, err
-	}
-	for passed := time.Duration(0); passed < d; passed += scanPeriod {
-		if err := perScan(); err != nil {
-			return 0, err
-		}
-		if err := sleep(ctx, min(scanPeriod, d-passed)); err != nil {
-			return 0, err
-		}
-	}
-	after, err := p.cpu()
-	return after - before, err
-}
-
-func (p *running) cpu() (sum time.Duration, err error) {
-	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", p.cmd.Process.Pid))
-	if err != nil {
-		return 0, err
-	}
-	for _, path := range tasks {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return 0, err
-		}
-		ns, _, _ := strings.Cut(string(b), " ")
-		n, err := strconv.ParseInt(ns, 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("%s: %w", path, err)
-		}
-		sum += time.Duration(n)
-	}
-	return sum, nil
 }
 
 // memoryOver scrapes the agent while d passes, and looks at it every second. It

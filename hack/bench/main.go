@@ -35,8 +35,9 @@ func main() {
 	sizes := flag.String("sizes", "1000,10000,100000", "numbers of entries, ascending: the kernel's table never shrinks, so that a large one slows down every later dump until the machine is started again")
 	rounds := flag.Int("rounds", 11, "measurements of each subject")
 	only := flag.String("only", "", "measure only the groups of subjects whose name contains this")
-	foot := flag.Bool("footprint", false, "measure memory, idle CPU time, size and start of the agent instead")
-	idle := flag.Duration("idle", 5*time.Minute, "how long an idle agent is watched")
+	foot := flag.Bool("footprint", false, "measure memory, size and start of the agent instead")
+	hours := flag.Bool("hour", false, "measure the CPU time of an hour instead")
+	long := flag.Duration("for", 5*time.Minute, "with -hour: how long each agent is watched, whole minutes; there are four")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	// The agent is started in other namespaces: a path that cannot be mistaken.
@@ -46,7 +47,9 @@ func main() {
 	case *work != "":
 		err = serve(*work)
 	case *foot:
-		err = footprint(ctx, path, *idle)
+		err = footprint(ctx, path)
+	case *hours:
+		err = hour(ctx, path, *long)
 	default:
 		err = compare(ctx, path, *sizes, *only, *rounds)
 	}

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/lab"
+)
+
+const (
+	// flushEvery is how often others flush the whole table, for the same bound on
+	// ages.
+	flushEvery  = 300 * time.Second
+	flushRounds = 11
+	// backEvery is how often what was deleted comes back.
+	backEvery = 30 * time.Second
+	// slice is what the CPU time of an agent is measured over. It holds one of all
+	// that the agent does once a minute.
+	slice = time.Minute
+	// warmUp leaves out what comes with a start: the VIP is found within half a minute.
+	warmUp = 40 * time.Second
+)
+
+// hourSizes are the numbers of entries: of a node that is small, and of one that is
+// large.
+var hourSizes = []int{200, 10000}
+
+// hourly is the CPU time that something takes in an hour.
+type hourly struct {
+	name string
+	took []time.Duration
+}
+
+// hour measures what an hour costs: of the agent, with and without the watch over a
+// VIP, and of flushing the whole table every 300 seconds.
+func hour(ctx context.Context, agent string, d time.Duration) (err error) {
+	if d < slice {
+		return fmt.Errorf("-for: %v is shorter than %v", d, slice)
+	}
+	if err := lab.Enter(); err != nil {
+		return err
+	}
+	limits, err := raiseLimits(2 * hourSizes[len(hourSizes)-1])
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, limits.restore()) }()
+	n, err := newNode(limits)
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	dir, err := os.MkdirTemp("", "bench")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	floor, _ := compileFloor(dir)
+
+	describe(os.Stdout)
+	fmt.Printf("CPU time an hour, that of the kernel included; what is deleted comes back every %v.\n"+
+		"The agent's is the median of the minutes of %v, the others' that of %d runs. ratio: to the first line.\n", backEvery, d, flushRounds)
+	for _, size := range hourSizes {
+		if size > limits.room() {
+			fmt.Printf("\n%d entries: skipped, the kernel holds %d (gc_thresh), and only root may change that\n", size, limits.room())
+			continue
+		}
+		if err := n.table.fill(size); err != nil {
+			return err
+		}
+		all, err := n.hours(ctx, agent, floor, size, d)
+		if err != nil {
+			return fmt.Errorf("%d entries: %w", size, err)
+		}
+		if err := showHours(os.Stdout, all, size); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hours measures everybody with a table of so many entries.
+func (n *node) hours(ctx context.Context, agent, floor string, size int, d time.Duration) (all []hourly, err error) {
+	// times is what a program takes that runs so often.
+	times := func(name string, every time.Duration, path string, args ...string) error {
+		h := hourly{name: name}
+		for range flushRounds {
+			if err := n.table.refill(size); err != nil {
+				return err
+			}
+			took, err := process(n.host, path, args...)
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			h.took = append(h.took, took*time.Duration(time.Hour/every))
+		}
+		all = append(all, h)
+		return nil
+	}
+	if err := times(fmt.Sprintf("ip neigh flush all, every %v", flushEvery), flushEvery, "ip", "neigh", "flush", "all"); err != nil {
+		return nil, err
+	}
+	if floor != "" {
+		w, err := start(n.host, floor, "dump")
+		if err != nil {
+			return nil, err
+		}
+		h := hourly{name: fmt.Sprintf("C program that reads the table every %v", scanPeriod)}
+		for range flushRounds {
+			if err := n.table.refill(size); err != nil {
+				return nil, err
+			}
+			took, err := w.measure(size)
+			if err != nil {
+				return nil, err
+			}
+			h.took = append(h.took, took*time.Duration(time.Hour/scanPeriod))
+		}
+		w.close()
+		all = append(all, h)
+	}
+	for _, a := range []struct {
+		name string
+		args []string
+	}{
+		{"arp-cache-cleaner, no VIP", []string{"--vip=none"}},
+		{"arp-cache-cleaner, a VIP watched", nil},
+	} {
+		if err := n.table.refill(size); err != nil {
+			return nil, err
+		}
+		p, err := run(ctx, n.host, agent, a.args...)
+		if err != nil {
+			return nil, err
+		}
+		h := hourly{name: a.name}
+		h.took, err = p.slices(ctx, d, func() error { return n.table.refill(size) })
+		if err := errors.Join(err, p.stop()); err != nil {
+			return nil, fmt.Errorf("%s: %w", a.name, err)
+		}
+		all = append(all, h)
+	}
+	return all, nil
+}
+
+// slices is the CPU time an hour, measured in slices while d passes. Every
+// backEvery it calls back.
+func (p *running) slices(ctx context.Context, d time.Duration, back func() error) (all []time.Duration, err error) {
+	if err := sleep(ctx, warmUp); err != nil {
+		return nil, err
+	}
+	before, err := p.cpu()
+	if err != nil {
+		return nil, err
+	}
+	for passed := backEvery; passed <= d; passed += backEvery {
+		if err := errors.Join(back(), sleep(ctx, backEvery)); err != nil {
+			return nil, err
+		}
+		if passed%slice != 0 {
+			continue
+		}
+		after, err := p.cpu()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, (after-before)*time.Duration(time.Hour/slice))
+		before = after
+	}
+	return all, nil
+}
+
+// cpu is what all threads of the process have used, those included that have ended
+// (clock_getcpuclockid(3)).
+func (p *running) cpu() (time.Duration, error) {
+	const cpuClockSched = 2 // CPUCLOCK_SCHED in include/linux/posix-timers_types.h
+	var t unix.Timespec
+	if err := unix.ClockGettime(int32(^p.cmd.Process.Pid<<3|cpuClockSched), &t); err != nil {
+		return 0, fmt.Errorf("the CPU time of the agent: %w", err)
+	}
+	return time.Duration(t.Nano()), nil
+}
+
+// showHours prints one table.
+func showHours(out io.Writer, all []hourly, size int) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "\nan hour, %d entries\tCPU\tratio\tspread\n", size)
+	for _, h := range all {
+		took := median(h.took)
+		fmt.Fprintf(w, "%s\t%.2f s\t%.1f\t%.0f %%\n", h.name, took.Seconds(), float64(took)/float64(median(all[0].took)), spread(h.took))
+	}
+	return w.Flush()
+}
