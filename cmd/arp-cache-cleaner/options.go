@@ -21,7 +21,7 @@ import (
 const (
 	minInterval   = time.Second
 	minScanPeriod = 10 * time.Millisecond
-	maxScanPeriod = 15 * time.Second
+	maxScanPeriod = 30 * time.Second
 	maxPerEntry   = 10000
 )
 
@@ -145,7 +145,7 @@ func (f *flags) addHealth() {
 func (f *flags) addAgent() {
 	o := f.o
 	f.add(duration(&o.Interval, "300s", minInterval, math.MaxInt64, "a duration of 1s or more, such as 300s or 5m"), "interval", "no age of a learned entry is to exceed this")
-	f.add(duration(&o.ScanPeriod, "", minScanPeriod, maxScanPeriod, "a duration from 10ms to 15s, and a tenth of --interval at most"), "scan-period", "how often the table is read").DefValue = "interval/60, 15s at most"
+	f.add(duration(&o.ScanPeriod, "", minScanPeriod, maxScanPeriod, "a duration from 10ms to 30s, and a tenth of --interval at most"), "scan-period", "how often the table is read").DefValue = "interval/15, 30s at most"
 	f.add(choice(&o.Act, "always", "always", "vsphere", "never"), "act", "whether entries are renewed; vsphere: only on VMware virtual machines, by their DMI strings or PCI devices; never: dry run")
 	f.addSwitch(&o.Once, "once", "renew everything eligible now, print a summary and exit")
 	f.addScope()
@@ -285,7 +285,7 @@ func (f *flags) complete() error {
 		return nil
 	}
 	if !f.Changed("scan-period") {
-		o.ScanPeriod = min(max(o.Interval/60, minScanPeriod), maxScanPeriod)
+		o.ScanPeriod = min(o.Interval/15, maxScanPeriod)
 	}
 	if o.ScanPeriod > o.Interval/10 {
 		return f.refuse("scan-period", o.ScanPeriod.String())

@@ -26,7 +26,7 @@ func environment(vars map[string]string) func(string) (string, bool) {
 func TestParse(t *testing.T) {
 	defaults := func() *options {
 		return &options{
-			Interval: 300 * time.Second, ScanPeriod: 5 * time.Second, Act: "always",
+			Interval: 300 * time.Second, ScanPeriod: 20 * time.Second, Act: "always",
 			VIP: vipOptions{Auto: true, Port: 6443, Interval: 2 * time.Second, Health: "https", OnConflict: "verified"},
 			Web: []string{":10330"}, Health: []string{":10331"},
 			Log: slog.HandlerOptions{Level: slog.LevelInfo}, LogFormat: "text",
@@ -41,19 +41,19 @@ func TestParse(t *testing.T) {
 		{name: "defaults", want: func(*options) {}},
 		{
 			name: "scan period follows the interval", args: []string{"--interval=20m"},
-			want: func(o *options) { o.Interval, o.ScanPeriod = 20*time.Minute, 15*time.Second },
+			want: func(o *options) { o.Interval, o.ScanPeriod = 20*time.Minute, 30*time.Second },
 		},
 		{
 			name: "shortest interval", args: []string{"--interval=1s"},
-			want: func(o *options) { o.Interval, o.ScanPeriod = time.Second, time.Second/60 },
+			want: func(o *options) { o.Interval, o.ScanPeriod = time.Second, time.Second/15 },
 		},
 		{
 			name: "environment", env: map[string]string{"ARP_CACHE_CLEANER_INTERVAL": "60s", "ARP_CACHE_CLEANER_ONCE": "true"},
-			want: func(o *options) { o.Interval, o.ScanPeriod, o.Once = time.Minute, time.Second, true },
+			want: func(o *options) { o.Interval, o.ScanPeriod, o.Once = time.Minute, 4*time.Second, true },
 		},
 		{
 			name: "flags win over environment", args: []string{"--interval=30s"}, env: map[string]string{"ARP_CACHE_CLEANER_INTERVAL": "nonsense"},
-			want: func(o *options) { o.Interval, o.ScanPeriod = 30*time.Second, time.Second/2 },
+			want: func(o *options) { o.Interval, o.ScanPeriod = 30*time.Second, 2*time.Second },
 		},
 		{
 			name: "empty variable is unset", env: map[string]string{"ARP_CACHE_CLEANER_INTERVAL": ""},
@@ -179,9 +179,9 @@ func TestBadInput(t *testing.T) {
 		{args: []string{"--interval=-5m"}, want: `--interval: "-5m0s": want a duration of 1s or more, such as 300s or 5m`},
 		{env: map[string]string{"ARP_CACHE_CLEANER_INTERVAL": "5"}, want: `ARP_CACHE_CLEANER_INTERVAL: "5": want a duration of 1s or more, such as 300s or 5m`},
 		{env: map[string]string{"ARP_CACHE_CLEANER_INTERVAL": "5ms"}, want: `ARP_CACHE_CLEANER_INTERVAL: "5ms": want a duration of 1s or more, such as 300s or 5m`},
-		{args: []string{"--scan-period=16s"}, want: `--scan-period: "16s": want a duration from 10ms to 15s, and a tenth of --interval at most`},
-		{args: []string{"--scan-period=0s"}, want: `--scan-period: "0s": want a duration from 10ms to 15s, and a tenth of --interval at most`},
-		{args: []string{"--interval=10s", "--scan-period=2s"}, want: `--scan-period: "2s": want a duration from 10ms to 15s, and a tenth of --interval at most`},
+		{args: []string{"--scan-period=31s"}, want: `--scan-period: "31s": want a duration from 10ms to 30s, and a tenth of --interval at most`},
+		{args: []string{"--scan-period=0s"}, want: `--scan-period: "0s": want a duration from 10ms to 30s, and a tenth of --interval at most`},
+		{args: []string{"--interval=10s", "--scan-period=2s"}, want: `--scan-period: "2s": want a duration from 10ms to 30s, and a tenth of --interval at most`},
 		{args: []string{"--family=inet"}, want: `--family: "inet": want ipv4, ipv6 or all`},
 		{args: []string{"--interface=[eth"}, want: `--interface: "[eth": want a glob such as eth0 or ens*`},
 		{args: []string{"--interface="}, want: `--interface: "": want a glob such as eth0 or ens*`},

@@ -78,7 +78,7 @@ type agent struct {
 }
 
 // The loop scans at its default period, and waits that long for the next line.
-const scanPeriod = 5 * time.Second
+const scanPeriod = 20 * time.Second
 
 func startAgent() (*agent, error) {
 	likeMain()

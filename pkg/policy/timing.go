@@ -29,8 +29,10 @@ type Timing struct {
 // NewTiming returns the timing for an interval that is watched every
 // scanPeriod. The lead holds all that may happen to an entry before its age
 // restarts: one scan that comes just too early, the kernel's verdict on a
-// neighbour that does not answer, and two scans that find out. Intervals below
-// 7 s have no room for the kernel's verdict and get half of themselves.
+// neighbour that does not answer, and two scans that find out. Nothing that is
+// younger than the interval without the lead can be due, so scans may be far apart:
+// a fifteenth of the interval makes the lead a fifth of it. Intervals below 12 s have no
+// room for the kernel's verdict then, and get half of themselves.
 func NewTiming(interval, scanPeriod time.Duration) Timing {
 	return Timing{
 		Interval: interval,

@@ -38,7 +38,7 @@ func TestNewTiming(t *testing.T) {
 func TestTimingHoldsForEveryInterval(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	check := func(interval time.Duration) {
-		period := min(max(interval/60, 10*time.Millisecond), 15*time.Second)
+		period := min(max(interval/15, 10*time.Millisecond), 30*time.Second)
 		got := NewTiming(interval, period)
 		if got.Interval != interval {
 			t.Errorf("interval %v became %v", interval, got.Interval)

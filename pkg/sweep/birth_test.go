@@ -30,8 +30,8 @@ func TestNewEntryIsNotRenewedAtBirth(t *testing.T) {
 				link := table.topology.Links[eth0]
 				link.BaseReachable[0] = tt.base
 				table.topology.Links[eth0] = link
-				timing := policy.NewTiming(tt.interval, tt.interval/60)
-				s := sweeper(table, func(c *Config) { c.Timing, c.ScanPeriod = timing, tt.interval/60 })
+				timing := policy.NewTiming(tt.interval, tt.interval/15)
+				s := sweeper(table, func(c *Config) { c.Timing, c.ScanPeriod = timing, tt.interval/15 })
 				startSettled(t, s)
 				head := 2 * cmp.Or(tt.base, 30*time.Second)
 				born := func(addr string) *fakeEntry {

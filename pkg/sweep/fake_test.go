@@ -21,8 +21,8 @@ import (
 // The defaults, under which most tests run.
 const (
 	interval  = 300 * time.Second
-	period    = 5 * time.Second
-	threshold = 281500 * time.Millisecond
+	period    = 20 * time.Second
+	threshold = 236500 * time.Millisecond
 )
 
 // The devices of every fakeTable.

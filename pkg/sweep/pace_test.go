@@ -84,7 +84,7 @@ func TestEntriesInUseArePaced(t *testing.T) {
 		"new":     func() time.Duration { return 0 },
 		"mixed":   func() time.Duration { return time.Duration(rand.Int64N(int64(2 * interval))) },
 	}
-	for _, n := range []int{1, 3, 50, 200, 1000, 2200, 5000} {
+	for _, n := range []int{1, 3, 50, 200, 1000, 1900, 5000} {
 		for name, age := range ages {
 			t.Run(fmt.Sprint(n, " ", name), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
@@ -119,11 +119,11 @@ func TestEntriesInUseArePaced(t *testing.T) {
 					if took := all.Sub(begun); name == "overdue" && took > bound {
 						t.Errorf("the start took %v, want %v at most", took, bound)
 					}
-					// In the end it is even: no ten seconds have much more than their share.
-					share := float64(n) / (interval.Seconds() / 10)
-					last, count := b.solicitor.peak(begun.Add(3*interval), 2*interval, 10*time.Second)
+					// In the end it is even: no scan period has much more than its share.
+					share := float64(n) * period.Seconds() / interval.Seconds()
+					last, count := b.solicitor.peak(begun.Add(3*interval), 2*interval, period)
 					if most := 3*share + 4; float64(last) > most {
-						t.Errorf("%d in ten seconds of the last intervals, want %.0f at most", last, most)
+						t.Errorf("%d in a scan period of the last intervals, want %.0f at most", last, most)
 					}
 					if count > n*5/2+2 {
 						t.Errorf("%d in the last two intervals: more than needed", count)
@@ -131,7 +131,7 @@ func TestEntriesInUseArePaced(t *testing.T) {
 					if got := strings.Count(text.String(), "more solicitations"); got != min(n/2500, 1) {
 						t.Errorf("said %d times:\n%s", got, text.String())
 					}
-					t.Logf("most in a second %d; longest %v; start over after %v; last intervals: %d, most in 10 s %d of %.1f",
+					t.Logf("most in a second %d; longest %v; start over after %v; last intervals: %d, most in a period %d of %.1f",
 						most, longest, all.Sub(begun), count, last, share)
 				})
 			})
@@ -156,7 +156,7 @@ func TestSuspensionIsPaced(t *testing.T) {
 		if most, all := b.solicitor.peak(resumed, period+n*gap+time.Second, time.Second); most > pace.PerSecond || all < n {
 			t.Errorf("%d in a second, %d in all; want %d at most, and %d", most, all, pace.PerSecond, n)
 		}
-		if most, _ := b.solicitor.peak(resumed.Add(interval), 2*interval, 10*time.Second); most > 25 {
+		if most, _ := b.solicitor.peak(resumed.Add(interval), 2*interval, period); most > 25 {
 			t.Errorf("%d in ten seconds of the intervals after it, want about 7", most)
 		}
 	})
@@ -188,14 +188,14 @@ func TestSilentSegmentIsPaced(t *testing.T) {
 // asked for then, and no sooner than that, however long the interval is.
 func TestTooManyAtATimeAreEarly(t *testing.T) {
 	for _, interval := range []time.Duration{10 * time.Second, 300 * time.Second, 24 * time.Hour} {
-		timing := policy.NewTiming(interval, min(interval/60, 15*time.Second))
+		timing := policy.NewTiming(interval, min(interval/15, 30*time.Second))
 		for _, n := range []int{1, 10, 1000, 5000} {
 			at := func(left time.Duration) *load {
 				l := &load{since: interval}
 				for range n {
 					l.count(left, &timing)
 				}
-				l.plan(&timing, interval/60)
+				l.plan(&timing, interval/15)
 				return l
 			}
 			// From when on does it have them renewed?
@@ -219,14 +219,14 @@ func TestTooManyAtATimeAreEarly(t *testing.T) {
 // One that is not due for long waits for nobody, whatever a scan leaves out.
 func TestRationTakesTheMostUrgent(t *testing.T) {
 	s := sweeper(newFake())
-	s.loads[eth0] = &load{rate: pace.PerSecond, due: 500}
+	s.loads[eth0] = &load{rate: pace.PerSecond, due: 1000}
 	var jobs []Job
-	for i := range 500 {
+	for i := range 1000 {
 		device := neigh.Link{Index: eth0, Uplink: true}
 		if i%5 == 0 {
 			device = neigh.Link{Index: cali0}
 		}
-		jobs = append(jobs, Job{Link: device, left: time.Duration(500-i) * time.Second})
+		jobs = append(jobs, Job{Link: device, left: time.Duration(1000-i) * time.Second})
 	}
 	s.inFlight[neigh.Key{Index: eth0}] = struct{}{}
 	uplinks, others := 0, 0
@@ -234,13 +234,13 @@ func TestRationTakesTheMostUrgent(t *testing.T) {
 		switch {
 		case !j.Link.Uplink:
 			others++
-		case j.left > 140*time.Second || !j.crowd:
+		case j.left > 520*time.Second || !j.crowd:
 			t.Errorf("%+v", j)
 		default:
 			uplinks++
 		}
 	}
-	if uplinks != 109 || others != 100 {
+	if uplinks != 409 || others != 200 {
 		t.Errorf("%d of the uplink and %d others, want what two scan periods and a second have room for, and all", uplinks, others)
 	}
 }

@@ -177,7 +177,7 @@ func (s *Sweeper) Live(now time.Time) error {
 	if st := s.status.Load(); st != nil {
 		since = now.Sub(st.at)
 	}
-	if limit := max(10*s.cfg.ScanPeriod, time.Minute); since > limit {
+	if limit := max(5*s.cfg.ScanPeriod, time.Minute); since > limit {
 		return fmt.Errorf("no scan has ended for %v, the limit is %v", since.Round(time.Second), limit)
 	}
 	return nil

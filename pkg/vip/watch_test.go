@@ -549,7 +549,7 @@ func TestRenewedByTheNextAgent(t *testing.T) {
 	for range 20 { // whatever the jitter
 		synctest.Test(t, func(t *testing.T) {
 			const bound = 30 * time.Second
-			b := newBench([]*host{good(1)}, func(c *Config) { c.Timing = policy.NewTiming(bound, bound/60) })
+			b := newBench([]*host{good(1)}, func(c *Config) { c.Timing = policy.NewTiming(bound, bound/15) })
 			b.entries[key].updated = time.Now().Add(-24 * time.Second)
 			b.start(t)
 			for range 600 {
