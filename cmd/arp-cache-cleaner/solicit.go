@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/kernel"
@@ -60,8 +61,8 @@ func (s solicitor) Ask(ctx context.Context, device int, questions []shield.Quest
 // line lets the watch over VIPs ask through a solicit.Line.
 type line struct {
 	*solicit.Line
-	key   neigh.Key
-	table *kernel.Table
+	addr   netip.Addr
+	sender *kernel.Sender
 }
 
 // dialLine opens a line for the VIP of an entry. It asks as the kernel would.
@@ -70,16 +71,16 @@ func dialLine(table *kernel.Table, k neigh.Key) (vip.Line, error) {
 	if err != nil {
 		return nil, explainAsk(err)
 	}
-	return line{l, k, table}, nil
+	return line{l, k.Addr, table.NewSender(k.Addr, k.Index)}, nil
 }
 
 // Ask implements vip.Line.
 func (l line) Ask(ctx context.Context, lladdr neigh.LLAddr, window time.Duration, reply func(shield.Reply)) error {
-	source, err := l.table.Sender(l.key.Addr, l.key.Index)
+	source, err := l.sender.Addr()
 	if err != nil {
 		return err
 	}
-	t := solicit.Target{Addr: l.key.Addr, Source: source.WithZone("")}
+	t := solicit.Target{Addr: l.addr, Source: source.WithZone("")}
 	if lladdr.Len() > 0 {
 		t.LLAddr = lladdr.Bytes()
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -223,21 +224,75 @@ func (t *Table) sender(a netip.Addr, device int) (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, noRoute(err)
 	}
-	var own []ownAddress
+	sender, _, err := t.senderBy(&r, a, device)
+	return sender, err
+}
+
+// senderBy returns the sender for packets on their way by a route, and whether it is
+// an address of the device.
+func (t *Table) senderBy(r *Route, a netip.Addr, device int) (sender netip.Addr, own bool, err error) {
+	var all []ownAddress
 	t.dumping.Lock()
-	err = t.dumps.addressesOn(familyOf(a), device, func(o ownAddress) { own = append(own, o) })
+	err = t.dumps.addressesOn(familyOf(a), device, func(o ownAddress) { all = append(all, o) })
 	t.dumping.Unlock()
 	if err := tolerate(err); err != nil {
-		return netip.Addr{}, fmt.Errorf("listing the addresses of device %d: %w", device, err)
+		return netip.Addr{}, false, fmt.Errorf("listing the addresses of device %d: %w", device, err)
 	}
 	if a.Is4() {
-		return t.arpSender(a, r.Source, device, own)
+		sender, err = t.arpSender(a, r.Source, device, all)
+	} else if sender = ndSender(r.Source, all); !sender.IsValid() {
+		err = fmt.Errorf("device %d has no address that has passed duplicate address detection: %w", device, neigh.ErrGone)
 	}
-	sender := ndSender(r.Source, own)
-	if !sender.IsValid() {
-		return sender, fmt.Errorf("device %d has no address that has passed duplicate address detection: %w", device, neigh.ErrGone)
+	return sender, slices.ContainsFunc(all, func(o ownAddress) bool { return o.Addr() == sender }), err
+}
+
+// settingsAge is for how long a Sender takes arp_announce and the like to be what they
+// were.
+const settingsAge = 30 * time.Second
+
+// Sender is Table.Sender for one address that is asked for again and again. Mostly it
+// reads the route alone. It is for one goroutine.
+type Sender struct {
+	table  *Table
+	addr   netip.Addr
+	device int
+
+	last netip.Addr // the route's source, an address of the device, and the sender; or none
+	at   time.Time
+}
+
+// NewSender returns a Sender of a on the device with this index.
+func (t *Table) NewSender(a netip.Addr, device int) *Sender {
+	return &Sender{table: t, addr: a.WithZone(""), device: device}
+}
+
+// Addr returns what Table.Sender does. What was the sender before, and is still the
+// source of packets by the route, is the sender: the kernel gives them no address that
+// the host has lost (fib_sync_down_addr in net/ipv4/fib_semantics.c, rt6_remove_prefsrc
+// in net/ipv6/route.c).
+func (s *Sender) Addr() (netip.Addr, error) {
+	sender, err := s.find()
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("finding the address to ask for %s from: %w", s.addr, err)
 	}
 	return sender, nil
+}
+
+func (s *Sender) find() (netip.Addr, error) {
+	r, err := s.table.way(s.addr, s.device)
+	if err != nil {
+		return netip.Addr{}, noRoute(err)
+	}
+	now := time.Now()
+	if s.last.IsValid() && r.Source == s.last && now.Sub(s.at) < settingsAge {
+		return s.last, nil
+	}
+	sender, own, err := s.table.senderBy(&r, s.addr, s.device)
+	s.last, s.at = netip.Addr{}, now
+	if own && sender == r.Source {
+		s.last = sender
+	}
+	return sender, err
 }
 
 // arpSender reads what else the sender of an ARP request depends on.

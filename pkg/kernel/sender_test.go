@@ -141,7 +141,8 @@ func TestAsksAsTheKernelAsks(t *testing.T) {
 
 // An address moves from the node to another host, which makes itself known by it.
 // The node goes on asking for a VIP, but not from that address: what the VIP's holder
-// knows about it stays true. The control asks from where it asked before.
+// knows about it stays true: whether the sender is found anew for each frame or by a
+// Sender. The control asks from where it asked before.
 func TestNeverFromALostAddress(t *testing.T) {
 	for _, tt := range []struct {
 		name, floating, vip string
@@ -152,9 +153,11 @@ func TestNeverFromALostAddress(t *testing.T) {
 		{"floating, IPv6", "2001:db8::50/128", "2001:db8::2", []string{"addr add 2001:db8::1/64 dev eth0", "route add 2001:db8::2/128 dev eth0 src 2001:db8::50"}},
 		{"renumbered, IPv6", "2001:db8::50/64", "2001:db8::2", []string{"route add 2001:db8::/64 dev eth0 metric 10"}},
 	} {
-		for _, control := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, control %v", tt.name, control), func(t *testing.T) {
-				m := newMove(t, tt.vip, netip.MustParsePrefix(tt.floating), tt.node, control)
+		for _, by := range []string{"table", "sender", "control"} {
+			t.Run(tt.name+", "+by, func(t *testing.T) {
+				control := by == "control"
+				m := newMove(t, tt.vip, netip.MustParsePrefix(tt.floating), tt.node, by)
+				_ = m.look(t)
 				if s := m.look(t); s.Sender != m.floating.Addr() {
 					t.Fatalf("before it moves the node asks from %s, want %s", s.Sender, m.floating)
 				}
@@ -187,7 +190,7 @@ type move struct {
 	heard               <-chan lab.Solicitation
 }
 
-func newMove(t *testing.T, vip string, floating netip.Prefix, node []string, control bool) *move {
+func newMove(t *testing.T, vip string, floating netip.Prefix, node []string, by string) *move {
 	l := lab.Start(t)
 	sw := l.Switch()
 	m := &move{node: l.Host("node"), holder: l.Host("holder"), other: l.Host("other"), floating: floating, vip: netip.MustParseAddr(vip)}
@@ -201,8 +204,18 @@ func newMove(t *testing.T, vip string, floating netip.Prefix, node []string, con
 	m.other.IP("route add 10.0.0.0/24 dev eth0")
 	m.other.IP("route add 2001:db8::/64 dev eth0")
 	settle(t, m.node, m.holder, m.other)
-	sender := open(t, m.node).Sender
-	if control {
+	table := open(t, m.node)
+	sender := table.Sender
+	switch by {
+	case "sender":
+		last := table.NewSender(m.vip, m.port.Index)
+		sender = func(netip.Addr, int) (netip.Addr, error) { return last.Addr() }
+		t.Cleanup(func() {
+			if !last.last.IsValid() {
+				t.Error("it has remembered nothing")
+			}
+		})
+	case "control":
 		sender = func(netip.Addr, int) (netip.Addr, error) { return floating.Addr(), nil }
 	}
 	m.pool = solicit.NewPool(sender)
