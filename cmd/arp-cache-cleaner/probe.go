@@ -12,6 +12,7 @@ import (
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/kernel"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
 )
@@ -74,7 +75,7 @@ func probe(ctx context.Context, o *options, stdout, _ io.Writer) error {
 	key := neigh.Key{Addr: o.Address, Index: link.Index}
 	r := result{Address: o.Address.String(), Device: link.Name, Source: source.String(), Holders: []holder{}}
 	for i := range o.Count {
-		if i > 0 && !wait(ctx, o.ProbeInterval-probeWindow) {
+		if i > 0 && !pace.Sleep(ctx, o.ProbeInterval-probeWindow) {
 			break
 		}
 		if err := ask(ctx, table, asker, &link, key, &r); err != nil {
@@ -188,16 +189,4 @@ func printHolders(w io.Writer, r *result) error {
 	}
 	_, err := fmt.Fprintf(w, "%d holders of %s answered on %s, asked from %s\n", len(r.Holders), r.Address, r.Device, r.Source)
 	return err
-}
-
-// wait waits for d. It reports false if ctx ended first.
-func wait(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

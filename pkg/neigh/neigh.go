@@ -183,6 +183,9 @@ func (a LLAddr) String() string {
 	return string(out)
 }
 
+// MarshalText is String, for logs in JSON.
+func (a LLAddr) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+
 // Clock names one of the ages of an entry.
 type Clock uint8
 

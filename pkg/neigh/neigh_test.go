@@ -2,6 +2,7 @@ package neigh
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -211,5 +212,14 @@ func TestFailureReason(t *testing.T) {
 		if !slices.Contains(FailureReasons[:], tt.want) {
 			t.Errorf("FailureReasons does not list %q", tt.want)
 		}
+	}
+}
+
+// Logs in JSON show addresses as logs in text do.
+func TestLLAddrInJSON(t *testing.T) {
+	a, _ := LLAddrFrom([]byte{2, 0, 0, 0, 0, 1})
+	got, err := json.Marshal(map[string]any{"one": a, "several": []LLAddr{a, a}})
+	if want := `{"one":"02:00:00:00:00:01","several":["02:00:00:00:00:01","02:00:00:00:00:01"]}`; err != nil || string(got) != want {
+		t.Errorf("%s, %v; want %s", got, err, want)
 	}
 }

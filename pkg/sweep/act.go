@@ -7,11 +7,12 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
 )
 
 // Result is what came of a renewal.
@@ -78,7 +79,7 @@ func (a *actor) part(ctx context.Context, since time.Time) {
 		// pause waits for that of others: the runtime sleeps badly for less than a
 		// millisecond, and this is what most scans of a small table delete.
 		if a.owed += a.pause * time.Duration(len(batch)) / batchSize; a.owed > a.pause/10 {
-			sleep(ctx, a.owed)
+			pace.Sleep(ctx, a.owed)
 			a.owed = 0
 		}
 	}
@@ -105,7 +106,7 @@ func (a *actor) verify(ctx context.Context) {
 func (s *Sweeper) verify(ctx context.Context, jobs []Job) {
 	now := time.Now()
 	for i := range jobs {
-		s.clocks.ask(s.clockOf(&jobs[i]), now)
+		s.clocks.ask(s.clocks.find(&jobs[i].Entry.Key), now)
 		s.inFlight[jobs[i].Entry.Key] = struct{}{}
 	}
 	s.cfg.Verifier.Verify(ctx, jobs, func(j *Job, o Outcome) {
@@ -115,9 +116,9 @@ func (s *Sweeper) verify(ctx context.Context, jobs []Job) {
 	})
 }
 
-// settleAll records the outcomes reported so far, and returns the first
+// recordAll records the outcomes reported so far, and returns the first
 // failure among them.
-func (s *Sweeper) settleAll(tally func(Method, Result)) (first error) {
+func (s *Sweeper) recordAll(tally func(Method, Result)) (first error) {
 	s.mu.Lock()
 	outcomes := s.outcomes
 	s.outcomes = nil
@@ -125,7 +126,7 @@ func (s *Sweeper) settleAll(tally func(Method, Result)) (first error) {
 	for i := range outcomes {
 		o := &outcomes[i]
 		delete(s.inFlight, o.job.Entry.Key)
-		r := s.settle(&o.job, o.Method, o.Err, o.at)
+		r := s.record(&o.job, o.Method, o.Err, o.at)
 		tally(o.Method, r)
 		if r == Failed && first == nil {
 			first = o.Err
@@ -135,41 +136,24 @@ func (s *Sweeper) settleAll(tally func(Method, Result)) (first error) {
 	return first
 }
 
-// contest is an entry that several holders answer for.
-type contest struct {
-	holders string
-	quiet   int // rounds since, in which only one answered
-}
-
-// quietRounds is how many rounds with one holder end a contest. An answer may be
-// lost.
-const quietRounds = 3
-
 // noteHolders logs when several holders answer for an entry, once for each set
 // of them: a host with two interfaces on the segment does so for ever.
 func (s *Sweeper) noteHolders(j *Job, holders []neigh.LLAddr) {
 	if len(holders) == 0 {
 		return // not asked, or not answered: nothing new
 	}
-	known, was := s.contests[j.Entry.Key]
-	if len(holders) == 1 {
-		if known.quiet++; was && known.quiet < quietRounds {
-			s.contests[j.Entry.Key] = known
-		} else if was {
-			delete(s.contests, j.Entry.Key)
-			s.cfg.Log.Info("one holder answers again", "address", j.Entry.Addr, "device", j.Link.Name, "lladdr", holders[0])
-		}
-		return
+	c, known := s.contests[j.Entry.Key]
+	if !known {
+		c = new(shield.Contest)
 	}
-	names := make([]string, len(holders))
-	for i, h := range holders {
-		names[i] = h.String()
-	}
-	slices.Sort(names)
-	now := strings.Join(names, " ")
-	s.contests[j.Entry.Key] = contest{holders: now}
-	if now != known.holders {
-		s.cfg.Log.Warn("several holders answer", "address", j.Entry.Addr, "device", j.Link.Name, "lladdrs", names)
+	log := s.cfg.Log.With("address", j.Entry.Addr, "device", j.Link.Name)
+	switch c.Answered(holders) {
+	case shield.Several:
+		s.contests[j.Entry.Key] = c
+		log.Warn("several holders answer", "lladdrs", c.Holders())
+	case shield.OneAgain:
+		delete(s.contests, j.Entry.Key)
+		log.Info("one holder answers again", "lladdr", holders[0])
 	}
 }
 
@@ -196,7 +180,7 @@ func (s *Sweeper) delete(batch []Job, since time.Time, tally func(Method, Result
 		if len(failed) > 0 && failed[0].Key == batch[i].Entry.Key { // in the order of the batch
 			err, failed = failed[0].Err, failed[1:]
 		}
-		r := s.settle(&batch[i], ByDelete, err, now)
+		r := s.record(&batch[i], ByDelete, err, now)
 		tally(ByDelete, r)
 		if r == Failed && *first == nil {
 			*first = fmt.Errorf("deleting entry %s on %s: %w", batch[i].Entry.Addr, batch[i].Link.Name, err)
@@ -224,23 +208,20 @@ func (s *Sweeper) stillIdle(batch []Job, tally func(Method, Result)) ([]Job, err
 		if s.cfg.Scope.Decide(e, &j.Link, j.NextHop) == s.cfg.Scope.Decide(&j.Entry, &j.Link, j.NextHop) {
 			idle = append(idle, *j)
 		} else {
-			tally(ByDelete, s.settle(j, ByDelete, errChanged, time.Now()))
+			tally(ByDelete, s.record(j, ByDelete, errChanged, time.Now()))
 		}
 	})
 	if err != nil {
 		return nil, err
 	}
 	for _, j := range jobs {
-		tally(ByDelete, s.settle(j, ByDelete, neigh.ErrGone, time.Now()))
+		tally(ByDelete, s.record(j, ByDelete, neigh.ErrGone, time.Now()))
 	}
 	return idle, nil
 }
 
-// clockOf returns the clock of the entry of a job, nil if there is none any more.
-func (s *Sweeper) clockOf(j *Job) *clock { return s.clocks.find(&j.Entry.Key, j.place) }
-
-// settle records what came of one renewal.
-func (s *Sweeper) settle(j *Job, m Method, err error, at time.Time) Result {
+// record notes what came of one renewal.
+func (s *Sweeper) record(j *Job, m Method, err error, at time.Time) Result {
 	r := Failed
 	switch {
 	case err == nil:
@@ -254,15 +235,15 @@ func (s *Sweeper) settle(j *Job, m Method, err error, at time.Time) Result {
 	case errors.Is(err, errChanged), errors.Is(err, neigh.ErrNoAddress):
 		r = Changed
 	}
-	clock := s.clockOf(j)
+	clock := s.clocks.find(&j.Entry.Key)
 	if m == ByDelete && r == OK {
 		s.clocks.ask(clock, at)
 	}
 	if r == OK || r == Unanswered || r == Undecided { // in any case way it was asked for afresh
 		s.clocks.renewed(clock, at)
 		s.putApart(clock, j)
-	} else {
-		s.clocks.forgo(clock)
+	} else if clock != nil {
+		clock.pending = false // nobody waits for its answer
 	}
 	if s.cfg.Events.Renewed != nil {
 		s.cfg.Events.Renewed(report.DeviceName(&j.Link), m, r, j.age)
@@ -272,19 +253,4 @@ func (s *Sweeper) settle(j *Job, m Method, err error, at time.Time) Result {
 			"state", j.Entry.State, "age", j.age, "method", m, "result", r, "err", err)
 	}
 	return r
-}
-
-// sleep waits for d. It reports false if ctx ended first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	if d == 0 {
-		return ctx.Err() == nil
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

@@ -155,7 +155,7 @@ func (b *Broadcast) ask(ctx context.Context, asker *shield.Asker, q *shield.Inqu
 	}
 	switch {
 	case q.Complete || q.IncumbentHeard():
-		t.end(Outcome{Method: ByBroadcast, Err: b.settle(ctx, asker, q), Holders: q.Holders})
+		t.end(Outcome{Method: ByBroadcast, Err: b.correct(ctx, asker, q), Holders: q.Holders})
 	case b.Pacer.Wait(ctx, device, 1, false) == nil:
 		b.Fallback.Verify(ctx, []Job{t.Job}, t.report)
 	default:
@@ -164,9 +164,9 @@ func (b *Broadcast) ask(ctx context.Context, asker *shield.Asker, q *shield.Inqu
 	}
 }
 
-// settle makes the entry name the holder that the answers call for. What that holder
+// correct makes the entry name the holder that the answers call for. What that holder
 // answered need not have reached the kernel: its firewall may have dropped it.
-func (b *Broadcast) settle(ctx context.Context, asker *shield.Asker, q *shield.Inquiry) error {
+func (b *Broadcast) correct(ctx context.Context, asker *shield.Asker, q *shield.Inquiry) error {
 	h, ok := q.Holder()
 	if !ok {
 		return b.leave(ctx, q)

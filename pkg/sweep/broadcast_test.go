@@ -102,7 +102,7 @@ func (s *fakeSolicitor) Ask(ctx context.Context, device int, questions []shield.
 		if d.RTT > window {
 			break
 		}
-		if !sleep(ctx, time.Until(sent.Add(d.RTT))) {
+		if !pace.Sleep(ctx, time.Until(sent.Add(d.RTT))) {
 			return s.cut(ctx)
 		}
 		if d.forward && !s.deaf {
@@ -110,7 +110,7 @@ func (s *fakeSolicitor) Ask(ctx context.Context, device int, questions []shield.
 		}
 		reply(d.Reply)
 	}
-	if !sleep(ctx, time.Until(sent.Add(window+s.slow))) {
+	if !pace.Sleep(ctx, time.Until(sent.Add(window+s.slow))) {
 		return s.cut(ctx)
 	}
 	if len(unasked) > 0 {

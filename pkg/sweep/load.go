@@ -153,7 +153,7 @@ func (s *Sweeper) ration(jobs []Job) []Job {
 // this costs in solicitations always fits the pace: the fuller an uplink is, the less
 // is there to be put apart.
 func (s *Sweeper) putApart(k *clock, j *Job) {
-	if l := s.loads[j.Link.Index]; k != nil && l != nil && (j.crowd || k.spread < 0) {
-		k.spread = time.Duration(s.random() * float64(max(0, s.cfg.Timing.Threshold()-l.round())))
+	if l := s.loads[j.Link.Index]; k != nil && l != nil && (j.crowd || k.heldUntil > 0) {
+		k.dueEarly, k.heldUntil = time.Duration(s.random()*float64(max(0, s.cfg.Timing.Threshold()-l.round()))), 0
 	}
 }

@@ -73,5 +73,5 @@ func (s *Sweeper) Once(ctx context.Context) (Summary, error) {
 	}
 	a.verify(ctx)
 	s.cfg.Verifier.Wait()
-	return sum, cmp.Or(a.err, s.settleAll(tally), ctx.Err())
+	return sum, cmp.Or(a.err, s.recordAll(tally), ctx.Err())
 }

@@ -8,10 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +17,7 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
 )
 
 const (
@@ -124,12 +123,12 @@ type Sweeper struct {
 	keys        []neigh.Key
 
 	loads    map[int]*load // by uplink
-	contests map[neigh.Key]contest
-	inFlight map[neigh.Key]struct{} // handed to the Verifier, and not settled yet
+	contests map[neigh.Key]*shield.Contest
+	inFlight map[neigh.Key]struct{} // handed to the Verifier, and not recorded yet
 
 	mu       sync.Mutex
-	renewed  map[neigh.Key]time.Time // by their owner, and not settled yet
-	outcomes []outcome               // reported, and not settled yet
+	renewed  map[neigh.Key]time.Time // by their owner, and not recorded yet
+	outcomes []outcome               // reported, and not recorded yet
 }
 
 // outcome is a reported Outcome that waits for the sweep's own goroutine.
@@ -150,7 +149,7 @@ func New(cfg Config) *Sweeper {
 	now := time.Now()
 	return &Sweeper{
 		cfg: cfg, made: now, first: true, random: evenly(rand.Float64()), phase: rand.Float64, clocks: newClocks(now), //nolint:gosec // nothing to guess
-		loads: make(map[int]*load), contests: make(map[neigh.Key]contest), renewed: make(map[neigh.Key]time.Time), inFlight: make(map[neigh.Key]struct{}),
+		loads: make(map[int]*load), contests: make(map[neigh.Key]*shield.Contest), renewed: make(map[neigh.Key]time.Time), inFlight: make(map[neigh.Key]struct{}),
 	}
 }
 
@@ -199,7 +198,7 @@ func (s *Sweeper) Report() *report.Report { return s.report.Load() }
 func (s *Sweeper) Run(ctx context.Context) error {
 	defer func() {
 		s.cfg.Verifier.Wait()
-		_ = s.settleAll(func(Method, Result) {})
+		_ = s.recordAll(ignore)
 	}()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -236,7 +235,7 @@ func evenly(from float64) func() float64 {
 // pass scans and acts, and says whether there is more to do at once.
 func (s *Sweeper) pass(ctx context.Context) (more bool) {
 	start := time.Now()
-	settled := s.settleAll(ignore)
+	earlier := s.recordAll(ignore)
 	a := actor{s: s, tally: ignore, loops: true, pause: batchPause}
 	if !s.cfg.DryRun {
 		a.deletes, a.verifies = s.deleteLimit(), passLimit
@@ -245,9 +244,9 @@ func (s *Sweeper) pass(ctx context.Context) (more bool) {
 	took := time.Since(start) - a.took
 	if err == nil {
 		a.verify(ctx)
-		err = cmp.Or(a.err, s.settleAll(ignore))
+		err = cmp.Or(a.err, s.recordAll(ignore))
 	}
-	err = cmp.Or(err, settled)
+	err = cmp.Or(err, earlier)
 	s.status.Store(&status{at: time.Now(), err: err})
 	if s.cfg.Events.Scanned != nil {
 		s.cfg.Events.Scanned(took, err)
@@ -283,164 +282,4 @@ func (s *Sweeper) logFailure(err error) {
 		s.failed = failure{err.Error(), now}
 		s.cfg.Log.Warn("scan failed, trying again", "err", err)
 	}
-}
-
-// scan reads the table, moves the clocks, and publishes a report. What isDue
-// picks it leaves to a: what is to be deleted part by part, what is to be verified
-// in s.verifies.
-func (s *Sweeper) scan(ctx context.Context, isDue func(*neigh.Entry, *neigh.Link, time.Duration) bool, a *actor) error {
-	s.mu.Lock()
-	for k, at := range s.renewed {
-		s.clocks.renewed(s.clocks.find(&k, 0), at)
-	}
-	clear(s.renewed)
-	s.mu.Unlock()
-	var err error
-	for range dumpTries {
-		if err = s.look(ctx, isDue, a); !errors.Is(err, neigh.ErrInterrupted) && !errors.Is(err, neigh.ErrOverrun) {
-			return err
-		}
-	}
-	return err
-}
-
-func (s *Sweeper) look(ctx context.Context, isDue func(*neigh.Entry, *neigh.Link, time.Duration) bool, a *actor) error {
-	start := time.Now()
-	s.verifies, s.deletes, s.idle, s.inUse = s.verifies[:0], s.deletes[:0], 0, 0
-	if start.Sub(s.topologyAt) >= min(topologyAge, s.cfg.Timing.Interval/10) {
-		topology, err := s.cfg.Table.Topology()
-		if err != nil {
-			return err
-		}
-		s.topology, s.topologyAt, s.fewHops = topology, start, nil
-		if len(topology.NextHops) <= maxFewHops {
-			s.fewHops = slices.AppendSeq([]neigh.Key{}, maps.Keys(topology.NextHops))
-		}
-	}
-	if s.cfg.Missed != nil {
-		s.catchUp(s.cfg.Missed())
-	}
-	var watched []neigh.Key
-	if s.cfg.Watched != nil {
-		watched = s.cfg.Watched()
-	}
-	s.clocks.begin()
-	s.beginLoads()
-	r := report.NewBuilder(start, s.cfg.PerEntry)
-	now := s.clocks.since(start)
-	link := s.topology.Links[0]
-	device := s.cfg.Scope.Device(&link)
-	err := s.cfg.Table.DumpParts(func(e *neigh.Entry) {
-		if e.Index != link.Index {
-			link = s.topology.Links[e.Index]
-			device = s.cfg.Scope.Device(&link)
-		}
-		nextHop, isDefault := s.nextHop(&e.Key)
-		verdict := s.cfg.Scope.DecideOn(e, device, nextHop)
-		if verdict.Reason == policy.UnknownDevice {
-			s.topologyAt = time.Time{} // a device newer than the snapshot
-		}
-		if verdict.Reason.Foreign() || verdict.Reason == policy.Resolving {
-			r.Add(e, &link, verdict, nil, nextHop, isDefault)
-			return
-		}
-		if slices.Contains(watched, e.Key) {
-			verdict = policy.Verdict{Action: policy.Keep, Reason: policy.Watched}
-		}
-		seen := sight{age: e.Updated, due: e.Updated}
-		if !a.forgets || verdict.Action != policy.Delete {
-			s.clocks.see(e, now, &seen)
-		}
-		if seen.fresh && s.first && a.loops {
-			early, hold := s.spread(e, &link, verdict.Action == policy.Verify && link.Uplink)
-			s.clocks.putOff(&seen, now, early, hold)
-		}
-		if seen.again {
-			return
-		}
-		if seen.corrected && s.cfg.Events.Corrected != nil {
-			s.cfg.Events.Corrected(report.DeviceName(&link))
-		}
-		if s.cfg.Timing.Exceeded(e, &link) {
-			r.AddOverdue()
-		}
-		ages := neigh.Ages{neigh.Used: e.Used, neigh.Confirmed: e.Confirmed, neigh.Updated: e.Updated, neigh.Resolved: seen.age}
-		r.Add(e, &link, verdict, &ages, nextHop, isDefault)
-		due, left := isDue(e, &link, seen.due), time.Duration(0)
-		if verdict.Action == policy.Verify && link.Uplink {
-			left = s.cfg.Timing.Left(e, &link, seen.due)
-			due = s.loadOf(&link).count(left, &s.cfg.Timing) || due
-		}
-		if verdict.Action == policy.Keep || seen.held || !due {
-			return
-		}
-		if _, verifying := s.inFlight[e.Key]; verifying {
-			return
-		}
-		j := Job{Entry: *e, Link: link, NextHop: nextHop, age: max(e.Used, e.Updated, seen.age), place: seen.place, left: left}
-		if verdict.Action == policy.Delete {
-			s.deletes = append(s.deletes, j)
-			s.idle++
-		} else {
-			s.verifies = append(s.verifies, j)
-			s.inUse++
-		}
-	}, func(since time.Time) {
-		a.part(ctx, since)
-		s.deletes = s.deletes[:0]
-		now = s.clocks.since(time.Now())
-	})
-	if err != nil {
-		return err
-	}
-	s.clocks.end(now, s.cfg.Timing.Interval)
-	s.endLoads()
-	for k := range s.contests {
-		if !s.clocks.has(k) {
-			delete(s.contests, k)
-			continue
-		}
-		link := s.topology.Links[k.Index]
-		r.AddContested(&link)
-	}
-	s.first = false
-	s.report.Store(r.Finish())
-	return nil
-}
-
-// nextHop says whether a route points at an entry, and whether a default route does.
-func (s *Sweeper) nextHop(k *neigh.Key) (nextHop, isDefault bool) {
-	if s.fewHops != nil && !slices.Contains(s.fewHops, *k) {
-		return false, false
-	}
-	isDefault, nextHop = s.topology.NextHops[*k]
-	return nextHop, isDefault
-}
-
-// catchUp adds to the clocks the time that they have missed. What came before it
-// was noted by them already.
-func (s *Sweeper) catchUp(missed time.Duration) {
-	gap := missed - s.missed
-	s.missed = missed
-	if gap <= 0 {
-		return
-	}
-	s.clocks.advance(gap)
-	if gap >= time.Second {
-		s.cfg.Log.Info("this machine was suspended", "for", gap.Round(time.Second))
-	}
-}
-
-// spread puts off an entry that the first scan sees, so that nodes that start
-// together do not ask together. One that is not due yet is due at some time
-// before it would be; one that would be asked for at once, a little later.
-func (s *Sweeper) spread(e *neigh.Entry, link *neigh.Link, asks bool) (early, hold time.Duration) {
-	random := func(d time.Duration) time.Duration { return time.Duration(s.random() * float64(max(0, d))) }
-	if !s.cfg.Timing.Due(e, link, e.Updated) {
-		return random(s.cfg.Timing.Threshold() - e.Updated), 0
-	}
-	if asks {
-		return 0, random(min(startSpread, s.cfg.Timing.Interval/4))
-	}
-	return 0, 0
 }

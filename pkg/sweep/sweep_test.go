@@ -1518,7 +1518,7 @@ func TestClocksForget(t *testing.T) {
 		expect := func(when string, want int) {
 			t.Helper()
 			s.pass(t.Context())
-			if got := s.clocks.len(); got != want {
+			if got := len(s.clocks.all); got != want {
 				t.Errorf("%s: %d clocks, want %d", when, got, want)
 			}
 		}

@@ -17,7 +17,6 @@ type Job struct {
 	NextHop bool
 
 	age   time.Duration // the greatest of its used, updated and resolved ages
-	place int           // of its clock, when it was seen
 	left  time.Duration // until it is due
 	crowd bool          // many others were due as well
 }

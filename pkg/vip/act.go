@@ -215,7 +215,7 @@ func (v *watch) quiet(r *Round) {
 	}
 	if slices.ContainsFunc(r.lladdrs(), v.hold.rejects) {
 		v.hold.quiet = 0
-	} else if v.hold.quiet++; v.hold.quiet >= quietRounds {
+	} else if v.hold.quiet++; v.hold.quiet >= shield.QuietRounds {
 		v.say(slog.LevelInfo, "nobody else answers for the VIP any more, its entry is not held")
 		v.release()
 	}

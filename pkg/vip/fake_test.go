@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
 )
@@ -370,7 +371,7 @@ func (l *fakeLine) Ask(ctx context.Context, lladdr neigh.LLAddr, window time.Dur
 	go func() { // as in pkg/solicit, replies come from another goroutine
 		sent := time.Now()
 		for _, a := range answers[:min(len(answers), perAsk)] {
-			if a.delay > window || !sleep(ctx, time.Until(sent.Add(a.delay))) {
+			if a.delay > window || !pace.Sleep(ctx, time.Until(sent.Add(a.delay))) {
 				break
 			}
 			n.mu.Lock()
@@ -380,7 +381,7 @@ func (l *fakeLine) Ask(ctx context.Context, lladdr neigh.LLAddr, window time.Dur
 			n.mu.Unlock()
 			reply(shield.Reply{Addr: q.Addr, LLAddr: a.lladdr, RTT: a.delay, Override: !a.proxy})
 		}
-		if !sleep(ctx, time.Until(sent.Add(window))) {
+		if !pace.Sleep(ctx, time.Until(sent.Add(window))) {
 			done <- ctx.Err()
 		}
 		close(done)
@@ -459,9 +460,9 @@ func (n *network) Check(ctx context.Context, ep Endpoint) CheckResult {
 	case unknown != nil:
 		return CheckResult{Unknown: true, Outcome: "tls", Err: unknown}
 	case a == frozen:
-		sleep(ctx, 2*time.Second)
+		pace.Sleep(ctx, 2*time.Second)
 		return CheckResult{Outcome: "timeout", Err: errFake}
-	case !sleep(ctx, 2*ms):
+	case !pace.Sleep(ctx, 2*ms):
 		return CheckResult{Outcome: "timeout", Err: ctx.Err()}
 	case a == unwell:
 		return CheckResult{Unwell: true, Verified: proves, Outcome: "unwell", Err: errFake}
@@ -636,7 +637,7 @@ func (n *network) kubelet(t *testing.T, every time.Duration) {
 		if c != nil && c.Established {
 			n.request(c)
 		}
-		for sleep(ctx, every) {
+		for pace.Sleep(ctx, every) {
 			n.mu.Lock()
 			h := n.host(n.holder())
 			gone := c == nil || c.destroyed || c.closedByKernel || !c.Established && h != nil && !h.down

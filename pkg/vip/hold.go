@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
 )
 
 const (
@@ -108,7 +109,7 @@ func (g *guard) run(ctx context.Context) {
 			g.cfg.Log.Warn("notifications of changed entries fail: meanwhile the entry is put back when it is looked at",
 				"vip", g.hold.key.Addr, "err", err)
 		}
-		sleep(ctx, resubscribe)
+		pace.Sleep(ctx, resubscribe)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
 )
 
 // held returns a bench on which the entry is held with host 2 against host 1,
@@ -27,7 +28,7 @@ func held(t *testing.T, change ...func(*Config)) (b *bench, stop func()) {
 // announcing has a host announce itself until the end of the test.
 func (b *bench) announcing(t *testing.T, n int, every time.Duration) {
 	go func() {
-		for sleep(t.Context(), every) {
+		for pace.Sleep(t.Context(), every) {
 			b.announces(mac(n))
 		}
 	}()
@@ -187,7 +188,7 @@ func TestContested(t *testing.T) {
 		b, _ := held(t)
 		before := len(b.writes(0))
 		go func() {
-			for sleep(t.Context(), 20*ms) {
+			for pace.Sleep(t.Context(), 20*ms) {
 				b.announces(mac(1))
 			}
 		}()

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
 )
 
 // contestedFor is how long no other holder is tried after a hold had to be given
@@ -74,7 +75,7 @@ func (h *holders) reject(a neigh.LLAddr) {
 // answered notes who answered beside the holder, which did so too.
 func (h *holders) answered(r *Round, holder neigh.LLAddr) {
 	for a := range h.rivals {
-		if h.rivals[a]++; h.rivals[a] > quietRounds {
+		if h.rivals[a]++; h.rivals[a] > shield.QuietRounds {
 			delete(h.rivals, a)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
 )
 
 // A virtual machine that stands still for a moment, ten times, beside one that
@@ -376,7 +377,7 @@ func TestTranslated(t *testing.T) {
 		c := b.dial(theVIP)
 		b.change(func() { c.Established = true })
 		go func() {
-			for sleep(t.Context(), time.Second) {
+			for pace.Sleep(t.Context(), time.Second) {
 				b.change(func() { c.sent = time.Now(); c.received = c.sent.Add(ms); c.Received++ })
 			}
 		}()
@@ -589,7 +590,7 @@ func TestStartsWhileRefused(t *testing.T) {
 		b := newBench([]*host{zombie(1, refuses)}, auto, func(c *Config) { c.Attempts = nil })
 		b.w.cfg.Attempts = b.Attempts
 		go func() {
-			for sleep(t.Context(), time.Second) {
+			for pace.Sleep(t.Context(), time.Second) {
 				b.change(func() {
 					if h := b.host(b.holder()); h != nil && h.api == serves {
 						return

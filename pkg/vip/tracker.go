@@ -2,10 +2,10 @@ package vip
 
 import (
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
 )
 
 // Event is something that happened to a VIP. Its name is the log field, the
@@ -70,10 +70,6 @@ type Change struct {
 	Reason   string         // of Pinned, Failing and NotOnLink
 }
 
-// quietRounds is how many rounds in which only one host answers end a
-// Duplicate. An answer may be lost.
-const quietRounds = 3
-
 // Tracker follows who holds one VIP, and since when. It is pure: observations
 // go in, and each method returns the change that it makes, if any.
 type Tracker struct {
@@ -82,12 +78,11 @@ type Tracker struct {
 	since   time.Time
 	holders []neigh.LLAddr // that answered when everybody was last asked
 
-	duplicate string // the holders last reported, "" while there is one
-	quiet     int
-	trouble   Event     // Silent or Failing, while it lasts
-	began     time.Time // of trouble; zero: there is none
-	pinned    string    // why, "" if it is not
-	held      bool
+	contest shield.Contest
+	trouble Event     // Silent or Failing, while it lasts
+	began   time.Time // of trouble; zero: there is none
+	pinned  string    // why, "" if it is not
+	held    bool
 }
 
 // Holder returns whom the entry names, and since when. The zero LLAddr: nobody.
@@ -144,23 +139,10 @@ func (t *Tracker) Names(now time.Time, holder neigh.LLAddr, cause Cause, began t
 // Answered notes who answered when everybody was asked.
 func (t *Tracker) Answered(holders []neigh.LLAddr) (Change, bool) {
 	t.holders = slices.Clone(holders)
-	if len(holders) <= 1 {
-		if t.quiet++; t.quiet >= quietRounds {
-			t.duplicate = ""
-		}
+	if t.contest.Answered(holders) != shield.Several {
 		return Change{}, false
 	}
-	t.quiet = 0
-	names := make([]string, len(holders))
-	for i, h := range holders {
-		names[i] = h.String()
-	}
-	slices.Sort(names)
-	if now := strings.Join(names, " "); now != t.duplicate {
-		t.duplicate = now
-		return Change{Event: Duplicate, New: t.holder, Holders: t.holders}, true
-	}
-	return Change{}, false
+	return Change{Event: Duplicate, New: t.holder, Holders: t.holders}, true
 }
 
 // Trouble notes that the VIP is Silent or Failing, since began.

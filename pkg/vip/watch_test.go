@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
 )
@@ -910,7 +911,7 @@ func TestFlappingServer(t *testing.T) {
 		b.settle(t)
 		b.change(func() { b.hosts = append(b.hosts, zombie(2, frozen)) })
 		go func() {
-			for i := 0; sleep(t.Context(), 4*time.Second); i++ {
+			for i := 0; pace.Sleep(t.Context(), 4*time.Second); i++ {
 				b.change(func() { b.hosts[0].api = []api{refuses, serves}[i%2] })
 			}
 		}()

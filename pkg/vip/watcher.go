@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
 )
 
@@ -100,7 +101,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 			return nil
 		}
 		w.turn(ctx)
-		if !sleep(ctx, roundGap) {
+		if !pace.Sleep(ctx, roundGap) {
 			return nil
 		}
 		timer.Reset(roundEvery - roundGap)
@@ -304,7 +305,7 @@ func (w *Watcher) hear(ctx context.Context, a Attempts) {
 		err := a.Next(ctx, w.refused)
 		if err != nil && ctx.Err() == nil && !errors.Is(err, neigh.ErrOverrun) {
 			w.cfg.Log.Debug("hearing of attempts to connect", "err", err)
-			sleep(ctx, roundEvery)
+			pace.Sleep(ctx, roundEvery)
 		}
 	}
 }
@@ -327,17 +328,5 @@ func (w *Watcher) refused(s *neigh.Socket) {
 		v.refused.Store(&now)
 	} else if !before {
 		w.again()
-	}
-}
-
-// sleep waits for d. It reports false if ctx ended first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
 	}
 }

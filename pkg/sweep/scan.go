@@ -1,0 +1,221 @@
+package sweep
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
+)
+
+// dueFunc says whether an entry is due, whose agent's clock shows resolved.
+type dueFunc func(e *neigh.Entry, link *neigh.Link, resolved time.Duration) bool
+
+// scan reads the table, moves the clocks, and publishes a report. What isDue
+// picks it leaves to a: what is to be deleted part by part, what is to be verified
+// in s.verifies.
+func (s *Sweeper) scan(ctx context.Context, isDue dueFunc, a *actor) error {
+	s.mu.Lock()
+	for k, at := range s.renewed {
+		s.clocks.renewed(s.clocks.find(&k), at)
+	}
+	clear(s.renewed)
+	s.mu.Unlock()
+	var err error
+	for range dumpTries {
+		if err = s.look(ctx, isDue, a); !errors.Is(err, neigh.ErrInterrupted) && !errors.Is(err, neigh.ErrOverrun) {
+			return err
+		}
+	}
+	return err
+}
+
+// look is one try of a scan.
+func (s *Sweeper) look(ctx context.Context, isDue dueFunc, a *actor) error {
+	start := time.Now()
+	s.verifies, s.deletes, s.idle, s.inUse = s.verifies[:0], s.deletes[:0], 0, 0
+	if err := s.readTopology(start); err != nil {
+		return err
+	}
+	if s.cfg.Missed != nil {
+		s.catchUp(s.cfg.Missed())
+	}
+	sc := scanner{Sweeper: s, actor: a, isDue: isDue, report: report.NewBuilder(start, s.cfg.PerEntry), now: s.clocks.since(start)}
+	if s.cfg.Watched != nil {
+		sc.watched = s.cfg.Watched()
+	}
+	sc.on(s.topology.Links[0])
+	s.clocks.begin()
+	s.beginLoads()
+	if err := s.cfg.Table.DumpParts(sc.entry, func(since time.Time) { sc.part(ctx, since) }); err != nil {
+		return err
+	}
+	sc.end()
+	return nil
+}
+
+// readTopology reads the devices and routes, unless what is known of them is young.
+func (s *Sweeper) readTopology(now time.Time) error {
+	if now.Sub(s.topologyAt) < min(topologyAge, s.cfg.Timing.Interval/10) {
+		return nil
+	}
+	topology, err := s.cfg.Table.Topology()
+	if err != nil {
+		return err
+	}
+	s.topology, s.topologyAt, s.fewHops = topology, now, nil
+	if len(topology.NextHops) <= maxFewHops {
+		s.fewHops = slices.AppendSeq([]neigh.Key{}, maps.Keys(topology.NextHops))
+	}
+	return nil
+}
+
+// nextHop says whether a route points at an entry, and whether a default route does.
+func (s *Sweeper) nextHop(k *neigh.Key) (nextHop, isDefault bool) {
+	if s.fewHops != nil && !slices.Contains(s.fewHops, *k) {
+		return false, false
+	}
+	isDefault, nextHop = s.topology.NextHops[*k]
+	return nextHop, isDefault
+}
+
+// scanner takes in the table while it is being read.
+type scanner struct {
+	*Sweeper
+	actor   *actor
+	isDue   dueFunc
+	watched []neigh.Key // renewed by somebody else
+	report  *report.Builder
+	now     time.Duration // when the part was read, as the clocks keep it
+
+	// Of the entry before: dumps come in runs of the same device.
+	link   neigh.Link
+	device policy.Reason
+}
+
+// on notes the device of the entries that follow.
+func (sc *scanner) on(link neigh.Link) {
+	sc.link, sc.device = link, sc.cfg.Scope.Device(&link)
+}
+
+// entry takes in one entry: what it is, how old, and whether it is due.
+func (sc *scanner) entry(e *neigh.Entry) {
+	if e.Index != sc.link.Index {
+		sc.on(sc.topology.Links[e.Index])
+	}
+	nextHop, isDefault := sc.nextHop(&e.Key)
+	verdict := sc.cfg.Scope.DecideOn(e, sc.device, nextHop)
+	if verdict.Reason == policy.UnknownDevice {
+		sc.topologyAt = time.Time{} // a device newer than the snapshot
+	}
+	if verdict.Reason.Foreign() || verdict.Reason == policy.Resolving {
+		sc.report.Add(e, &sc.link, verdict, nil, nextHop, isDefault)
+		return
+	}
+	if slices.Contains(sc.watched, e.Key) {
+		verdict = policy.Verdict{Action: policy.Keep, Reason: policy.Watched}
+	}
+	age, resolved, held := e.Updated, e.Updated, false
+	if !sc.actor.forgets || verdict.Action != policy.Delete {
+		seen := sc.see(e, verdict)
+		if seen.again {
+			return
+		}
+		age = seen.age
+		resolved, held = seen.due(sc.now)
+	}
+	if sc.cfg.Timing.Exceeded(e, &sc.link) {
+		sc.report.AddOverdue()
+	}
+	ages := neigh.Ages{neigh.Used: e.Used, neigh.Confirmed: e.Confirmed, neigh.Updated: e.Updated, neigh.Resolved: age}
+	sc.report.Add(e, &sc.link, verdict, &ages, nextHop, isDefault)
+	due, left := sc.isDue(e, &sc.link, resolved), time.Duration(0)
+	if verdict.Action == policy.Verify && sc.link.Uplink {
+		left = sc.cfg.Timing.Left(e, &sc.link, resolved)
+		due = sc.loadOf(&sc.link).count(left, &sc.cfg.Timing) || due
+	}
+	if due && !held {
+		sc.job(verdict.Action, Job{Entry: *e, Link: sc.link, NextHop: nextHop, age: max(e.Used, e.Updated, age), left: left})
+	}
+}
+
+// see moves the clock of an entry.
+func (sc *scanner) see(e *neigh.Entry, verdict policy.Verdict) sight {
+	seen := sc.clocks.see(e, sc.now)
+	if seen.fresh && sc.first && sc.actor.loops {
+		sc.spread(seen.clock, e, verdict.Action == policy.Verify && sc.link.Uplink)
+	}
+	if seen.corrected && !seen.again && sc.cfg.Events.Corrected != nil {
+		sc.cfg.Events.Corrected(report.DeviceName(&sc.link))
+	}
+	return seen
+}
+
+// spread puts off an entry that the first scan sees, so that nodes that start
+// together do not ask together. One that is not due yet is due at some time
+// before it would be; one that would be asked for at once, a little later.
+func (sc *scanner) spread(k *clock, e *neigh.Entry, asks bool) {
+	random := func(d time.Duration) time.Duration { return time.Duration(sc.random() * float64(max(0, d))) }
+	switch {
+	case !sc.cfg.Timing.Due(e, &sc.link, e.Updated):
+		k.dueEarly = random(sc.cfg.Timing.Threshold() - e.Updated)
+	case asks:
+		k.heldUntil = sc.now + random(min(startSpread, sc.cfg.Timing.Interval/4))
+	}
+}
+
+// job notes what is to be done with an entry that is due.
+func (sc *scanner) job(do policy.Action, j Job) {
+	if _, verifying := sc.inFlight[j.Entry.Key]; verifying {
+		return
+	}
+	switch do {
+	case policy.Delete:
+		sc.deletes = append(sc.deletes, j)
+		sc.idle++
+	case policy.Verify:
+		sc.verifies = append(sc.verifies, j)
+		sc.inUse++
+	}
+}
+
+// part acts on the part of the table that was read last, and stood as it is at since.
+func (sc *scanner) part(ctx context.Context, since time.Time) {
+	sc.actor.part(ctx, since)
+	sc.deletes = sc.deletes[:0]
+	sc.now = sc.clocks.since(time.Now())
+}
+
+// end follows a complete scan: it forgets what is gone, and publishes the report.
+func (sc *scanner) end() {
+	sc.clocks.end(sc.now, sc.cfg.Timing.Interval)
+	sc.endLoads()
+	for k := range sc.contests {
+		if sc.clocks.find(&k) == nil {
+			delete(sc.contests, k)
+			continue
+		}
+		link := sc.topology.Links[k.Index]
+		sc.report.AddContested(&link)
+	}
+	sc.first = false
+	sc.Sweeper.report.Store(sc.report.Finish())
+}
+
+// catchUp adds to the clocks the time that they have missed. What came before it
+// was noted by them already.
+func (s *Sweeper) catchUp(missed time.Duration) {
+	gap := missed - s.missed
+	s.missed = missed
+	if gap <= 0 {
+		return
+	}
+	s.clocks.advance(gap)
+	if gap >= time.Second {
+		s.cfg.Log.Info("this machine was suspended", "for", gap.Round(time.Second))
+	}
+}
