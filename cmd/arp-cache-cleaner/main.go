@@ -29,7 +29,6 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/server"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/sweep"
-	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/tune"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/vip"
 )
 
@@ -37,10 +36,10 @@ import (
 var version, commit = "dev", ""
 
 func main() {
-	tune.Runtime()
+	machine.OneThread()
 	o, err := parse(os.Args[1:], os.LookupEnv, os.Stdout)
 	if err == nil && o.Command == "" && !o.Once && !o.Version {
-		tune.Slack() // before signals are handled
+		machine.Slack() // before signals are handled
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	code := run(ctx, o, err, os.Stdout, os.Stderr)
@@ -137,17 +136,14 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 		DryRun:     !acting,
 		PerEntry:   o.PerEntry,
 		Watched:    claims,
-		Missed:     kernel.NewGaps().Total,
+		Missed:     machine.NewGaps().Total,
 		Pace:       pacer.Set,
 		Log:        log,
 	}
 	if !o.Once { // which nobody scrapes
-		var memory tune.Trimmer
 		cfg.Events = sweep.Events{
 			Scanned: func(took time.Duration, err error) {
-				now := time.Now()
-				m.Scanned(now, took, err)
-				memory.Trim(now) // here, so that no timer of its own has to wake the process
+				m.Scanned(time.Now(), took, err)
 			},
 			Renewed: func(device string, method sweep.Method, result sweep.Result, age time.Duration) {
 				m.Renewed(device, string(method), string(result), age)

@@ -25,7 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/lab"
-	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/tune"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/machine"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/vip"
 )
 
@@ -240,7 +240,7 @@ func TestTimerSlack(t *testing.T) {
 			}
 			for _, thread := range threads {
 				b, err := os.ReadFile("/proc/" + thread.Name() + "/timerslack_ns")
-				if want := fmt.Sprintf("%d\n", tune.TimerSlack.Nanoseconds()); tt.prefix == nil && (err != nil || string(b) != want) {
+				if want := fmt.Sprintf("%d\n", machine.TimerSlack.Nanoseconds()); tt.prefix == nil && (err != nil || string(b) != want) {
 					t.Errorf("thread %s: %q, %v, want %q", thread.Name(), b, err, want)
 				}
 			}

@@ -21,12 +21,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/kernel"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/machine"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/metrics"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/sweep"
-	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/tune"
 )
 
 // serve is the process of one subject.
@@ -61,8 +61,8 @@ func cpuTime() time.Duration {
 
 // likeMain does what the agent's main does.
 func likeMain() {
-	tune.Slack()
-	tune.Runtime()
+	machine.Slack()
+	machine.OneThread()
 }
 
 // agent is the agent's loop, on a table that lets it scan when it is told to.

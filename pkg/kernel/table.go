@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -26,22 +25,12 @@ import (
 )
 
 // maxBatch is the most deletions in one system call. The default receive
-// buffer of a netlink socket holds 256 errors, and each may yield one. Besides,
-// with one Go thread the runtime takes a system call of over two of its 20 us
-// ticks, in truth over 75 us each, for one that blocks: it starts another thread,
-// which finds nothing to do (retake in runtime/proc.go). 200 a call were a tenth more
-// expensive, all in all.
-const maxBatch = 50
+// buffer of a netlink socket holds 256 errors, and each may yield one.
+const maxBatch = 200
 
 // maxLookups is the most entries asked for in one system call. Each answer takes
 // a message of its own in the receive buffer.
 const maxLookups = 100
-
-// yieldAfter is how long a dump, and what is done between its parts, goes on
-// before it lets other goroutines run. Nobody may be waiting; but one that goes on
-// for 10 ms has the runtime step in at each of its system calls (retake again),
-// which makes a dump of 100,000 entries a sixth more expensive.
-const yieldAfter = 2 * time.Millisecond
 
 // Table is the neighbour table of one network namespace: that of the thread
 // that opened it. It is safe for concurrent use, one request at a time, and one
@@ -135,13 +124,8 @@ func (c *conn) entries(visit func(*neigh.Entry), part func(since time.Time)) err
 	var e neigh.Entry
 	var first error // the dump is read to its end all the same: the kernel refuses another while one is under way
 	done := false
-	yielded := since
 	for !done {
 		next := time.Now() // the kernel reads the next part from the table while it hands over this one
-		if next.Sub(yielded) > yieldAfter {
-			yielded = next
-			runtime.Gosched()
-		}
 		b, err := c.read()
 		if err == nil {
 			if done, err = decodePart(b, c.port, seq, &e, visit); done {
