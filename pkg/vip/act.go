@@ -152,7 +152,7 @@ func (v *watch) leave(e *Evidence, state neigh.State) {
 	}
 }
 
-// shield raises the shield over the entry, and returns whom it names; nobody where
+// shield raises the shield over the entry, and returns the holder it names; none where
 // the kernel sends no packets by it. While the kernel probes the holder there is no
 // shield.
 func (v *watch) shield() (incumbent neigh.LLAddr, err error) {
@@ -208,7 +208,7 @@ func (v *watch) answered(r *Round, e *Evidence) {
 	}
 }
 
-// quiet ends a hold when nobody whom it rejects has answered for some rounds.
+// quiet ends a hold when none that it rejects has answered for some rounds.
 func (v *watch) quiet(r *Round) {
 	if v.hold == nil {
 		return
@@ -297,7 +297,7 @@ func (v *watch) try(ctx context.Context, h neigh.LLAddr, e *Evidence) bool {
 	return true
 }
 
-// trial gives the entry to a holder and checks the service. It returns whom the
+// trial gives the entry to a holder and checks the service. It returns the holder that the
 // entry names afterwards, and false if it was not made. Where the incumbent was
 // silent, it ends as soon as that one answers again.
 func (v *watch) trial(ctx context.Context, h, incumbent neigh.LLAddr, silent bool) (r CheckResult, named neigh.LLAddr, ok bool) {
@@ -427,7 +427,7 @@ func (v *watch) give(h neigh.LLAddr) bool {
 	return err == nil
 }
 
-// named returns whom the entry names now; the zero LLAddr is nobody.
+// named returns the holder that the entry names now; the zero LLAddr is none.
 func (v *watch) named() neigh.LLAddr {
 	if e, err := v.cfg.Table.Get(v.key()); err == nil && e.State.Valid() {
 		return e.LLAddr

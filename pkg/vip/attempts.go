@@ -21,7 +21,7 @@ const (
 	askAtOnce = time.Second // the least time between two requests, whatever is announced
 
 	// lonelySpread is within what a service is checked, at random, whose holder has
-	// no rival: the check only tells people. Of N nodes no more than N/30 a second
+	// no rival: the check only informs people. Of N nodes no more than N/30 a second
 	// make one.
 	lonelySpread = 40 * time.Second
 	lonelyEvery  = 30 * time.Second
@@ -86,8 +86,8 @@ func (a *attempts) askedAt(now time.Time, every time.Duration) {
 	a.asks = now.Add(step*4/5 + random(step/5))
 }
 
-// news has everybody asked soon: somebody has announced the VIP, or has its entry.
-func (a *attempts) news() { a.asks = earlier(a.asks, a.asked.Add(askAtOnce)) }
+// askSoon has everybody asked soon: somebody has announced the VIP, or has its entry.
+func (a *attempts) askSoon() { a.asks = earlier(a.asks, a.asked.Add(askAtOnce)) }
 
 // checkedAt notes that the service was checked, whose holder has no rival.
 func (a *attempts) checkedAt(now time.Time) {

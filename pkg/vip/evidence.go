@@ -38,7 +38,7 @@ type Evidence struct {
 	Entry neigh.State
 	// Due: the entry is so old that it has to be renewed.
 	Due bool
-	// Holder is whom the entry names, or named last. The zero LLAddr: nobody yet.
+	// Holder is the one that the entry names, or named last. The zero LLAddr: nobody yet.
 	Holder neigh.LLAddr
 	// HandsOff: the entry is somebody else's, or this is a dry run. It is not
 	// written, and everybody is not asked.

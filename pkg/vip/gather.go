@@ -39,7 +39,7 @@ func (v *watch) gather(ctx context.Context) (*Evidence, bool) {
 		v.release()
 		v.line.close()
 		v.elsewhere(ctx, e)
-		v.settle(e, Judge(e))
+		v.record(e, Judge(e))
 		return e, false
 	}
 	v.endHold(now)
@@ -134,7 +134,7 @@ func (v *watch) elsewhere(ctx context.Context, e *Evidence) {
 	v.check = Check{At: e.Now, CheckResult: r}
 }
 
-// read reads the entry and notes whom it names. It reports false where that is
+// read reads the entry and notes the holder it names. It reports false where that is
 // not known.
 func (v *watch) read(e *Evidence) bool {
 	entry, err := v.cfg.Table.Get(v.key())
@@ -167,7 +167,7 @@ func (v *watch) read(e *Evidence) bool {
 	return true
 }
 
-// names notes whom the entry names, if that has changed without the watch. One that
+// names notes the holder that the entry names, if that has changed without the watch. One that
 // is somebody else's did not move.
 func (v *watch) names(now time.Time, entry *neigh.Entry, foreign bool) {
 	if v.hold != nil && v.hold.rejects(entry.LLAddr) {
@@ -187,7 +187,7 @@ func (v *watch) names(now time.Time, entry *neigh.Entry, foreign bool) {
 	if before != (neigh.LLAddr{}) {
 		v.holders.changed(now, before, entry.LLAddr)
 		v.round, v.check = Round{}, Check{}
-		v.attempts.news()
+		v.attempts.askSoon()
 	}
 }
 
@@ -229,7 +229,7 @@ func (v *watch) hear(ctx context.Context, h neigh.LLAddr, tries int) Hearing {
 }
 
 // observe takes in the connections to the VIP: those that are known, and those
-// that it was told of, are looked up one by one. All are listed when that shows
+// that the Watcher passed on, are looked up one by one. All are listed when that shows
 // too little: one that was known is gone, or none is left, the VIP does not work, or
 // it has just come to where it is.
 func (v *watch) observe(now time.Time) {
@@ -238,8 +238,8 @@ func (v *watch) observe(now time.Time) {
 		look = append(look, k.Socket)
 	}
 	known := len(look)
-	if told := v.told.Swap(nil); told != nil {
-		for _, s := range *told {
+	if listed := v.listed.Swap(nil); listed != nil {
+		for _, s := range *listed {
 			if v.connections.known[s.Cookie] == nil && len(look) < maxKnown {
 				look = append(look, s)
 			}
@@ -273,11 +273,11 @@ func (v *watch) observe(now time.Time) {
 	}
 }
 
-// tell tells of the connections there are. To list them is to walk through all
+// pass passes on the connections to the VIP among those listed. To list them is to walk through all
 // sockets of the machine: it is done for all VIPs at once.
-func (v *watch) tell(sockets []neigh.Socket) {
+func (v *watch) pass(sockets []neigh.Socket) {
 	if ours := v.ours(sockets); len(ours) > 0 {
-		v.told.Store(&ours)
+		v.listed.Store(&ours)
 	}
 }
 

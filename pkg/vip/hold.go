@@ -29,7 +29,7 @@ type hold struct {
 	rejected []neigh.LLAddr
 	quiet    int         // rounds in which no rejected holder answered
 	gaveUp   atomic.Bool // it was taken too often
-	over     atomic.Bool // another holder has taken it, whom nobody has rejected
+	over     atomic.Bool // another holder has taken it, which was not rejected
 	cancel   context.CancelFunc
 	done     chan struct{}
 }
@@ -48,7 +48,7 @@ func (v *watch) guard(held neigh.LLAddr, rejected []neigh.LLAddr) {
 	ctx, cancel := context.WithCancel(context.Background()) // until release
 	h := &hold{key: v.key(), held: held, rejected: rejected, cancel: cancel, done: make(chan struct{})}
 	v.hold = h
-	g := guard{cfg: &v.cfg, hold: h, foreign: v.foreign(), tell: v.held}
+	g := guard{cfg: &v.cfg, hold: h, foreign: v.foreign(), restoredOne: v.held}
 	go func() {
 		defer close(h.done)
 		g.run(ctx)
@@ -88,10 +88,10 @@ func (v *watch) endHold(now time.Time) {
 
 // guard is the goroutine of a hold.
 type guard struct {
-	cfg     *Config
-	hold    *hold
-	foreign func(*neigh.Entry) bool
-	tell    chan<- struct{}
+	cfg         *Config
+	hold        *hold
+	foreign     func(*neigh.Entry) bool
+	restoredOne chan<- struct{}
 
 	restored []time.Time // within the last second
 	missed   time.Time   // when notifications were last lost
@@ -171,7 +171,7 @@ func (g *guard) restore() {
 	}
 	g.restored = append(g.restored, now)
 	select {
-	case g.tell <- struct{}{}:
+	case g.restoredOne <- struct{}{}:
 	default:
 	}
 }

@@ -8,7 +8,7 @@ type State uint8
 // The states.
 const (
 	StateUnknown   State = iota // nothing says that it works, and nothing that it does not
-	StateWorks                  // its holder is there, and serves as far as can be told
+	StateWorks                  // its holder is there, and serves as far as is known
 	StateSuspect                // something says that it may not
 	StateSilent                 // nobody answers for it who serves
 	StateFailing                // its holder answers, and does not serve
@@ -162,11 +162,11 @@ func Judge(e *Evidence) Verdict {
 
 // judgeSilence judges a VIP whose holder answers no unicast request.
 func judgeSilence(e *Evidence) Verdict {
-	calm := e.TCP.Wanted && e.TCP.Suspect == None
+	unsuspected := e.TCP.Wanted && e.TCP.Suspect == None
 	switch asked := e.Round.At.After(e.Unheard); {
 	case e.Check.servedWithin(e.Now, excuseFor) && e.TCP.Suspect == None:
 		return Verdict{StateWorks, CheckServed}
-	case e.Deaf && calm:
+	case e.Deaf && unsuspected:
 		return Verdict{StateWorks, TCPIdle}
 	case !asked && e.HandsOff && e.Silence >= kernelPatience: // and everybody is not asked
 		return Verdict{StateSilent, NoAnswer}
@@ -180,7 +180,7 @@ func judgeSilence(e *Evidence) Verdict {
 		return Verdict{StateSilent, OthersAnswer}
 	case len(e.Round.Answers) > 0:
 		return Verdict{StateSuspect, OthersAnswer}
-	case calm && e.Silence < idlePatience:
+	case unsuspected && e.Silence < idlePatience:
 		return Verdict{StateSuspect, NoAnswer}
 	}
 	return Verdict{StateSilent, NobodyAnswers}

@@ -80,7 +80,7 @@ func (l *line) failed(err error) {
 	l.close()
 }
 
-// heard tells that somebody has announced the VIP.
+// heard receives when somebody has announced the VIP.
 func (l *line) heard() <-chan struct{} {
 	if l.Line == nil {
 		return nil

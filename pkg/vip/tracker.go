@@ -85,7 +85,7 @@ type Tracker struct {
 	held    bool
 }
 
-// Holder returns whom the entry names, and since when. The zero LLAddr: nobody.
+// Holder returns the holder that the entry names, and since when. The zero LLAddr: nobody.
 func (t *Tracker) Holder() (neigh.LLAddr, time.Time) { return t.holder, t.since }
 
 // Holders returns how many hosts answered when everybody was last asked.
@@ -118,7 +118,7 @@ func (t *Tracker) Place(w Where, reason string) (Change, bool) {
 	return Change{}, false
 }
 
-// Names notes whom the entry names, and why that changed, if it did. began is
+// Names notes the holder that the entry names, and why that changed, if it did. began is
 // when the trouble that led to it was first noticed; zero is no trouble.
 func (t *Tracker) Names(now time.Time, holder neigh.LLAddr, cause Cause, began time.Time) (Change, bool) {
 	old := t.holder

@@ -40,13 +40,13 @@ type Table interface {
 }
 
 // Sockets are the TCP connections of this network namespace. Where the kernel
-// cannot tell of them, the errors wrap neigh.ErrUnsupported.
+// does not report them, the errors wrap neigh.ErrUnsupported.
 type Sockets interface {
 	// List returns those to the given remote port, in ESTABLISHED or SYN_SENT.
 	List(port uint16) ([]neigh.Socket, error)
 	// Get looks one up afresh.
 	Get(s *neigh.Socket) (neigh.Socket, error)
-	// Destroy closes one, as far as its owner can tell with ECONNABORTED.
+	// Destroy closes one: its owner sees ECONNABORTED.
 	Destroy(s *neigh.Socket) error
 }
 
@@ -73,7 +73,7 @@ type Line interface {
 	// window to reply. The error is that of ctx if it was done first; reply may be
 	// what ends it.
 	Ask(ctx context.Context, lladdr neigh.LLAddr, window time.Duration, reply func(shield.Reply)) error
-	// Heard tells that somebody has announced the address without being asked.
+	// Heard receives when somebody has announced the address without being asked.
 	Heard() <-chan struct{}
 	Close() error
 }
@@ -137,7 +137,7 @@ type Config struct {
 	Sockets   Sockets
 	Subscribe func() (Changes, error)
 	// Attempts reports TCP connections to the given ports that have ended; nil
-	// where the kernel does not tell.
+	// where the kernel does not report them.
 	Attempts func(ports []uint16) (Attempts, error)
 	Checker  Checker // nil: the service is not checked
 	// Lookup resolves a name.

@@ -38,7 +38,7 @@ type watch struct {
 
 	status  atomic.Pointer[report.VIP]
 	claimed atomic.Pointer[neigh.Key]
-	told    atomic.Pointer[[]neigh.Socket] // the connections by the last round, until they are looked up
+	listed  atomic.Pointer[[]neigh.Socket] // the connections that the Watcher listed last, until they are looked up
 	refused atomic.Pointer[time.Time]      // when an attempt to connect was refused last
 	held    chan struct{}                  // the entry was taken by a rejected holder, and put back
 
@@ -100,7 +100,7 @@ func (v *watch) run(ctx context.Context) {
 				continue // it is over, or was looked at a moment ago
 			}
 		case <-v.line.heard():
-			v.attempts.news()
+			v.attempts.askSoon()
 			if wait := v.tooSoon(); wait > 0 {
 				timer.Reset(wait)
 				continue
@@ -165,7 +165,7 @@ func (v *watch) look(ctx context.Context) {
 		checks: v.cfg.Checker != nil, suppresses: v.way.Link.Suppresses, known: v.holders.known, fresh: v.began,
 	}
 	for range maxSteps {
-		v.settle(e, Judge(e))
+		v.record(e, Judge(e))
 		if ctx.Err() != nil {
 			return
 		}
@@ -177,8 +177,8 @@ func (v *watch) look(ctx context.Context) {
 	v.claim(e)
 }
 
-// settle takes note of a verdict.
-func (v *watch) settle(e *Evidence, verdict Verdict) {
+// record takes note of a verdict.
+func (v *watch) record(e *Evidence, verdict Verdict) {
 	v.verdict = verdict
 	switch verdict.State {
 	case StateWorks:

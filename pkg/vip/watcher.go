@@ -209,8 +209,8 @@ func (w *Watcher) lookup(ctx context.Context) map[string][]netip.Addr {
 	return w.resolved
 }
 
-// follow starts and ends watches, so that there is one for each target, and tells
-// them of the sockets there are.
+// follow starts and ends watches, so that there is one for each target, and passes
+// them the connections there are.
 func (w *Watcher) follow(ctx context.Context, targets []Target, sockets []neigh.Socket) {
 	wanted := make(map[place]Target, len(targets))
 	for _, t := range targets {
@@ -233,11 +233,11 @@ func (w *Watcher) follow(ctx context.Context, targets []Target, sockets []neigh.
 	}
 	for p, t := range wanted {
 		if v := w.watches[p]; v != nil {
-			v.tell(sockets)
+			v.pass(sockets)
 			continue
 		}
 		v := newWatch(w, t)
-		v.tell(sockets)
+		v.pass(sockets)
 		if s := w.seen[p]; s != nil && !s.refused.IsZero() {
 			v.refused.Store(&s.refused)
 		}
