@@ -524,7 +524,7 @@ func BenchmarkDecodePart(b *testing.B) {
 }
 
 func FuzzDecodePart(f *testing.F) {
-	f.Add(part(2))
+	seed(f, part(2))
 	f.Add(append(part(1), netlinkMessage(unix.NLMSG_DONE, unix.NLM_F_MULTI, 1, u32s(0))...))
 	f.Add(append(netlinkMessage(unix.NLMSG_ERROR, unix.NLM_F_DUMP_INTR, 1, u32s(1<<32-1)), 1, 2, 3))
 	f.Add(netlinkMessage(unix.RTM_NEWNEIGH, 0, 1, fullBody[:30]))
@@ -546,7 +546,7 @@ func FuzzDecodePart(f *testing.F) {
 }
 
 func FuzzDecodeEntry(f *testing.F) {
-	f.Add(fullBody)
+	seed(f, fullBody)
 	f.Add(ndmsg(unix.AF_INET6, 7, netlink.NUD_REACHABLE, 0, dst6, lladdr, times))
 	f.Add(ndmsg(unix.AF_INET, 7, netlink.NUD_STALE, 0, dst4, u32s(0)))
 	f.Add(ndmsg(unix.AF_INET, 7, netlink.NUD_STALE, 0, dst4, lladdr[:9]))
@@ -574,7 +574,7 @@ func FuzzDecodeEntry(f *testing.F) {
 
 func FuzzNextMessage(f *testing.F) {
 	whole := netlinkMessage(unix.RTM_NEWNEIGH, unix.NLM_F_MULTI, 1, fullBody)
-	f.Add(whole)
+	seed(f, whole)
 	f.Add(append(whole, netlinkMessage(unix.NLMSG_DONE, unix.NLM_F_MULTI, 1, u32s(0))...))
 	f.Add(append(netlinkMessage(unix.NLMSG_NOOP, 0, 1, []byte{1}), 0, 0, 0, 9, 9))
 	f.Add(netlinkMessage(unix.NLMSG_ERROR, 0, 1, u32s(uint32(1<<32-uint64(unix.ENOENT)))))

@@ -67,7 +67,7 @@ func TestDecodeDestroyed(t *testing.T) {
 
 func FuzzDecodeDestroyed(f *testing.F) {
 	message := netlinkMessage(unix.SOCK_DIAG_BY_FAMILY, 0, 0, diagMsg(unix.AF_INET, 7, id4, closedInfo(248, 1, 0)))
-	f.Add(message)
+	seed(f, message)
 	f.Add(netlinkMessage(unix.SOCK_DIAG_BY_FAMILY, 0, 0, diagMsg(unix.AF_INET6, 7, mapped, closedInfo(104, 1, 0))))
 	f.Add(append(bytes.Clone(message), message[:90]...))
 	f.Add(netlinkMessage(unix.NLMSG_ERROR, 0, 0, u32s(0)))

@@ -1,8 +1,10 @@
 package kernel
 
 import (
+	"bytes"
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -10,17 +12,43 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 )
 
+// seed adds inputs to those that a fuzz test starts from: whole, cut short anywhere,
+// and with each byte 0, 1 and 255. That reaches what a decoder refuses.
+func seed(f *testing.F, inputs ...[]byte) {
+	for _, whole := range inputs {
+		f.Add(whole)
+		for i := range whole {
+			f.Add(whole[:i])
+			for _, v := range []byte{0, 1, 255} {
+				b := bytes.Clone(whole)
+				b[i] = v
+				f.Add(b)
+			}
+		}
+	}
+}
+
 // A whole conversation: whatever the kernel says in whatever datagrams, a dump,
 // a lookup and a change come to an end, and every failure has a name.
 func FuzzConversation(f *testing.F) {
 	answer := func(typ, flags uint16, body ...[]byte) []byte { return netlinkMessage(typ, flags, 1, body...) }
 	entry := answer(unix.RTM_NEWNEIGH, unix.NLM_F_MULTI, fullBody)
 	done := answer(unix.NLMSG_DONE, unix.NLM_F_MULTI, u32s(0))
-	f.Add(append(append([]byte(nil), entry...), done...), uint16(0))
-	f.Add(append(append([]byte(nil), entry...), done...), uint16(len(entry)))
+	dump := slices.Concat(entry, done)
+	for i := range dump {
+		damaged := bytes.Clone(dump)
+		damaged[i] = 255
+		f.Add(damaged, uint16(0))
+		f.Add(dump[:i], uint16(0))
+	}
+	f.Add(dump, uint16(0))
+	f.Add(dump, uint16(len(entry)))
 	f.Add(append(answer(unix.RTM_NEWNEIGH, unix.NLM_F_DUMP_INTR, fullBody), done...), uint16(40))
 	f.Add(answer(unix.NLMSG_ERROR, 0, u32s(^uint32(unix.EBUSY)+1)), uint16(0))
+	f.Add(answer(unix.NLMSG_ERROR, 0, u32s(^uint32(unix.ENOBUFS)+1)), uint16(0))
+	f.Add(answer(unix.NLMSG_ERROR, 0, u32s(0)), uint16(0))
 	f.Add(answer(unix.NLMSG_ERROR, 0, u32s(0)), uint16(3))
+	f.Add(answer(unix.RTM_NEWROUTE, 0, wayBody), uint16(0))
 	f.Add(answer(unix.NLMSG_DONE, 0), uint16(0))
 	f.Fuzz(func(t *testing.T, said []byte, cut uint16) {
 		datagrams := [][]byte{said}
@@ -69,7 +97,7 @@ func FuzzConversation(f *testing.F) {
 }
 
 func FuzzDecodeEvents(f *testing.F) {
-	f.Add(netlinkMessage(unix.RTM_NEWNEIGH, 0, 0, fullBody))
+	seed(f, netlinkMessage(unix.RTM_NEWNEIGH, 0, 0, fullBody))
 	f.Add(netlinkMessage(unix.RTM_DELNEIGH, 0, 0, fullBody))
 	f.Add(append(netlinkMessage(unix.RTM_NEWNEIGH, 0, 0, fullBody), 1, 2, 3))
 	f.Fuzz(func(t *testing.T, b []byte) {

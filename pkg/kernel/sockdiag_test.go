@@ -210,11 +210,10 @@ func TestDecodeSocketRefuses(t *testing.T) {
 }
 
 func FuzzDecodeSocket(f *testing.F) {
-	f.Add(fullMsg)
+	seed(f, fullMsg)
 	f.Add(diagMsg(unix.AF_INET6, tcpSynSent, id6, tcpInfo(104)))
 	f.Add(diagMsg(unix.AF_INET6, tcpEstablished, mapped, tcpInfo(136)))
 	f.Add(diagMsg(unix.AF_INET, tcpEstablished, id4, u32s(0)))
-	f.Add(fullMsg[:71])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		in := bytes.Clone(b)
 		var s neigh.Socket

@@ -251,9 +251,8 @@ func TestTopologyInterrupted(t *testing.T) {
 }
 
 func FuzzDecodeTopology(f *testing.F) {
-	for _, b := range [][]byte{linkBody, portBody, vlanBody, parmsBody, addressBody, routeBody, wayBody, multipathBody} {
-		f.Add(b)
-	}
+	seed(f, linkBody, portBody, vlanBody, parmsBody, addressBody, routeBody, wayBody, multipathBody)
+	f.Add(append(routeBody[:12:12], appendAttr(nil, unix.RTA_GATEWAY, []byte{1, 2, 3})...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		l, err := decodeLink(b)
 		if err == nil && l.Name == "" || err != nil && !errors.Is(err, neigh.ErrMalformed) {

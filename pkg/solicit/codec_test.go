@@ -233,8 +233,15 @@ func FuzzParseARP(f *testing.F) {
 }
 
 func FuzzParseNA(f *testing.F) {
-	f.Add(unhex(f, kernelNA))
+	na := unhex(f, kernelNA)
+	f.Add(na)
 	f.Add(unhex(f, kernelNS))
+	f.Add(na[:len(na)-1]) // shorter than it says
+	a := netip.MustParseAddr("fe80::2")
+	f.Add(naPacket(a, a, netip.MustParseAddr("ff02::1"), 0x60)) // of a group
+	for _, options := range [][]byte{{2, 1, 2}, {2, 0, 2, 0, 0, 0, 0, 2}, {2, 2, 2, 0, 0, 0, 0, 2}, {14, 1, 0, 0, 0, 0, 0, 0, 2, 1, 2, 0, 0, 0, 0, 2}} {
+		f.Add(naPacket(a, a, a, 0x60, options...))
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) >= 44 && len(b) < 1<<16 {
 			parseNA(b, toUs)
