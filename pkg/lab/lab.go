@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
@@ -205,40 +204,54 @@ func (h *Host) Plug(s *Switch, dev, mac string, addrs ...string) Port {
 		h.lab.check(err, "address %s", a)
 		addr.Flags |= unix.IFA_F_NODAD
 		h.lab.check(h.nl.AddrAdd(link, addr), "address %s on host %s", a, h.Name)
-		if ip, ok := netip.AddrFromSlice(addr.IP); ok && !ip.Is4In6() && ip.Is6() {
-			h.answersFor(dev, ip)
-		}
+		h.lab.check(h.answers(dev, addr.IP), "address %s on host %s", a, h.Name)
 	}
 	return Port{Index: link.Attrs().Index, Name: port}
-}
-
-// answersFor waits until a host has joined the solicited-node group of an address: a
-// worker of the kernel does that (addrconf_dad_work), and until then it hears no
-// solicitation for it.
-func (h *Host) answersFor(dev string, a netip.Addr) {
-	b := a.As16()
-	group := netip.AddrFrom16([16]byte{0: 0xff, 1: 0x02, 11: 0x01, 12: 0xff, 13: b[13], 14: b[14], 15: b[15]}).String()
-	if !poll(10*time.Second, func() bool { return strings.Contains(h.IP("-6 maddr show dev "+dev), group) }) {
-		h.lab.check(errors.New("it does not listen to "+group), "address %s on host %s", a, h.Name)
-	}
 }
 
 // carrier waits until a device carries frames. It is up before its carrier is
 // (linkwatch), and until then what is sent is dropped without a word.
 func carrier(nl *netlink.Handle, dev string) error {
+	return awaited("carry frames", func() (bool, error) {
+		link, err := nl.LinkByName(dev)
+		return err == nil && link.Attrs().OperState == netlink.OperUp, err
+	})
+}
+
+// answers waits until the host hears solicitations for an IPv6 address: it joins
+// the group that they are sent to a little later (addrconf_dad_work).
+func (h *Host) answers(dev string, ip net.IP) error {
+	if ip.To4() != nil {
+		return nil
+	}
+	// The solicited-node address (RFC 4291 section 2.7.1), as /proc/net/igmp6 has it.
+	group := fmt.Sprintf(" ff0200000000000000000001ff%x ", []byte(ip[13:]))
+	return awaited("hear solicitations", func() (bool, error) {
+		var b []byte
+		err := h.Do(func() (err error) {
+			b, err = os.ReadFile("/proc/thread-self/net/igmp6")
+			return err
+		})
+		for line := range strings.Lines(string(b)) {
+			if fields := strings.Fields(line); len(fields) > 1 && fields[1] == dev && strings.Contains(line, group) {
+				return true, err
+			}
+		}
+		return false, err
+	})
+}
+
+// awaited polls until ok, for a few seconds.
+func awaited(what string, ok func() (bool, error)) error {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for range 1000 {
-		link, err := nl.LinkByName(dev)
-		if err != nil {
+		if done, err := ok(); done || err != nil {
 			return err
-		}
-		if link.Attrs().OperState == netlink.OperUp {
-			return nil
 		}
 		<-tick.C
 	}
-	return fmt.Errorf("%s has no carrier", dev)
+	return fmt.Errorf("it does not %s", what)
 }
 
 // Batch runs many ip commands, one a line, in one process.
