@@ -27,6 +27,7 @@ func bridged(l *lab.Lab, sw *lab.Switch, suppress string) (node *lab.Host, port 
 // in the neighbour's name. The switch must not learn the neighbour behind this node:
 // packets to it would be lost, the node's own and those of bystanders.
 func TestBridgeThatAnswersForOthers(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name, suppress, device string
 		agent                  bool
@@ -111,6 +112,7 @@ func TestBridgeThatAnswersForOthers(t *testing.T) {
 // entry whose neighbour is there stays, and is verified; one whose neighbour is gone
 // fails, and is deleted then.
 func TestIdleEntryOnBridgeThatAnswersForOthers(t *testing.T) {
+	t.Parallel()
 	const interval = 10 * time.Second
 	for _, suppress := range []string{"on", "off"} {
 		t.Run(suppress, func(t *testing.T) {
@@ -172,6 +174,7 @@ func TestIdleEntryOnBridgeThatAnswersForOthers(t *testing.T) {
 // Where base_reachable_time is long, the kernel shows a new entry with a confirmed age
 // above the interval. It lives on as one does where that time is the default.
 func TestNewEntryIsNotRenewedAtBirth(t *testing.T) {
+	t.Parallel()
 	for _, ms := range []string{"30000", "200000"} {
 		t.Run(ms, func(t *testing.T) {
 			t.Parallel()

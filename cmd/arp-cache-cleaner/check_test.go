@@ -10,6 +10,7 @@ import (
 )
 
 func TestCheckCommand(t *testing.T) {
+	t.Parallel()
 	l := lab.Start(t)
 	sw := l.Switch()
 	n, master := l.Host("node"), l.Host("master")

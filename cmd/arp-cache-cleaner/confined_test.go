@@ -181,6 +181,7 @@ func (p *process) status(field string) string {
 // With what the DaemonSet gives, and nothing else, the agent does everything it
 // does: broadcasts, deletions, endpoints, and an end within a second.
 func TestLeastPrivilege(t *testing.T) {
+	t.Parallel()
 	l := lab.Start(t)
 	sw := l.Switch()
 	n, peer := l.Host("node"), l.Host("peer")
@@ -220,6 +221,7 @@ func TestLeastPrivilege(t *testing.T) {
 // shown; without CAP_NET_ADMIN the agent refuses, in one line that names it,
 // unless it is only to observe.
 func TestLessThanLeastPrivilege(t *testing.T) {
+	t.Parallel()
 	t.Run("without CAP_NET_RAW", func(t *testing.T) {
 		n := node(t)
 		p := confined(t, n, 1<<unix.CAP_NET_ADMIN, "--interval=1s")

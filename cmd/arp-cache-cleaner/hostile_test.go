@@ -93,6 +93,7 @@ func (a *attack) followed() (lines []string) {
 // of it: by gratuitous ARP the kernel believes it, and the agent takes the entry
 // back and holds it.
 func TestSpoofedHolderIsNotFollowed(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name string
 		// api: the spoofer serves the API, with a certificate of its own.
@@ -147,6 +148,7 @@ func TestSpoofedHolderIsNotFollowed(t *testing.T) {
 // memory, series and log stay bounded, the agent goes on, and when it is over the
 // entry is right.
 func TestFloodOfHoldersForTheVIP(t *testing.T) {
+	lab.Alone(t)
 	a := underAttack(t, "--interval=10s")
 	// A bridge would remember millions of MACs, and the kernel take seconds to
 	// forget them when the test is over, with the lock held that the agent of the
@@ -167,11 +169,7 @@ func TestFloodOfHoldersForTheVIP(t *testing.T) {
 	})
 	begun := time.Now()
 	wrong, looks := 0, 0
-	length := 15 * time.Second
-	if testing.Short() {
-		length = 5 * time.Second
-	}
-	for time.Since(begun) < length {
+	for time.Since(begun) < 15*time.Second {
 		if code, body := a.p.get("http://127.0.0.1:10331/readyz"); code != http.StatusOK {
 			t.Errorf("/readyz: %d %s", code, body)
 		}
@@ -224,6 +222,7 @@ func TestFloodOfHoldersForTheVIP(t *testing.T) {
 // A thousand connections and slow clients at both ports: renewals go on in time,
 // and scrapes and probes are answered.
 func TestSlowHTTPClients(t *testing.T) {
+	lab.Alone(t)
 	n := node(t)
 	p := start(t, n, "--interval=1s")
 	p.ready()

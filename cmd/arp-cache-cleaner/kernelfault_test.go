@@ -45,6 +45,7 @@ func (i *interruptedTable) DumpParts(visit func(*neigh.Entry), part func(since t
 // not fail, the next one finds nothing left to do, and what has meanwhile become
 // somebody else's, or is used again, stays.
 func TestTableChangesUnderAPass(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name     string
 		dumped   func(node *lab.Host)
@@ -139,6 +140,7 @@ func rename(h *lab.Host, from, to string) {
 
 // A namespace with nothing in it is no failure: entries may come.
 func TestNoInterfaces(t *testing.T) {
+	t.Parallel()
 	h := lab.Start(t).Host("empty")
 	p := prepare(t, h, "--interval=1s", "--web.listen-address=127.0.0.1:10330", "--health.listen-address=127.0.0.1:10331")
 	p.launch(nil)
@@ -198,9 +200,7 @@ const memoryLimit = 64
 // A hundred thousand entries of somebody else's are read at every scan, and left
 // alone; the agent's own are renewed in time among them.
 func TestHundredThousandEntries(t *testing.T) {
-	if testing.Short() {
-		t.Skip("not with -short: 100,000 entries slow down every dump on the machine")
-	}
+	lab.Alone(t)
 	const others = 100_000
 	n := node(t)
 	var lines strings.Builder
@@ -253,6 +253,7 @@ func shownOf(h *lab.Host, addrs ...string) (shown []lab.Shown) {
 // The kernel refuses every new entry ("neighbour table overflow"). Those that
 // exist are renewed as ever, and no packet to them is lost.
 func TestTableOverflow(t *testing.T) {
+	lab.Alone(t)
 	l := lab.Start(t)
 	sw := l.Switch()
 	node, peer, filler := l.Host("node"), l.Host("peer"), l.Host("filler")
@@ -391,6 +392,7 @@ func randomMAC() net.HardwareAddr {
 // which the kernel makes an entry each. The ages stay within the bound, what is
 // in use loses nothing, and neither memory nor the log grows.
 func TestARPFlood(t *testing.T) {
+	lab.Alone(t)
 	l := lab.Start(t)
 	sw := l.Switch()
 	node, peer, attacker := l.Host("node"), l.Host("peer"), l.Host("attacker")

@@ -213,6 +213,7 @@ func node(t *testing.T) *lab.Host {
 // the kernel will not have it so (newer ones with a real-time policy), the agent
 // starts all the same.
 func TestTimerSlack(t *testing.T) {
+	t.Parallel()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -252,6 +253,7 @@ func TestTimerSlack(t *testing.T) {
 }
 
 func TestAgentServesAndStops(t *testing.T) {
+	t.Parallel()
 	n := node(t)
 	n.IP("neigh add 10.0.0.50 lladdr 02:00:00:00:00:50 dev eth0 nud stale")
 	n.IP("neigh add 10.0.0.60 lladdr 02:00:00:00:00:60 dev eth0 nud permanent")
@@ -302,13 +304,16 @@ func TestAgentServesAndStops(t *testing.T) {
 }
 
 func TestOnce(t *testing.T) {
+	t.Parallel()
 	n := node(t)
 	n.Touch("10.0.0.2")
 	n.Batch(`neigh add 10.0.0.50 lladdr 02:00:00:00:00:50 dev eth0 nud stale
 neigh add 10.0.0.51 lladdr 02:00:00:00:00:51 dev eth0 nud reachable
 neigh add 10.0.0.60 lladdr 02:00:00:00:00:60 dev eth0 nud permanent`)
+	var env []string
 	once := func(args ...string) (int, string) {
 		p := prepare(t, n, append(args, "--once", "--family=ipv4", "--interface=eth0")...)
+		p.cmd.Env = append(p.cmd.Env, env...)
 		if err := n.Start(p.cmd); err != nil {
 			t.Fatal(err)
 		}
@@ -323,14 +328,12 @@ neigh add 10.0.0.60 lladdr 02:00:00:00:00:60 dev eth0 nud permanent`)
 	if left := n.IP("neigh"); !strings.Contains(left, "10.0.0.50") || !strings.Contains(left, "REACHABLE") {
 		t.Errorf("dry run changed the table:\n%s", left)
 	}
-	t.Setenv("ARP_CACHE_CLEANER_INTERAL", "5m")
+	env = []string{"ARP_CACHE_CLEANER_INTERAL=5m"}
 	code, out = once("--act=never")
 	if warning := `level=WARN msg="an environment variable is ignored: no flag has that name" variable=ARP_CACHE_CLEANER_INTERAL did_you_mean=ARP_CACHE_CLEANER_INTERVAL`; code != 0 || strings.Count(out, warning) != 1 {
 		t.Errorf("with a mistyped variable: exit %d, %q", code, out)
 	}
-	if err := os.Unsetenv("ARP_CACHE_CLEANER_INTERAL"); err != nil {
-		t.Fatal(err)
-	}
+	env = nil
 	code, out = once()
 	if code != 0 || strings.Count(out, "\n") != 1 || !strings.Contains(out, "deleted 1, verified in place 1, unanswered 1, undecided 0, gone meanwhile 0, failed 0\n") {
 		t.Errorf("exit %d, %q", code, out)
@@ -344,6 +347,7 @@ neigh add 10.0.0.60 lladdr 02:00:00:00:00:60 dev eth0 nud permanent`)
 }
 
 func TestAgentWithoutNetAdmin(t *testing.T) {
+	t.Parallel()
 	n := node(t)
 	n.IP("neigh add 10.0.0.50 lladdr 02:00:00:00:00:50 dev eth0 nud stale")
 	unprivileged := func(args ...string) *process {
@@ -370,6 +374,7 @@ func TestAgentWithoutNetAdmin(t *testing.T) {
 // An address that the node does not have, or a port that another process has, is
 // said once. The agent renews entries meanwhile, and takes the address when it can.
 func TestEndpointsDoNotStopTheWork(t *testing.T) {
+	t.Parallel()
 	const host = "10.0.0.99"
 	have := func(n *lab.Host) { n.IP("addr add " + host + "/32 dev eth0") }
 	take := func(port string) func(*testing.T, *lab.Host) func() {
@@ -404,6 +409,7 @@ func TestEndpointsDoNotStopTheWork(t *testing.T) {
 		{"address comes, goes and comes back", func(_ *testing.T, n *lab.Host) func() { have(n); return func() {} }, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			n := node(t)
 			end := tt.trouble(t, n)
 			p := prepare(t, n, "--interval=1s", "--vip=none", "--listen-host="+host)
@@ -448,6 +454,7 @@ func TestEndpointsDoNotStopTheWork(t *testing.T) {
 // Where the kernel has no sock_diag, the sweep runs all the same, and a VIP that is
 // named is healed when it moves without a word.
 func TestKernelWithoutSockDiag(t *testing.T) {
+	t.Parallel()
 	const vipAddr, warning = "10.0.0.100", `level=WARN msg="how TCP connections fare cannot be told: --vip=auto finds VIPs by /proc/net/tcp, and all are watched by ARP and ND alone" ` +
 		`err="opening netlink sock_diag socket: not supported by this kernel (protocol not supported)"`
 	for _, tt := range []struct {
@@ -455,6 +462,7 @@ func TestKernelWithoutSockDiag(t *testing.T) {
 		warns int
 	}{{"auto", 1}, {vipAddr, 1}, {"none", 0}} {
 		t.Run("vip="+tt.vip, func(t *testing.T) {
+			t.Parallel()
 			l := lab.Start(t)
 			sw := l.Switch()
 			n, one, two := l.Host("node"), l.Host("one"), l.Host("two")
@@ -490,6 +498,7 @@ func TestKernelWithoutSockDiag(t *testing.T) {
 
 // Connections are nobody's business where no VIP is watched.
 func TestSockDiagIsOpenedForVIPsAlone(t *testing.T) {
+	t.Parallel()
 	n := node(t)
 	opened := func() bool { // by protocol, and port id, which of the kernel's own sockets is 0
 		for line := range strings.Lines(n.Run("cat", "/proc/net/netlink")) {
@@ -512,6 +521,7 @@ func TestSockDiagIsOpenedForVIPsAlone(t *testing.T) {
 // A file that guards the metrics and cannot be used is refused before anything
 // listens.
 func TestWebConfigCannotBeUsed(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "web.yaml")
 	p := start(t, node(t), "--web.config.file="+file)
 	if code := p.wait(); code != 1 || !strings.Contains(p.stderr.String(), "arp-cache-cleaner: --web.config.file: web configuration "+file+": ") {
@@ -522,6 +532,7 @@ func TestWebConfigCannotBeUsed(t *testing.T) {
 // What guards the metrics does not keep kubelet, or the ready command, from the
 // probes.
 func TestWebConfigGuardsMetricsOnly(t *testing.T) {
+	t.Parallel()
 	n := node(t)
 	config := filepath.Join(t.TempDir(), "web.yaml")
 	if err := os.WriteFile(config, []byte("basic_auth_users: {prometheus: $2a$04$jmVBJ7yxBRQQLjwBvz0kpe/r1MIFKYDyZy1sVXdTQmpa/nTBH3g6q}\n"), 0o600); err != nil {
@@ -580,6 +591,7 @@ func TestReady(t *testing.T) {
 
 // What a signal cuts short says so, and does not look complete.
 func TestStoppedBeforeItWasDone(t *testing.T) {
+	t.Parallel()
 	n := node(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -636,6 +648,7 @@ func TestFinish(t *testing.T) {
 
 // A CA file may come later. One that is none is refused before anything runs.
 func TestCAFile(t *testing.T) {
+	t.Parallel()
 	n := node(t)
 	garbage := filepath.Join(t.TempDir(), "ca.crt")
 	if err := os.WriteFile(garbage, []byte("no certificate"), 0o600); err != nil {

@@ -107,6 +107,7 @@ func TestAlertsAreDocumentedAndTested(t *testing.T) {
 // A real Prometheus scrapes a real agent: every expression of the dashboard has
 // to return series, and every series that an alert looks at has to exist.
 func TestExpressionsOnPrometheus(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("takes ten seconds")
 	}

@@ -14,6 +14,7 @@ import (
 // times in a second: switches that inspect ARP take a port down at 15. The control
 // is the kernel, which asks for all of them in the second when they are first used.
 func TestOverdueEntriesAreAskedForAtAPace(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("takes most of a minute")
 	}

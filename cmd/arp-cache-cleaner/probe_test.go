@@ -11,6 +11,7 @@ import (
 )
 
 func TestProbe(t *testing.T) {
+	t.Parallel()
 	l := lab.Start(t)
 	sw := l.Switch()
 	n, peer, other := l.Host("node"), l.Host("peer"), l.Host("other")

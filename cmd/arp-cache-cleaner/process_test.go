@@ -23,6 +23,8 @@ type crowd struct {
 	streams []*lab.Stream
 }
 
+const crowdSize = 20
+
 func newCrowd(t *testing.T) *crowd {
 	t.Helper()
 	l := lab.Start(t)
@@ -31,6 +33,11 @@ func newCrowd(t *testing.T) *crowd {
 	peer := l.Host("peer")
 	c.node.Plug(sw, "eth0", nodeMAC, "10.0.0.1/16", "2001:db8::1/64")
 	peer.Plug(sw, "eth0", peerMAC, "10.0.0.2/16", "10.0.0.3/16", "2001:db8::2/64")
+	var addrs strings.Builder
+	for i := range crowdSize {
+		fmt.Fprintf(&addrs, "addr add 10.0.2.%d/32 dev eth0\n", i+1)
+	}
+	peer.Batch(addrs.String())
 	c.node.Batch(strings.Join(protected, "\n"))
 	for _, dst := range []string{"10.0.0.2:7001", "[2001:db8::2]:7001"} {
 		s, err := lab.UDP(c.node, peer, netip.MustParseAddrPort(dst), time.Millisecond)
@@ -42,11 +49,12 @@ func newCrowd(t *testing.T) *crowd {
 	return c
 }
 
-// fill adds idle entries.
-func (c *crowd) fill(n int) {
+// fill adds entries: idle ones, and as many that look used, which the peer answers for.
+func (c *crowd) fill() {
 	var lines strings.Builder
-	for i := range n {
-		fmt.Fprintf(&lines, "neigh replace 10.0.1.%d lladdr 02:00:00:00:00:50 dev eth0 nud %s\n", i+1, []string{"stale", "reachable"}[i%2])
+	for i := range crowdSize {
+		fmt.Fprintf(&lines, "neigh replace 10.0.1.%d lladdr 02:00:00:00:00:50 dev eth0 nud stale\n", i+1)
+		fmt.Fprintf(&lines, "neigh replace 10.0.2.%d lladdr %s dev eth0 nud reachable\n", i+1, peerMAC)
 	}
 	c.node.Batch(lines.String())
 }
@@ -93,10 +101,11 @@ func (c *crowd) unharmed(t *testing.T) {
 // Killed at random moments, over and over: nothing is left behind that hurts, and
 // the agent that is left keeps the promise.
 func TestKilledOverAndOver(t *testing.T) {
+	t.Parallel()
 	c := newCrowd(t)
 	const interval = time.Second
 	for range *kills {
-		c.fill(40)
+		c.fill()
 		p := prepare(t, c.node, "--interval="+interval.String(), "--web.listen-address=127.0.0.1:10330", "--health.listen-address=127.0.0.1:10331")
 		p.launch(nil)
 		<-time.After(time.Duration(rand.Int64N(int64(600 * time.Millisecond))))
@@ -105,7 +114,7 @@ func TestKilledOverAndOver(t *testing.T) {
 			t.Fatalf("exit code %d before it was killed: %s", code, p.stderr.String())
 		}
 	}
-	c.fill(40)
+	c.fill()
 	p := start(t, c.node, "--interval="+interval.String())
 	p.ready()
 	<-time.After(2 * interval)
@@ -118,11 +127,12 @@ func TestKilledOverAndOver(t *testing.T) {
 
 // Told to stop at random moments: exit code 0 within a second.
 func TestStoppedAtAnyMoment(t *testing.T) {
+	t.Parallel()
 	c := newCrowd(t)
 	slowest := time.Duration(0)
 	early := 0
 	for i := range *kills {
-		c.fill(40)
+		c.fill()
 		p := prepare(t, c.node, "--interval=1s", "--web.listen-address=127.0.0.1:10330", "--health.listen-address=127.0.0.1:10331", "--log-level=debug")
 		p.launch(nil)
 		if i%2 == 0 {
@@ -152,6 +162,7 @@ func TestStoppedAtAnyMoment(t *testing.T) {
 // Killed in the middle of a trial, while the entry of the VIP names a host that
 // does not serve: the next agent finds the one that does.
 func TestKilledDuringATrial(t *testing.T) {
+	t.Parallel()
 	a := underAttack(t)
 	mac, _ := net.ParseMAC("06:66:66:66:66:66")
 	a.attacker.IP("link set eth0 address " + mac.String())
@@ -214,6 +225,7 @@ func (a *attack) relaunch() {
 // overdue is renewed, and not all at once. Somebody answers for the entries in use: a
 // silent neighbour takes six requests.
 func TestFrozenForLongerThanTheInterval(t *testing.T) {
+	t.Parallel()
 	a := underAttack(t, "--interval=4s")
 	var lines strings.Builder
 	var addrs strings.Builder

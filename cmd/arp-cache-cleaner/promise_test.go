@@ -50,6 +50,7 @@ func TestPromise(t *testing.T) {
 
 // Without CAP_NET_RAW the kernel's unicast has to do.
 func TestPromiseWithoutNetRaw(t *testing.T) {
+	lab.Alone(t)
 	testPromise(t, 4*time.Second, false)
 }
 

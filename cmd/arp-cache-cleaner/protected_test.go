@@ -45,6 +45,7 @@ func (s *hostSolicitor) Ask(ctx context.Context, device int, questions []shield.
 // A thousand passes, to each of which everything is due, over one real entry of
 // every kind that somebody else owns.
 func TestProtectedThroughAThousandPasses(t *testing.T) {
+	t.Parallel()
 	passes := 1000
 	if testing.Short() {
 		passes = 100

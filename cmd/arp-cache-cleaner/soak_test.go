@@ -64,6 +64,7 @@ func (p *process) vitals() (v vitals) {
 // without a word, and scrapes. File descriptors, goroutines and memory, with the
 // store of clocks in it, stay as they are.
 func TestSoak(t *testing.T) {
+	lab.Alone(t)
 	a := underAttack(t) // nobody attacks
 	entries := 5000
 	if !a.Lab.Entries(4 * entries) {

@@ -13,9 +13,7 @@ import (
 // Agents that start at the same instant, on nodes that all talk to each other,
 // do not ask at the same instant: not in the first interval, and not later.
 func TestBroadcastsOfManyNodesAreSpread(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes most of a minute")
-	}
+	lab.Alone(t)
 	const (
 		nodes    = 20
 		interval = 20 * time.Second

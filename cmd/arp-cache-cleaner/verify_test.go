@@ -78,6 +78,7 @@ func tcp(t *testing.T, from, to *lab.Host, addr string, period time.Duration) *l
 // matter of chance. Under IPv6 it happens in most rounds, so there the peer is a
 // next hop without traffic.
 func TestSecondHolderMovesNothing(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name, addr, dst string
 		locktime        string // in USER_HZ, ARP only
@@ -152,6 +153,7 @@ func TestSecondHolderMovesNothing(t *testing.T) {
 // One host with two interfaces on the segment answers with both. That is no
 // reason not to renew its entry, and is reported once.
 func TestHostWithTwoInterfaces(t *testing.T) {
+	t.Parallel()
 	l := lab.Start(t)
 	sw := l.Switch()
 	node, peer := l.Host("node"), l.Host("peer")
@@ -174,6 +176,7 @@ func TestHostWithTwoInterfaces(t *testing.T) {
 // A router that answers for hosts behind it looks at who asks: the source must
 // be the kernel's own.
 func TestProxyARP(t *testing.T) {
+	t.Parallel()
 	l := lab.Start(t)
 	sw, behind := l.Switch(), l.Switch()
 	node, router := l.Host("node"), l.Host("router")
@@ -195,11 +198,13 @@ func TestProxyARP(t *testing.T) {
 // The peer has a new MAC, and announced it to nobody: the next renewal finds
 // out, writes it, and counts a correction.
 func TestNewMACIsFound(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ name, addr, dst string }{
 		{"ipv4", "10.0.0.2/24", "10.0.0.2"},
 		{"ipv6", "2001:db8::2/64", "2001:db8::2"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			l := lab.Start(t)
 			sw := l.Switch()
 			node, old, replacement := l.Host("node"), l.Host("old"), l.Host("new")
@@ -226,8 +231,10 @@ func TestNewMACIsFound(t *testing.T) {
 // be given to such a holder, since the one it names is silent; but it is the kernel
 // that finds out, and nothing it has not heard makes the entry REACHABLE.
 func TestWhatTheFirewallDropsIsNotVerified(t *testing.T) {
+	t.Parallel()
 	for _, dropped := range []bool{true, false} {
 		t.Run(fmt.Sprintf("dropped=%v", dropped), func(t *testing.T) {
+			t.Parallel()
 			l := lab.Start(t)
 			sw := l.Switch()
 			node, peer, other := l.Host("node"), l.Host("peer"), l.Host("other")
@@ -269,8 +276,10 @@ func TestWhatTheFirewallDropsIsNotVerified(t *testing.T) {
 // The holder is silent, and two others answer. Neither is believed: the entry stays
 // as it is until the kernel itself finds the holder silent.
 func TestOfTwoStrangersNeitherIsBelieved(t *testing.T) {
+	t.Parallel()
 	for _, strangers := range []int{1, 2} {
 		t.Run(fmt.Sprintf("%d strangers", strangers), func(t *testing.T) {
+			t.Parallel()
 			l := lab.Start(t)
 			sw := l.Switch()
 			node, peer := l.Host("node"), l.Host("peer")
@@ -304,8 +313,10 @@ func TestOfTwoStrangersNeitherIsBelieved(t *testing.T) {
 // A proxy answers for an address without the Override flag, its owner with it. The
 // owner has the entry, whichever of them the entry named at first.
 func TestOwnerBeforeProxy(t *testing.T) {
+	t.Parallel()
 	for _, first := range []string{"proxy", "owner"} {
 		t.Run("the entry names the "+first, func(t *testing.T) {
+			t.Parallel()
 			l := lab.Start(t)
 			sw := l.Switch()
 			const addr = "2001:db8::2"
@@ -349,6 +360,7 @@ func TestOwnerBeforeProxy(t *testing.T) {
 // Of the ARP frames in one direction, one in ten is lost. The host is up, so no
 // entry in use may end FAILED, and no packet of the traffic may be lost.
 func TestARPLoss(t *testing.T) {
+	lab.Alone(t)
 	l := lab.Start(t)
 	sw := l.Switch()
 	node, peer := l.Host("node"), l.Host("peer")
@@ -389,6 +401,7 @@ func TestARPLoss(t *testing.T) {
 
 // The table of `make bench-loss`, for the agent alone, as a test.
 func TestRenewalLosesNothing(t *testing.T) {
+	lab.Alone(t)
 	for _, c := range lab.LossCases {
 		t.Run(c.Name, func(t *testing.T) {
 			l := lab.Start(t)

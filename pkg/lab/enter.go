@@ -73,3 +73,14 @@ func Start(tb testing.TB) *Lab {
 	tb.Cleanup(l.Close)
 	return l
 }
+
+// Alone is for tests that need the machine to themselves: they count every packet,
+// measure time closely, or fill the neighbour table, whose limits all namespaces
+// share. They are skipped with -short, where tests run side by side. Without it a
+// package runs alone (`make test-all`), and in it whatever is not parallel.
+func Alone(tb testing.TB) {
+	tb.Helper()
+	if testing.Short() {
+		tb.Skip("not with -short: it needs the machine to itself")
+	}
+}

@@ -25,7 +25,7 @@ type Solicitation struct {
 // is closed with the lab; what nobody takes from it is lost after the first 1,000.
 func (h *Host) HearSolicitations(p Port) <-chan Solicitation {
 	heard := make(chan Solicitation, 1000)
-	stop := h.listen(p.Index, unix.ETH_P_ALL, func(frame []byte) {
+	stop := h.listen(p.Index, unix.ETH_P_ALL, func(_ time.Time, frame []byte) {
 		if s, ok := solicitation(frame); ok {
 			select {
 			case heard <- s:
@@ -64,9 +64,9 @@ func solicitation(b []byte) (Solicitation, bool) {
 // all. The function it returns stops that and says when each was heard.
 func (h *Host) HearRequests(p Port) func() []time.Time {
 	var heard []time.Time
-	stop := sync.OnceFunc(h.listen(p.Index, unix.ETH_P_ARP, func(frame []byte) {
+	stop := sync.OnceFunc(h.listen(p.Index, unix.ETH_P_ARP, func(at time.Time, frame []byte) {
 		if s, ok := solicitation(frame); ok && s.ToAll {
-			heard = append(heard, time.Now())
+			heard = append(heard, at)
 		}
 	}))
 	h.lab.closers = append(h.lab.closers, stop)
@@ -85,7 +85,7 @@ func (s *Switch) HearFrom(p Port, mac string) func() int {
 	port, err := s.host.nl.LinkByName(p.Name)
 	s.host.lab.check(err, "listening on %s", p.Name)
 	heard := 0
-	stop := sync.OnceFunc(s.host.listen(port.Attrs().Index, unix.ETH_P_ALL, func(b []byte) {
+	stop := sync.OnceFunc(s.host.listen(port.Attrs().Index, unix.ETH_P_ALL, func(_ time.Time, b []byte) {
 		if len(b) >= 14 && bytes.Equal(b[6:12], from) {
 			heard++
 		}
@@ -98,8 +98,9 @@ func (s *Switch) HearFrom(p Port, mac string) func() int {
 }
 
 // listen hands each frame that comes in at a device to hear, which must keep nothing
-// of it, until the function it returns is called.
-func (h *Host) listen(index int, etherType uint16, hear func(frame []byte)) (stop func()) {
+// of it, until the function it returns is called. When it came is the kernel's word:
+// on a busy machine it is read later.
+func (h *Host) listen(index int, etherType uint16, hear func(at time.Time, frame []byte)) (stop func()) {
 	var file *os.File
 	err := h.Do(func() error {
 		protocol := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, etherType))
@@ -109,22 +110,40 @@ func (h *Host) listen(index int, etherType uint16, hear func(frame []byte)) (sto
 		}
 		file = os.NewFile(uintptr(fd), "packet")
 		return errors.Join(unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1),
+			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1),
 			unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: protocol, Ifindex: index}))
 	})
 	h.lab.check(err, "listening on host %s", h.Name)
+	conn, err := file.SyscallConn()
+	h.lab.check(err, "listening on host %s", h.Name)
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		b := make([]byte, 2048)
+		b, oob := make([]byte, 2048), make([]byte, 64)
 		for {
-			n, err := file.Read(b)
-			if err != nil {
+			var n, control int
+			var failed error
+			err := conn.Read(func(fd uintptr) bool {
+				n, control, _, _, failed = unix.Recvmsg(int(fd), b, oob, 0)
+				return !errors.Is(failed, unix.EAGAIN)
+			})
+			if err != nil || failed != nil {
 				return
 			}
-			hear(b[:n])
+			hear(stamp(oob[:control]), b[:n])
 		}
 	})
 	return func() {
 		_ = file.Close()
 		wg.Wait()
 	}
+}
+
+// stamp reads the control message of SO_TIMESTAMPNS: a timespec.
+func stamp(control []byte) time.Time {
+	messages, err := unix.ParseSocketControlMessage(control)
+	if err != nil || len(messages) != 1 || len(messages[0].Data) != 16 {
+		return time.Now()
+	}
+	b := messages[0].Data
+	return time.Unix(int64(binary.NativeEndian.Uint64(b)), int64(binary.NativeEndian.Uint64(b[8:]))) //nolint:gosec // as the kernel wrote it
 }

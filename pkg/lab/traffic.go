@@ -113,12 +113,27 @@ func datagrams(from, to *Host, dst netip.AddrPort, send func(*Stream, net.Conn) 
 	s := newStream()
 	s.wg.Go(func() { s.fail(receiveNumbers(rx, s)) })
 	s.wg.Go(func() {
-		// The last datagrams are given time to arrive before the receiver closes.
-		defer func() { _ = rx.SetReadDeadline(time.Now().Add(200 * time.Millisecond)) }()
+		defer func() {
+			s.arrive()
+			_ = rx.SetReadDeadline(time.Now())
+		}()
 		defer tx.Close()
 		s.fail(send(s, tx))
 	})
 	return s, nil
+}
+
+// arrive waits for the last datagrams, unless they were lost. The receiver may have
+// no CPU for a while.
+func (s *Stream) arrive() {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for range 200 {
+		if s.received.Load() >= s.sent.Load() {
+			return
+		}
+		<-tick.C
+	}
 }
 
 func receiveNumbers(rx net.PacketConn, s *Stream) error {
