@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
 )
 
@@ -331,7 +332,7 @@ func (v *watch) trial(ctx context.Context, h, incumbent neigh.LLAddr, silent boo
 func (v *watch) clientsTrust(ctx context.Context, h neigh.LLAddr) bool {
 	v.closeStuck(time.Now(), v.attempts.began)
 	for deadline := time.Now().Add(trustWithin); time.Now().Before(deadline); {
-		if !sleep(ctx, trustWithin/12) || v.named() != h {
+		if !pace.Sleep(ctx, trustWithin/12) || v.named() != h {
 			return false
 		}
 		all, err := v.cfg.Sockets.List(v.target.Port)

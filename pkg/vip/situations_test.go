@@ -398,7 +398,7 @@ func TestComesHereWhileConnectionsWork(t *testing.T) {
 		b := newBench([]*host{good(1)})
 		c := b.dial(theVIP)
 		go func() {
-			for sleep(t.Context(), 200*ms) {
+			for pace.Sleep(t.Context(), 200*ms) {
 				b.change(func() { c.sent = time.Now(); c.received = c.sent.Add(ms); c.Received++ })
 			}
 		}()
