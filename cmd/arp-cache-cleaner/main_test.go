@@ -664,15 +664,28 @@ func TestCAFile(t *testing.T) {
 		t.Errorf("log: %s", p.stderr.String())
 	}
 	p.stop()
-	p = start(t, n)
-	p.ready()
-	if !strings.Contains(p.stderr.String(), "--vip-on-conflict=verified needs --vip-health=https and --vip-ca-file: ") {
-		t.Errorf("log: %s", p.stderr.String())
-	}
 	// One that has become none is named by every check.
 	v := serviceChecker(&vipOptions{CAFile: garbage, Health: "https"}, vip.Verified).Check(t.Context(), vip.Endpoint{Addr: netip.MustParseAddrPort("127.0.0.1:1")})
 	if !v.Unknown || v.Served || v.Err == nil || v.Err.Error() != "--vip-ca-file: no usable CA file: "+garbage+" holds no PEM certificate" {
 		t.Errorf("checked: %+v", v)
+	}
+}
+
+// What --vip-on-conflict lacks is said once, when there is a VIP that it is about. On a
+// node without one, the log begins with the start.
+func TestConflictHint(t *testing.T) {
+	const hint = "--vip-on-conflict=verified needs --vip-health=https and --vip-ca-file: "
+	n := node(t)
+	p := start(t, n)
+	p.ready()
+	if log := p.stderr.String(); strings.Contains(log, hint) || !strings.Contains(strings.SplitN(log, "\n", 2)[0], "msg=starting") {
+		t.Errorf("log without a VIP: %s", log)
+	}
+	p.stop()
+	p = start(t, n, "--vip=10.0.0.100", "--vip=10.0.0.101")
+	eventually(t, "both VIPs are watched", func() bool { return strings.Count(p.stderr.String(), `msg="watching the VIP"`) == 2 })
+	if log := p.stderr.String(); strings.Count(log, hint) != 1 {
+		t.Errorf("log with two VIPs: %s", log)
 	}
 }
 

@@ -67,7 +67,8 @@ func metricTable(t *testing.T) string {
 	b := report.NewBuilder(time.Now(), 0)
 	b.Add(&e, &neigh.Link{Index: 2, Name: "eth0", Uplink: true}, policy.Verdict{Action: policy.Keep, Reason: policy.Resolving}, &neigh.Ages{}, true, true)
 	last := b.Finish()
-	m := metrics.New(metrics.Info{}, func() *report.Report { return last }, func() bool { return true })
+	m := metrics.New(metrics.Info{})
+	m.ObserveSweep(func() *report.Report { return last }, func() bool { return true })
 	m.Scanned(time.Now(), time.Millisecond, nil)
 	m.Renewed("eth0", "delete", "ok", time.Second)
 	status := &report.VIP{Name: "10.0.0.100", LLAddr: "02:00:00:00:00:01", OnLink: true, Checked: true}

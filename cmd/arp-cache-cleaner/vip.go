@@ -8,91 +8,115 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/apicheck"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/kernel"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/metrics"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
-	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
-	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/vip"
 )
 
-// watchVIPs returns the watch over VIPs, and what closes its sockets.
-func watchVIPs(o *options, acting bool, timing policy.Timing, pacer *pace.Pacer, m *metrics.Metrics, renewed func(neigh.Key, time.Time), log *slog.Logger) (*vip.Watcher, func(), error) {
-	conflict := vip.Conflict(o.VIP.OnConflict)
-	if o.VIP.CAFile != "" && o.VIP.Health == "https" {
-		switch err := apicheck.CheckCAFile(o.VIP.CAFile); {
-		case errors.Is(err, fs.ErrNotExist): // a ConfigMap that Kubernetes has yet to fill
-			log.Warn("--vip-ca-file does not exist: until it does, no VIP can be checked", "file", o.VIP.CAFile)
-		case err != nil:
-			return nil, nil, fmt.Errorf("--vip-ca-file: %w", err)
-		}
-	} else if conflict == vip.Verified {
-		log.Info("--vip-on-conflict=verified needs --vip-health=https and --vip-ca-file: another holder of a VIP is reported, and not followed")
-		conflict = vip.Report
-	}
-	// A table of its own, so that no repair waits for the sweep.
-	table, err := kernel.Open()
+// watcher returns the watch over VIPs. renewed is told of entries that it had asked
+// for afresh.
+func (a *assembly) watcher(renewed func(neigh.Key, time.Time)) (*vip.Watcher, error) {
+	conflict, hint, err := conflictPolicy(&a.o.VIP, a.log)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	sockets, closeSockets, err := openSockets(&o.VIP, log)
+	table, err := a.table()
 	if err != nil {
-		table.Close()
-		return nil, nil, err
+		return nil, err
 	}
-
-	events := make([]string, len(vip.Events))
-	for i, e := range vip.Events {
-		events[i] = e.String()
+	sockets, closeSockets, err := openSockets(&a.o.VIP, a.log)
+	if err != nil {
+		return nil, err
 	}
-	labels := metrics.VIPLabels{Events: events, Causes: names(vip.Repairs[:]), Results: names(apicheck.Outcomes[:])}
-	if o.VIP.watches() { // else no VIP is expected
-		labels.Sources = names(vip.Sources[:])
-	}
-	v := metrics.NewVIPs(labels)
+	a.closes(closeSockets)
 	var attempts func([]uint16) (vip.Attempts, error)
 	if _, ok := sockets.(*kernel.Sockets); ok {
 		attempts = func(ports []uint16) (vip.Attempts, error) { return kernel.SubscribeDestroyed(ports...) }
 	}
-	watcher := vip.New(vip.Config{
+	counters := metrics.NewVIPs(vipLabels(&a.o.VIP))
+	hooks := vipHooks(counters)
+	hooks.Answered, hooks.Resolved = a.metrics.Answered, renewed
+	hooks.Watching = func(name string) {
+		counters.Watching(name)
+		hint()
+	}
+	w := vip.New(vip.Config{
 		Table:     table,
 		Dial:      func(k neigh.Key) (vip.Line, error) { return dialLine(table, k) },
 		Sockets:   sockets,
 		Subscribe: func() (vip.Changes, error) { return kernel.Subscribe() },
 		Attempts:  attempts,
-		Checker:   serviceChecker(&o.VIP, conflict),
+		Checker:   serviceChecker(&a.o.VIP, conflict),
 		Lookup: func(ctx context.Context, name string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
 		},
 		DeviceName: table.DeviceName,
-		Pace:       func(ctx context.Context, device int) error { return pacer.Wait(ctx, device, 1, true) },
-		Auto:       o.VIP.Auto,
-		Given:      given(&o.VIP),
-		Port:       o.VIP.Port,
-		Interval:   o.VIP.Interval,
+		Pace:       func(ctx context.Context, device int) error { return a.pacer.Wait(ctx, device, 1, true) },
+		Auto:       a.o.VIP.Auto,
+		Given:      given(&a.o.VIP),
+		Port:       a.o.VIP.Port,
+		Interval:   a.o.VIP.Interval,
 		OnConflict: conflict,
-		DryRun:     !acting,
-		Scope:      &o.Scope,
-		Timing:     timing,
-		Log:        log,
-		Hooks: vip.Hooks{
-			Watching:  v.Watching,
-			Forgotten: v.Forgotten,
-			Happened:  func(name string, e vip.Event) { v.Happened(name, e.String(), e == vip.Moved) },
-			Repaired:  func(name string, c vip.Cause, took time.Duration) { v.Repaired(name, string(c), took) },
-			Checked:   v.Checked,
-			Answered:  m.Answered,
-			Resolved:  renewed,
-		},
+		DryRun:     !a.role.acting,
+		Scope:      &a.o.Scope,
+		Timing:     a.timing,
+		Hooks:      hooks,
+		Log:        a.log,
 	})
-	m.ObserveVIPs(v, watcher.Status)
-	return watcher, func() {
-		closeSockets()
-		table.Close()
-	}, nil
+	a.metrics.ObserveVIPs(counters, w.Status)
+	return w, nil
+}
+
+// conflictPolicy returns which other holder of a VIP is followed. hint says, once, where
+// that is not what --vip-on-conflict asks for, and is to be called when a VIP is
+// watched: a node without one need not know.
+func conflictPolicy(o *vipOptions, log *slog.Logger) (conflict vip.Conflict, hint func(), err error) {
+	conflict, hint = vip.Conflict(o.OnConflict), func() {}
+	if o.CAFile != "" && o.Health == "https" {
+		switch err := apicheck.CheckCAFile(o.CAFile); {
+		case errors.Is(err, fs.ErrNotExist): // a ConfigMap that Kubernetes has yet to fill
+			log.Warn("--vip-ca-file does not exist: until it does, no VIP can be checked", "file", o.CAFile)
+		case err != nil:
+			return conflict, hint, fmt.Errorf("--vip-ca-file: %w", err)
+		}
+		return conflict, hint, nil
+	}
+	if conflict == vip.Verified {
+		conflict = vip.Report
+		hint = sync.OnceFunc(func() {
+			log.Info("--vip-on-conflict=verified needs --vip-health=https and --vip-ca-file: another holder of a VIP is reported, and not followed")
+		})
+	}
+	return conflict, hint, nil
+}
+
+// vipLabels returns the values that the labels of VIPs can have.
+func vipLabels(o *vipOptions) metrics.VIPLabels {
+	events := make([]string, len(vip.Events))
+	for i, e := range vip.Events {
+		events[i] = e.String()
+	}
+	l := metrics.VIPLabels{Events: events, Causes: names(vip.Repairs[:]), Results: names(apicheck.Outcomes[:])}
+	if o.watches() { // else no VIP is expected
+		l.Sources = names(vip.Sources[:])
+	}
+	return l
+}
+
+// vipHooks has what happens to VIPs counted.
+func vipHooks(v *metrics.VIPs) vip.Hooks {
+	return vip.Hooks{
+		Watching:  v.Watching,
+		Forgotten: v.Forgotten,
+		Happened:  func(name string, e vip.Event) { v.Happened(name, e.String(), e == vip.Moved) },
+		Repaired:  func(name string, c vip.Cause, took time.Duration) { v.Repaired(name, string(c), took) },
+		Checked:   v.Checked,
+	}
 }
 
 // given returns the VIPs that flags name.

@@ -25,7 +25,6 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/metrics"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
-	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/sweep"
 )
 
@@ -87,7 +86,7 @@ func startAgent() (*agent, error) {
 	if a.Table, err = kernel.Open(); err != nil {
 		return nil, err
 	}
-	a.metrics = metrics.New(metrics.Info{}, func() *report.Report { return a.sweeper.Report() }, func() bool { return true })
+	a.metrics = metrics.New(metrics.Info{})
 	scope, timing := &policy.Scope{}, policy.NewTiming(24*time.Hour, scanPeriod)
 	a.sweeper = sweep.New(sweep.Config{
 		Table:      a,
@@ -108,6 +107,7 @@ func startAgent() (*agent, error) {
 			Corrected: a.metrics.Corrected,
 		},
 	})
+	a.metrics.ObserveSweep(a.sweeper.Report, func() bool { return true })
 	go func() { _ = a.sweeper.Run(context.Background()) }()
 	return a, nil
 }

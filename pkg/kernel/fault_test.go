@@ -19,7 +19,6 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/metrics"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
-	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/sweep"
 )
 
@@ -273,7 +272,7 @@ neigh replace 10.0.0.52 lladdr 02:00:00:00:00:52 dev eth0 nud reachable`)
 func survives(t *testing.T, table *Table, kind string, what *fault, fill func()) {
 	faulty := breakable(socketOf(table, kind))
 	var sweeper *sweep.Sweeper
-	m := metrics.New(metrics.Info{}, func() *report.Report { return sweeper.Report() }, func() bool { return true })
+	m := metrics.New(metrics.Info{})
 	scope := &policy.Scope{}
 	timing := policy.Timing{Interval: 4 * time.Millisecond, Lead: 4 * time.Millisecond} // everything is due
 	type scanned struct {
@@ -300,6 +299,7 @@ func survives(t *testing.T, table *Table, kind string, what *fault, fill func())
 			},
 		},
 	})
+	m.ObserveSweep(sweeper.Report, func() bool { return true })
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- sweeper.Run(ctx) }()

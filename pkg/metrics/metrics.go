@@ -46,13 +46,12 @@ type Metrics struct {
 	devices map[string]struct{}
 }
 
-// New returns the metrics. last returns the report of the last scan, nil
-// before the first, and broadcast whether the agent can ask by broadcast; both
-// are called at every scrape.
-func New(info Info, last func() *report.Report, broadcast func() bool) *Metrics {
+// New returns the metrics that depend on no part of the agent. Each part adds its
+// own, by ObserveSweep and ObserveVIPs, before it runs.
+func New(info Info) *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewPedanticRegistry(),
-		last:     last,
+		last:     func() *report.Report { return nil },
 		devices:  make(map[string]struct{}),
 		renewals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: namespace, Name: "renewals_total",
@@ -84,10 +83,6 @@ func New(info Info, last func() *report.Report, broadcast func() bool) *Metrics 
 			[]float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5},
 			"Time in seconds from a solicitation to each of its answers."),
 	}
-	available := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Namespace: namespace, Name: "broadcast_available",
-		Help: "1 if entries on uplinks are verified by broadcast, 0 if CAP_NET_RAW is missing and only the kernel's unicast verifies them.",
-	}, func() float64 { return boolean(broadcast()) })
 	acting := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "acting",
 		Help:        "1 if the agent renews entries, 0 if it only observes. The reason is how --act came to that: always; vsphere: this is a VMware virtual machine; not_vsphere: it is none; never.",
@@ -114,8 +109,20 @@ func New(info Info, last func() *report.Report, broadcast func() bool) *Metrics 
 		m.failures.WithLabelValues(reason)
 	}
 	m.registry.MustRegister(m.renewals, m.renewalAge, m.corrections, m.scans, m.scanTime, m.failures, m.lastSuccess,
-		m.roundTrip, available, acting, interval, period, build, &table{last: last})
+		m.roundTrip, acting, interval, period, build)
 	return m
+}
+
+// ObserveSweep adds what the sweep sees. last returns the report of its last scan,
+// nil before the first, and broadcast whether it can ask by broadcast. Both are
+// called at every scrape.
+func (m *Metrics) ObserveSweep(last func() *report.Report, broadcast func() bool) {
+	m.last = last
+	available := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: namespace, Name: "broadcast_available",
+		Help: "1 if entries on uplinks are verified by broadcast, 0 if CAP_NET_RAW is missing and only the kernel's unicast verifies them.",
+	}, func() float64 { return boolean(broadcast()) })
+	m.registry.MustRegister(available, &table{last: last})
 }
 
 // histogram has the given classic buckets, and native ones for servers that

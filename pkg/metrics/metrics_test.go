@@ -78,8 +78,8 @@ func scrape(t *testing.T, m *Metrics) string {
 // everything, five seconds after its last scan.
 func lived() *Metrics {
 	r := sample()
-	m := New(Info{Version: "v1.2.3", Revision: "abc", GoVersion: "go1.26", Interval: 300 * time.Second, Acting: true, ActingReason: "always"},
-		func() *report.Report { return r }, func() bool { return true })
+	m := New(Info{Version: "v1.2.3", Revision: "abc", GoVersion: "go1.26", Interval: 300 * time.Second, Acting: true, ActingReason: "always"})
+	m.ObserveSweep(func() *report.Report { return r }, func() bool { return true })
 	m.Scanned(time.Unix(1700000000, 0), 3*time.Millisecond, nil)
 	m.Scanned(time.Unix(1700000005, 0), time.Millisecond, fmt.Errorf("dumping: %w", neigh.ErrInterrupted))
 	m.Renewed("eth0", "delete", "ok", 283*time.Second)
@@ -150,7 +150,8 @@ func TestAgesGoOnAfterTheScan(t *testing.T) {
 }
 
 func TestBeforeTheFirstScan(t *testing.T) {
-	m := New(Info{ActingReason: "never"}, func() *report.Report { return nil }, func() bool { return true })
+	m := New(Info{ActingReason: "never"})
+	m.ObserveSweep(func() *report.Report { return nil }, func() bool { return true })
 	got := scrape(t, m)
 	for _, want := range []string{
 		`arp_cache_cleaner_acting{reason="never"} 0`,
@@ -168,7 +169,7 @@ func TestBeforeTheFirstScan(t *testing.T) {
 }
 
 func TestFailuresAreNamed(t *testing.T) {
-	m := New(Info{}, func() *report.Report { return nil }, func() bool { return true })
+	m := New(Info{})
 	for _, err := range []error{neigh.ErrPermission, neigh.ErrOverrun, neigh.ErrInterrupted, neigh.ErrTimeout, neigh.ErrMalformed, neigh.ErrNoMemory, errors.New("what else")} {
 		m.Scanned(time.Now(), time.Millisecond, fmt.Errorf("wrapped: %w", err))
 	}

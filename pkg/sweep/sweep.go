@@ -182,6 +182,10 @@ func (s *Sweeper) Live(now time.Time) error {
 	return nil
 }
 
+// LeaveTo leaves the few entries that claims returns to somebody else, who says by
+// Renewed when he had one asked for afresh. It is to be called before Run.
+func (s *Sweeper) LeaveTo(claims func() []neigh.Key) { s.cfg.Watched = claims }
+
 // Renewed restarts the clock of an entry that its owner, one of Watched, had
 // asked for afresh.
 func (s *Sweeper) Renewed(k neigh.Key, at time.Time) {
