@@ -3,7 +3,7 @@
 // interval.
 package main
 
-//go:generate go test -run "TestReadme|TestList" -update .
+//go:generate go test -run "TestReadme|TestList|TestLog" -update .
 
 import (
 	"context"
@@ -79,11 +79,24 @@ func explain(err error) error {
 	return err
 }
 
+// logger writes what both formats say in the same words.
 func logger(o *options, w io.Writer) *slog.Logger {
+	h := o.Log
+	h.ReplaceAttr = asText
 	if o.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, &o.Log))
+		return slog.New(slog.NewJSONHandler(w, &h))
 	}
-	return slog.New(slog.NewTextHandler(w, &o.Log))
+	return slog.New(slog.NewTextHandler(w, &h))
+}
+
+// asText makes values that know how to be shown the text that they are shown as. In
+// JSON a duration would be a number of nanoseconds, a state a number, and a net.Addr
+// an object.
+func asText(_ []string, a slog.Attr) slog.Attr {
+	if _, is := a.Value.Any().(fmt.Stringer); is && a.Value.Kind() != slog.KindTime {
+		a.Value = slog.StringValue(a.Value.String())
+	}
+	return a
 }
 
 // warnUnknown says which variables look like the agent's, and are not.

@@ -183,7 +183,7 @@ func (a LLAddr) String() string {
 	return string(out)
 }
 
-// MarshalText is String, for logs in JSON.
+// MarshalText implements encoding.TextMarshaler, for JSON.
 func (a LLAddr) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 
 // Clock names one of the ages of an entry.
