@@ -15,6 +15,7 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/kernel"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/machine"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/metrics"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/server"
@@ -115,6 +116,7 @@ func (a *assembly) parts() ([]part, error) {
 		return nil, err
 	}
 	a.metrics.ObserveSweep(sweeper.Report, verifier.Available)
+	a.metrics.ObserveTables(a.tableSizes)
 	watcher, err := a.watcher(sweeper.Renewed)
 	if err != nil {
 		return nil, err
@@ -179,6 +181,15 @@ func (a *assembly) events() sweep.Events {
 		},
 		Corrected: m.Corrected,
 	}
+}
+
+// tableSizes returns how full the kernel's tables are, as far as that can be read.
+func (a *assembly) tableSizes() []neigh.TableSize {
+	sizes, err := kernel.TableSizes(os.DirFS("/proc"))
+	if err != nil {
+		a.log.Debug("reading how full the tables are", "err", err)
+	}
+	return sizes
 }
 
 // web returns the endpoint of the metrics.

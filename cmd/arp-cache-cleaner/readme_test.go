@@ -65,10 +65,12 @@ func metricTable(t *testing.T) string {
 	t.Helper()
 	e := neigh.Entry{Key: neigh.Key{Addr: netip.MustParseAddr("10.0.0.1"), Index: 2}, State: neigh.Reachable}
 	b := report.NewBuilder(time.Now(), 0)
-	b.Add(&e, &neigh.Link{Index: 2, Name: "eth0", Uplink: true}, policy.Verdict{Action: policy.Keep, Reason: policy.Resolving}, &neigh.Ages{}, true, true)
+	mac, _ := neigh.LLAddrFrom([]byte{2, 0, 0, 0, 0, 1})
+	b.Add(&e, &neigh.Link{Index: 2, Name: "eth0", LLAddr: mac, Uplink: true}, policy.Verdict{Action: policy.Keep, Reason: policy.Resolving}, &neigh.Ages{}, true, true)
 	last := b.Finish()
 	m := metrics.New(metrics.Info{})
 	m.ObserveSweep(func() *report.Report { return last }, func() bool { return true })
+	m.ObserveTables(func() []neigh.TableSize { return []neigh.TableSize{{Family: "ipv4"}} })
 	m.Scanned(time.Now(), time.Millisecond, nil)
 	m.Renewed("eth0", "delete", "ok", time.Second)
 	status := &report.VIP{Name: "10.0.0.100", LLAddr: "02:00:00:00:00:01", OnLink: true, Checked: true}

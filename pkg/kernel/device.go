@@ -196,6 +196,13 @@ func decodeLink(b []byte) (device, error) {
 		switch typ {
 		case unix.IFLA_IFNAME:
 			d.Name = unix.ByteSliceToString(v)
+		case unix.IFLA_ADDRESS:
+			if bytes.Count(v, []byte{0}) == len(v) { // loopback
+				break
+			}
+			if !d.LLAddr.Set(v) {
+				err = fmt.Errorf("link-layer address of %d bytes: %w", len(v), neigh.ErrMalformed)
+			}
 		case unix.IFLA_LINK:
 			lower, err = indexAttr(typ, v)
 		case unix.IFLA_LINK_NETNSID:

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"math"
@@ -65,6 +66,8 @@ func TestDecodeDevice(t *testing.T) {
 		{"port with another flag", linkMessage(8, "eth1", master, linkInfoOf("veth", portOf("bridge", unix.IFLA_BRPORT_ISOLATED, 1))), device{master: 7}},
 		// The numbers of what is said of a port are those of other things elsewhere.
 		{"port of a bond", linkMessage(8, "eth1", master, linkInfoOf("veth", portOf("bond", unix.IFLA_BRPORT_NEIGH_SUPPRESS, 1))), device{master: 7}},
+		{"with an address", linkMessage(8, "eth1", appendAttr(nil, unix.IFLA_ADDRESS, []byte{2, 0, 0, 0, 0, 1})), device{Link: neigh.Link{LLAddr: mac(2, 0, 0, 0, 0, 1)}}},
+		{"with none, like lo", linkMessage(8, "eth1", appendAttr(nil, unix.IFLA_ADDRESS, make([]byte, 6))), device{}},
 		{"VLAN", linkMessage(8, "eth1", lower, linkInfoOf("vlan")), device{lower: 7}},
 		{"macvlan", linkMessage(8, "eth1", lower, linkInfoOf("macvlan")), device{lower: 7}},
 		{"macvlan on a device of another namespace", linkMessage(8, "eth1", lower, elsewhere, linkInfoOf("macvlan")), device{}},
@@ -81,6 +84,7 @@ func TestDecodeDevice(t *testing.T) {
 	}{
 		{"attribute 5 of a device, of 3 bytes: malformed netlink message", linkMessage(8, "eth1", appendAttr(nil, unix.IFLA_LINK, []byte{1, 2, 3}))},
 		{"attribute 10 of a device, of 0 bytes: malformed netlink message", linkMessage(8, "eth1", appendAttr(nil, unix.IFLA_MASTER, nil))},
+		{"link-layer address of 33 bytes: malformed netlink message", linkMessage(8, "eth1", appendAttr(nil, unix.IFLA_ADDRESS, bytes.Repeat([]byte{1}, 33)))},
 		{"attribute of 99 bytes where 4 are left: malformed netlink message", linkMessage(8, "eth1", appendAttr(nil, unix.IFLA_LINKINFO, []byte{99, 0, 1, 0}))},
 		{"attribute of 99 bytes where 4 are left: malformed netlink message", linkMessage(8, "eth1", linkInfoOf("veth",
 			appendAttr(nil, unix.IFLA_INFO_SLAVE_KIND, []byte("bridge\x00\x00")), appendAttr(nil, unix.IFLA_INFO_SLAVE_DATA, []byte{99, 0, 1, 0})))},

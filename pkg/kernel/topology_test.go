@@ -90,6 +90,7 @@ func libraryTopology() (topo neigh.Topology, err error) {
 	for _, l := range links {
 		a := l.Attrs()
 		l := linkOf(a.Index, a.Name, a.RawFlags)
+		l.LLAddr.Set(a.HardwareAddr)
 		for i, version := range []string{"ipv4", "ipv6"} {
 			ms, err := os.ReadFile("/proc/sys/net/" + version + "/neigh/" + a.Name + "/base_reachable_time_ms")
 			if err != nil {

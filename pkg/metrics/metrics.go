@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -33,6 +34,7 @@ type Info struct {
 type Metrics struct {
 	registry    *prometheus.Registry
 	last        func() *report.Report
+	success     atomic.Pointer[time.Time] // of the last scan that succeeded; until then, the start
 	renewals    *prometheus.CounterVec
 	renewalAge  prometheus.Histogram
 	corrections *prometheus.CounterVec
@@ -83,6 +85,12 @@ func New(info Info) *Metrics {
 			[]float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5},
 			"Time in seconds from a solicitation to each of its answers."),
 	}
+	start := time.Now()
+	m.success.Store(&start)
+	since := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: namespace, Name: "last_success_age_seconds",
+		Help: "Time in seconds since the last scan that succeeded, or since the start before the first. Unlike last_success_timestamp_seconds, it does not depend on what time this node or Prometheus takes it to be.",
+	}, func() float64 { return time.Since(*m.success.Load()).Seconds() })
 	acting := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "acting",
 		Help:        "1 if the agent renews entries, 0 if it only observes. The reason is how --act came to that: always; vsphere: this is a VMware virtual machine; not_vsphere: it is none; never.",
@@ -109,7 +117,7 @@ func New(info Info) *Metrics {
 		m.failures.WithLabelValues(reason)
 	}
 	m.registry.MustRegister(m.renewals, m.renewalAge, m.corrections, m.scans, m.scanTime, m.failures, m.lastSuccess,
-		m.roundTrip, acting, interval, period, build)
+		m.roundTrip, since, acting, interval, period, build)
 	return m
 }
 
@@ -172,6 +180,7 @@ func (m *Metrics) Scanned(at time.Time, took time.Duration, err error) {
 		m.failures.WithLabelValues(neigh.FailureReason(err)).Inc()
 		return
 	}
+	m.success.Store(&at)
 	m.lastSuccess.Set(float64(at.UnixMilli()) / 1000)
 }
 
@@ -239,6 +248,9 @@ var (
 	contestedDesc = desc("contested_entries",
 		"Entries for which more than one link-layer address answered when they were last asked for by broadcast. The entry keeps the one it had as long as that answers.",
 		"device")
+	deviceDesc = desc("device_info",
+		"Always 1; the label says which link-layer address an uplink has. The node that has a VIP is the one whose device_info has the lladdr of vip_info.",
+		"device", "lladdr")
 	nextHopsDesc = desc("next_hops",
 		"Entries of route next hops at the last scan, by device and NUD state; unlike their ages, those that are incomplete as well.",
 		"device", "state")
@@ -251,7 +263,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (t *table) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{entriesDesc, oldestDesc, entryDesc, contestedDesc, nextHopsDesc, overdueDesc, keptDesc} {
+	for _, d := range []*prometheus.Desc{entriesDesc, oldestDesc, entryDesc, contestedDesc, deviceDesc, nextHopsDesc, overdueDesc, keptDesc} {
 		ch <- d
 	}
 }
@@ -275,6 +287,9 @@ func (t *table) Collect(ch chan<- prometheus.Metric) {
 	for i := range r.Devices {
 		d := &r.Devices[i]
 		gauge(contestedDesc, float64(d.Contested), d.Name)
+		if d.LLAddr != "" {
+			gauge(deviceDesc, 1, d.Name, d.LLAddr)
+		}
 		for k, n := range d.NextHops {
 			if n > 0 {
 				gauge(nextHopsDesc, float64(n), d.Name, report.StateName(k))

@@ -27,8 +27,9 @@ import (
 var update = flag.Bool("update", false, "rewrite testdata/metrics.txt")
 
 var (
-	eth0 = neigh.Link{Index: 2, Name: "eth0", Uplink: true}
-	pod  = neigh.Link{Index: 7, Name: "cali1234"}
+	mac, _ = neigh.LLAddrFrom([]byte{2, 0, 0, 0, 0, 9})
+	eth0   = neigh.Link{Index: 2, Name: "eth0", LLAddr: mac, Uplink: true}
+	pod    = neigh.Link{Index: 7, Name: "cali1234", LLAddr: mac}
 )
 
 func key(addr string, index int) neigh.Key {
@@ -80,8 +81,11 @@ func lived() *Metrics {
 	r := sample()
 	m := New(Info{Version: "v1.2.3", Revision: "abc", GoVersion: "go1.26", Interval: 300 * time.Second, Acting: true, ActingReason: "always"})
 	m.ObserveSweep(func() *report.Report { return r }, func() bool { return true })
-	m.Scanned(time.Unix(1700000000, 0), 3*time.Millisecond, nil)
-	m.Scanned(time.Unix(1700000005, 0), time.Millisecond, fmt.Errorf("dumping: %w", neigh.ErrInterrupted))
+	m.ObserveTables(func() []neigh.TableSize {
+		return []neigh.TableSize{{Family: "ipv4", Entries: 300, Thresholds: [3]int{128, 512, 1024}, Full: 7}}
+	})
+	m.Scanned(time.Now(), 3*time.Millisecond, nil)
+	m.Scanned(time.Now(), time.Millisecond, fmt.Errorf("dumping: %w", neigh.ErrInterrupted))
 	m.Renewed("eth0", "delete", "ok", 283*time.Second)
 	m.Renewed("other", "stale", "failed", 284*time.Second)
 	m.Corrected("eth0")
@@ -166,6 +170,28 @@ func TestBeforeTheFirstScan(t *testing.T) {
 	if strings.Contains(got, "arp_cache_cleaner_entries") {
 		t.Error("entries are reported before any scan")
 	}
+}
+
+// The time since the last success is none of what clocks show: neither a node nor
+// Prometheus may have the time right.
+func TestLastSuccessAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := New(Info{})
+		age := func(want string) {
+			t.Helper()
+			if got := scrape(t, m); !strings.Contains(got, "arp_cache_cleaner_last_success_age_seconds "+want+"\n") {
+				t.Errorf("want an age of %s in\n%s", want, got)
+			}
+		}
+		time.Sleep(20 * time.Second)
+		age("20")
+		m.Scanned(time.Now(), time.Millisecond, nil)
+		time.Sleep(5 * time.Second)
+		age("5")
+		m.Scanned(time.Now(), time.Millisecond, neigh.ErrTimeout)
+		time.Sleep(time.Second)
+		age("6")
+	})
 }
 
 func TestFailuresAreNamed(t *testing.T) {

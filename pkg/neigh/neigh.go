@@ -230,9 +230,10 @@ func Family(a netip.Addr) string {
 type Link struct {
 	Index        int
 	Name         string
-	Loopback     bool // IFF_LOOPBACK
-	NoARP        bool // IFF_NOARP
-	PointToPoint bool // IFF_POINTOPOINT
+	LLAddr       LLAddr // its own; the zero value on devices that have none
+	Loopback     bool   // IFF_LOOPBACK
+	NoARP        bool   // IFF_NOARP
+	PointToPoint bool   // IFF_POINTOPOINT
 
 	// Uplink is set for a device that has a global unicast address of its own
 	// or that a route's next hop uses. A node has few of them, so they may

@@ -37,6 +37,7 @@ type Report struct {
 // Device sums up the entries of one uplink, or of all other devices.
 type Device struct {
 	Name     string
+	LLAddr   string    // of an uplink; "" where there is none
 	Families [2]Family // ipv4, ipv6
 	// Contested counts the entries for which several holders answered when they
 	// were last asked for.
@@ -157,7 +158,11 @@ func (r *Builder) find(link *neigh.Link) int {
 	}
 	if i < 0 {
 		i = len(r.report.Devices)
-		r.report.Devices = append(r.report.Devices, Device{Name: name})
+		d := Device{Name: name}
+		if name != Other {
+			d.LLAddr = link.LLAddr.String()
+		}
+		r.report.Devices = append(r.report.Devices, d)
 	}
 	return i
 }
