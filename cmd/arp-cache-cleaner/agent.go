@@ -116,6 +116,7 @@ func (a *assembly) parts() ([]part, error) {
 		return nil, err
 	}
 	a.metrics.ObserveSweep(sweeper.Report, verifier.Available)
+	a.metrics.ObserveProcess()
 	a.metrics.ObserveTables(a.tableSizes)
 	watcher, err := a.watcher(sweeper.Renewed)
 	if err != nil {

@@ -1,0 +1,62 @@
+package metrics
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+// ObserveProcess adds process_* and go_*, by the names that every exporter has them
+// under.
+func (m *Metrics) ObserveProcess() {
+	m.registry.MustRegister(collectors.NewGoCollector(), process{start: time.Now()})
+}
+
+// process collects what this process uses. The collector of client_golang costs as
+// much as the whole rest of a scrape: it parses the statistics of the node's network
+// as well.
+type process struct{ start time.Time }
+
+var (
+	processCPUDesc = prometheus.NewDesc("process_cpu_seconds_total",
+		"Time in seconds that this process has used of CPUs, in user and in kernel mode.", nil, nil)
+	processMemoryDesc = prometheus.NewDesc("process_resident_memory_bytes",
+		"Memory in bytes that this process has in use.", nil, nil)
+	processFilesDesc = prometheus.NewDesc("process_open_fds",
+		"Files and sockets that this process has open.", nil, nil)
+	processStartDesc = prometheus.NewDesc("process_start_time_seconds",
+		"Unix time in seconds at which this process was started.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (p process) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{processCPUDesc, processMemoryDesc, processFilesDesc, processStartDesc} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector. What cannot be read is left out.
+func (p process) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v)
+	}
+	var usage syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &usage) == nil {
+		used := time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+		ch <- prometheus.MustNewConstMetric(processCPUDesc, prometheus.CounterValue, used.Seconds())
+	}
+	var size, resident int
+	if b, err := os.ReadFile("/proc/self/statm"); err == nil {
+		if _, err := fmt.Sscan(string(b), &size, &resident); err == nil {
+			gauge(processMemoryDesc, float64(resident*os.Getpagesize()))
+		}
+	}
+	if files, err := os.ReadDir("/proc/self/fd"); err == nil {
+		gauge(processFilesDesc, float64(len(files)-1)) // without the one that was open to read them
+	}
+	gauge(processStartDesc, float64(p.start.UnixMilli())/1000)
+}
