@@ -79,6 +79,7 @@ func (s *fakeSolicitor) longest(t *testing.T, n int, end time.Time) (longest tim
 // over within a few seconds and a tenth of a second for each entry; afterwards none
 // goes longer than an interval, and what came together does not come together again.
 func TestEntriesInUseArePaced(t *testing.T) {
+	t.Parallel()
 	ages := map[string]func() time.Duration{
 		"overdue": func() time.Duration { return time.Hour },
 		"new":     func() time.Duration { return 0 },
@@ -87,6 +88,7 @@ func TestEntriesInUseArePaced(t *testing.T) {
 	for _, n := range []int{1, 3, 50, 200, 1000, 1900, 5000} {
 		for name, age := range ages {
 			t.Run(fmt.Sprint(n, " ", name), func(t *testing.T) {
+				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
 					const length = 5 * interval
 					b := crowd(n, age)
@@ -187,6 +189,7 @@ func TestSilentSegmentIsPaced(t *testing.T) {
 // Those that are due at the same time are due sooner when they are too many to be
 // asked for then, and no sooner than that, however long the interval is.
 func TestTooManyAtATimeAreEarly(t *testing.T) {
+	t.Parallel()
 	for _, interval := range []time.Duration{10 * time.Second, 300 * time.Second, 24 * time.Hour} {
 		timing := policy.NewTiming(interval, min(interval/15, 30*time.Second))
 		for _, n := range []int{1, 10, 1000, 5000} {
@@ -201,7 +204,7 @@ func TestTooManyAtATimeAreEarly(t *testing.T) {
 			// From when on does it have them renewed?
 			rate := at(timing.Threshold()).rate
 			need := time.Duration(float64(n) / rate * float64(time.Second))
-			for left := timing.Threshold(); left > 0; left -= timing.Lead / 28 {
+			for left := timing.Threshold(); left > 0; left -= timing.Lead / 14 {
 				early := at(left).early >= left
 				if late := left < need-timing.Lead/2-time.Millisecond; late && !early {
 					t.Errorf("%d at %v: due in %v, which is too late for %v", n, interval, left, need)
