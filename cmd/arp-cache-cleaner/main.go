@@ -25,7 +25,7 @@ import (
 var version, commit = "dev", ""
 
 func main() {
-	machine.OneThread()
+	machine.Runtime()
 	o, err := parse(os.Args[1:], os.LookupEnv, os.Stdout)
 	if err == nil && o.Command == "" && !o.Once && !o.Version {
 		machine.Slack() // before signals are handled

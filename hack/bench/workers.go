@@ -61,7 +61,7 @@ func cpuTime() time.Duration {
 // likeMain does what the agent's main does.
 func likeMain() {
 	machine.Slack()
-	machine.OneThread()
+	machine.Runtime()
 }
 
 // agent is the agent's loop, on a table that lets it scan when it is told to.

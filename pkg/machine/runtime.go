@@ -3,20 +3,25 @@ package machine
 import (
 	"os"
 	"runtime"
+	"runtime/debug"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// OneThread leaves the Go runtime one thread for Go code, unless the environment says
-// otherwise (GOMAXPROCS), and keeps no profile of allocations. A second one takes memory
-// of its own, and has the runtime wake threads that find nothing to do: without this
-// an agent that is left alone costs a fifth more.
-func OneThread() {
+// Runtime sets the Go runtime up for a process that sleeps nearly always. It keeps no
+// profile of allocations. Unless the environment says otherwise (GOMAXPROCS, GOGC), there
+// is one thread for Go code, and the heap is collected when it has grown by half: that
+// saves a MiB. A second thread takes memory of its own, and has the runtime wake threads
+// that find nothing to do: an agent that is left alone costs a fifth more with it.
+func Runtime() {
 	runtime.MemProfileRate = 0
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(1)
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
 	}
 }
 
