@@ -88,25 +88,11 @@ func hour(ctx context.Context, agent string, d time.Duration) (err error) {
 
 // hours measures everybody with a table of so many entries.
 func (n *node) hours(ctx context.Context, agent, floor string, size int, d time.Duration) (all []hourly, err error) {
-	// times is what a program takes that runs so often.
-	times := func(name string, every time.Duration, path string, args ...string) error {
-		h := hourly{name: name}
-		for range flushRounds {
-			if err := n.table.refill(size); err != nil {
-				return err
-			}
-			took, err := process(n.host, path, args...)
-			if err != nil {
-				return fmt.Errorf("%s: %w", name, err)
-			}
-			h.took = append(h.took, took*time.Duration(time.Hour/every))
-		}
-		all = append(all, h)
-		return nil
-	}
-	if err := times(fmt.Sprintf("ip neigh flush all, every %v", flushEvery), flushEvery, "ip", "neigh", "flush", "all"); err != nil {
+	flush, err := n.flushing(size)
+	if err != nil {
 		return nil, err
 	}
+	all = append(all, flush)
 	var reader *worker
 	reading := hourly{name: fmt.Sprintf("C program that reads the table every %v", scanPeriod)}
 	if floor != "" {
@@ -129,8 +115,7 @@ func (n *node) hours(ctx context.Context, agent, floor string, size int, d time.
 		if err != nil {
 			return nil, err
 		}
-		h := hourly{name: a.name}
-		h.took, err = p.slices(ctx, d, func() error {
+		took, err := p.slices(ctx, d, func() error {
 			if reader != nil { // first: what was read a moment ago is read faster
 				took, _, err := reader.work()
 				if err != nil {
@@ -143,12 +128,28 @@ func (n *node) hours(ctx context.Context, agent, floor string, size int, d time.
 		if err := errors.Join(err, p.stop()); err != nil {
 			return nil, fmt.Errorf("%s: %w", a.name, err)
 		}
-		all = append(all, h)
+		all = append(all, hourly{a.name, took})
 	}
 	if reader != nil {
 		all = append(all, reading)
 	}
 	return all, nil
+}
+
+// flushing measures the flush of a table of so many entries.
+func (n *node) flushing(size int) (hourly, error) {
+	h := hourly{name: fmt.Sprintf("ip neigh flush all, every %v", flushEvery)}
+	for range flushRounds {
+		if err := n.table.refill(size); err != nil {
+			return h, err
+		}
+		took, err := process(n.host, "ip", "neigh", "flush", "all")
+		if err != nil {
+			return h, fmt.Errorf("ip neigh flush all: %w", err)
+		}
+		h.took = append(h.took, took*time.Duration(time.Hour/flushEvery))
+	}
+	return h, nil
 }
 
 // slices is the CPU time an hour, measured in slices while d passes. Every
