@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -145,7 +146,26 @@ func (h *Host) Run(name string, args ...string) string {
 }
 
 // IP runs iproute2's ip on the host; args is split at white space.
-func (h *Host) IP(args string) string { return h.Run("ip", strings.Fields(args)...) }
+func (h *Host) IP(args string) string {
+	out := h.Run("ip", strings.Fields(args)...)
+	h.added(args)
+	return out
+}
+
+// added waits until an IPv6 address that ip has added without DAD is in use.
+func (h *Host) added(args string) {
+	f := strings.Fields(args)
+	if len(f) < 5 || f[0] != "addr" || f[1] != "add" || f[3] != "dev" || !slices.Contains(f, "nodad") {
+		return
+	}
+	ip, _, err := net.ParseCIDR(f[2])
+	h.lab.check(err, "address %s", f[2])
+	link, err := h.nl.LinkByName(f[4])
+	h.lab.check(err, "address %s on host %s", f[2], h.Name)
+	if link.Attrs().OperState == netlink.OperUp && link.Attrs().RawFlags&(unix.IFF_LOOPBACK|unix.IFF_NOARP) == 0 {
+		h.lab.check(h.answers(f[4], ip), "address %s on host %s", f[2], h.Name)
+	}
+}
 
 // Sysctl writes a setting of the host, named by its path below /proc/sys.
 func (h *Host) Sysctl(path, value string) {
@@ -218,15 +238,16 @@ func carrier(nl *netlink.Handle, dev string) error {
 	})
 }
 
-// answers waits until the host hears solicitations for an IPv6 address: it joins
-// the group that they are sent to a little later (addrconf_dad_work).
+// answers waits until the host answers solicitations for an IPv6 address: it joins
+// the group that they are sent to a little later, and has a route to itself then
+// (addrconf_dad_work).
 func (h *Host) answers(dev string, ip net.IP) error {
 	if ip.To4() != nil {
 		return nil
 	}
 	// The solicited-node address (RFC 4291 section 2.7.1), as /proc/net/igmp6 has it.
 	group := fmt.Sprintf(" ff0200000000000000000001ff%x ", []byte(ip[13:]))
-	return awaited("hear solicitations", func() (bool, error) {
+	err := awaited("answer solicitations", func() (bool, error) {
 		var b []byte
 		err := h.Do(func() (err error) {
 			b, err = os.ReadFile("/proc/thread-self/net/igmp6")
@@ -239,6 +260,9 @@ func (h *Host) answers(dev string, ip net.IP) error {
 		}
 		return false, err
 	})
+	// Both happen under the lock that this request takes (RTNL).
+	_, locked := h.nl.LinkByName(dev)
+	return errors.Join(err, locked)
 }
 
 // awaited polls until ok, for a few seconds.
@@ -265,4 +289,7 @@ func (h *Host) Batch(lines string) {
 		err = cmd.Wait()
 	}
 	h.lab.check(err, "ip -batch: %s", strings.TrimSpace(out.String()))
+	for line := range strings.Lines(lines) {
+		h.added(line)
+	}
 }
