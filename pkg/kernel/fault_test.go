@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/lab"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/metrics"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
@@ -228,6 +229,30 @@ func breakable(c *conn) *faultyConn {
 // fault is counted by its name, the next scan does everything that was due, and
 // nothing that belongs to others is lost.
 func TestFaultsAtTheSocket(t *testing.T) {
+	t.Parallel()
+	h, index := faultyHost(t)
+	silence := fault{name: "no answer", send: func() error { return nil }, reason: "timeout", says: "no answer from the kernel"}
+	for _, kind := range []string{listing, dumping, reading, deleting, changing} {
+		faults := append([]fault(nil), socketFaults...)
+		if kind == dumping {
+			faults = append(faults, dumpFaults...)
+		}
+		for _, f := range faults {
+			t.Run(kind+"/"+f.name, func(t *testing.T) { socketFails(t, h, index, kind, &f) })
+		}
+		// It takes as long as the agent waits.
+		t.Run(kind+"/"+silence.name, func(t *testing.T) {
+			t.Parallel()
+			h, index := faultyHost(t)
+			socketFails(t, h, index, kind, &silence)
+		})
+	}
+}
+
+// faultyHost returns a host with entries that belong to others, and the index of its
+// device.
+func faultyHost(t *testing.T) (*lab.Host, int) {
+	t.Helper()
 	h, index := host(t)
 	// Nobody is there to answer for what is in use. The kernel must not find that out
 	// while the agent waits for an answer of its own, which takes as long.
@@ -236,33 +261,25 @@ func TestFaultsAtTheSocket(t *testing.T) {
 neigh add 10.0.0.102 lladdr 02:00:00:00:01:02 dev eth0 nud noarp
 neigh add 10.0.0.103 lladdr 02:00:00:00:01:03 dev eth0 nud stale extern_learn
 neigh add 10.0.0.104 lladdr 02:00:00:00:01:04 dev eth0 nud stale protocol zebra`)
-	silence := fault{name: "no answer", send: func() error { return nil }, reason: "timeout", says: "no answer from the kernel"}
-	for _, kind := range []string{listing, dumping, reading, deleting, changing} {
-		faults := append([]fault(nil), socketFaults...)
-		if kind == dumping {
-			faults = append(faults, dumpFaults...)
-		}
-		if !testing.Short() { // it takes as long as the agent waits
-			faults = append(faults, silence)
-		}
-		for _, f := range faults {
-			t.Run(kind+"/"+f.name, func(t *testing.T) {
-				survives(t, open(t, h), kind, &f, func() {
-					h.Batch(`neigh replace 10.0.0.50 lladdr 02:00:00:00:00:50 dev eth0 nud stale
+	return h, index
+}
+
+// socketFails has one fault happen, and looks at what is left.
+func socketFails(t *testing.T, h *lab.Host, index int, kind string, f *fault) {
+	t.Helper()
+	survives(t, open(t, h), kind, f, func() {
+		h.Batch(`neigh replace 10.0.0.50 lladdr 02:00:00:00:00:50 dev eth0 nud stale
 neigh replace 2001:db8::50 lladdr 02:00:00:00:00:50 dev eth0 nud stale
 neigh replace 10.0.0.51 lladdr 02:00:00:00:00:51 dev eth0 nud reachable
 neigh replace 10.0.0.52 lladdr 02:00:00:00:00:52 dev eth0 nud reachable`)
-				})
-				left := dump(t, open(t, h))
-				for addr, there := range map[string]bool{
-					"10.0.0.50": false, "2001:db8::50": false, "10.0.0.51": true, "10.0.0.52": true,
-					"10.0.0.101": true, "10.0.0.102": true, "10.0.0.103": true, "10.0.0.104": true,
-				} {
-					if _, ok := left[key(addr, index)]; ok != there {
-						t.Errorf("%s in the table: %v, want %v", addr, ok, there)
-					}
-				}
-			})
+	})
+	left := dump(t, open(t, h))
+	for addr, there := range map[string]bool{
+		"10.0.0.50": false, "2001:db8::50": false, "10.0.0.51": true, "10.0.0.52": true,
+		"10.0.0.101": true, "10.0.0.102": true, "10.0.0.103": true, "10.0.0.104": true,
+	} {
+		if _, ok := left[key(addr, index)]; ok != there {
+			t.Errorf("%s in the table: %v, want %v", addr, ok, there)
 		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 // else's survives decoding, in whatever order the attributes come, and beside
 // whichever attributes this version does not know.
 func TestHandsOffFromTheWire(t *testing.T) {
+	t.Parallel()
 	const rounds = 1_000_000
 	r := rand.New(rand.NewPCG(3, 4))
 	one := func(n int) bool { return r.IntN(n) == 0 }

@@ -83,6 +83,7 @@ var layouts = []layout{
 
 // For one packet the kernel asks, and then we do: from the same address.
 func TestAsksAsTheKernelAsks(t *testing.T) {
+	t.Parallel()
 	for _, tt := range layouts {
 		t.Run(tt.name, func(t *testing.T) {
 			l := lab.Start(t)
@@ -144,6 +145,7 @@ func TestAsksAsTheKernelAsks(t *testing.T) {
 // knows about it stays true: whether the sender is found anew for each frame or by a
 // Sender. The control asks from where it asked before.
 func TestNeverFromALostAddress(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name, floating, vip string
 		node                []string // what it has beside the floating address

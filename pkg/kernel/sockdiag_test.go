@@ -438,6 +438,7 @@ func (p *pair) get(t testing.TB, k *neigh.Socket) neigh.Socket {
 }
 
 func TestListFindsEveryKind(t *testing.T) {
+	t.Parallel()
 	p := newPair(t)
 	p.listen(t, p.server, 6444)
 	p.listen(t, p.client, apiPort) // listening, and served, sockets have it as their local port
@@ -500,6 +501,7 @@ func TestListFindsEveryKind(t *testing.T) {
 // A peer may open a connection from the port of an API server, which is free for
 // bind, and which address translation gives out.
 func TestListTellsWhoOpened(t *testing.T) {
+	t.Parallel()
 	p := newPair(t)
 	peer := lab.Start(t).Host("peer")
 	port := peer.Plug(p.sw, "eth0", "02:00:00:00:00:03", "10.0.0.3/24", "10.0.0.13/24", "2001:db8::3/64")
@@ -660,6 +662,7 @@ func TestSocketGone(t *testing.T) {
 
 // What the suspicion of a frozen server and of a lost one is built on.
 func TestSocketTimes(t *testing.T) {
+	t.Parallel()
 	p := newPair(t)
 	near, far := p.dial(t, p.client, "10.0.0.2:6443")
 	s := p.only(t)
@@ -701,6 +704,7 @@ func TestSocketTimes(t *testing.T) {
 }
 
 func TestSocketConnecting(t *testing.T) {
+	t.Parallel()
 	p := newPair(t)
 	p.connecting(t, 1)
 	s := p.only(t)

@@ -291,6 +291,7 @@ func TestGive(t *testing.T) {
 }
 
 func TestGivenEntryIsVerifiedByTheKernel(t *testing.T) {
+	t.Parallel()
 	l := lab.Start(t)
 	sw := l.Switch()
 	a, b := l.Host("a"), l.Host("b")

@@ -21,6 +21,7 @@ import (
 
 // The library's lists are the reference.
 func TestTopologyAgreesWithTheLibrary(t *testing.T) {
+	t.Parallel()
 	l := lab.Start(t)
 	h, sw := l.Host("a"), l.Switch()
 	h.Plug(sw, "eth0", "", "10.0.0.1/24", "2001:db8::1/64")

@@ -77,6 +77,7 @@ func arpRequestPacket(sender lladdr, senderAddr, targetAddr string) []byte {
 
 // Of all that comes in, the process is woken by what announces the address.
 func TestLineHears(t *testing.T) {
+	t.Parallel()
 	s := newSegment(t)
 	p := s.puppet(0)
 	us := lladdr{2, 0, 0, 0, 0, 0xa}
@@ -139,6 +140,7 @@ func TestLineHears(t *testing.T) {
 
 // Asking on a Line is as asking on a Conn, and its answers are no announcements.
 func TestLineAsks(t *testing.T) {
+	t.Parallel()
 	s := newSegment(t)
 	s.host("b", macB, "10.0.0.2/24", "10.0.0.3/24", "2001:db8::2/64", "2001:db8::3/64")
 	s.host("c", macC, "10.0.0.3/24", "2001:db8::3/64")
@@ -184,6 +186,7 @@ func TestLineAsks(t *testing.T) {
 // A request that is no answer, but an announcement, does not get lost in an Ask; and
 // what lay in the socket before is no answer.
 func TestLineTellsAnswersFromAnnouncements(t *testing.T) {
+	t.Parallel()
 	s := newSegment(t)
 	p := s.puppet(unix.ETH_P_ARP)
 	l := s.line("10.0.0.7")
@@ -222,6 +225,7 @@ func TestLineTellsAnswersFromAnnouncements(t *testing.T) {
 }
 
 func TestLineContext(t *testing.T) {
+	t.Parallel()
 	s := newSegment(t)
 	s.host("b", macB, "10.0.0.2/24", "2001:db8::2/64")
 	for _, addr := range []string{"10.0.0.2", "2001:db8::2"} {
@@ -258,6 +262,7 @@ func TestLineContext(t *testing.T) {
 
 // Closing ends the goroutine that reads, whatever it does.
 func TestLineCloses(t *testing.T) {
+	t.Parallel()
 	s := newSegment(t)
 	before := runtime.NumGoroutine()
 	for _, full := range []bool{false, true} {
@@ -283,6 +288,7 @@ func TestLineCloses(t *testing.T) {
 }
 
 func TestLineInterfaceFails(t *testing.T) {
+	t.Parallel()
 	for _, addr := range []string{"10.0.0.2", "2001:db8::2"} {
 		t.Run(addr, func(t *testing.T) {
 			s := newSegment(t)
@@ -322,6 +328,7 @@ func TestLineInterfaceFails(t *testing.T) {
 }
 
 func TestDialLineFails(t *testing.T) {
+	t.Parallel()
 	s := newSegment(t)
 	dial := func(before func() error, index int, addr string) error {
 		return s.a.Do(func() error {

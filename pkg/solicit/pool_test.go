@@ -46,6 +46,7 @@ func (s *segment) through(p *Pool, window time.Duration, addrs ...string) ([]Ans
 // The sender is looked up as a frame is sent: those of one Ask may come from
 // several addresses, if the host loses one meanwhile.
 func TestPoolLooksTheSenderUpForEachFrame(t *testing.T) {
+	t.Parallel()
 	s := newSegment(t)
 	ear := s.l.Host("ear")
 	heard := ear.HearSolicitations(ear.Plug(s.sw, "eth0", "02:00:00:00:00:0e"))
@@ -78,6 +79,7 @@ func TestPoolLooksTheSenderUpForEachFrame(t *testing.T) {
 // What there is no sender for is not asked for, and named; the rest is asked for as
 // usual, in either family.
 func TestPoolWithoutSender(t *testing.T) {
+	t.Parallel()
 	s := newSegment(t)
 	s.host("b", macB, "10.0.0.2/24", "10.0.0.3/24", "2001:db8::2/64", "2001:db8::3/64")
 	without := map[string]bool{"10.0.0.2": true, "2001:db8::2": true}
@@ -123,6 +125,7 @@ func TestPoolWithoutSender(t *testing.T) {
 
 // A Conn that is not in use serves the next Ask; one that failed does not.
 func TestPoolKeepsWhatWorks(t *testing.T) {
+	t.Parallel()
 	s := newSegment(t)
 	s.host("b", macB, "10.0.0.2/24")
 	p := s.pool(func(string) (string, error) { return "10.0.0.1", nil })
@@ -161,6 +164,7 @@ func TestPoolKeepsWhatWorks(t *testing.T) {
 // Asks that overlap use a Conn each, and the next ones use the same again: opening
 // and closing packet sockets ten times a second would cost more than all else.
 func TestPoolKeepsWhatOverlaps(t *testing.T) {
+	t.Parallel()
 	s := newSegment(t)
 	p := NewPool(func(netip.Addr, int) (netip.Addr, error) { return netip.MustParseAddr("10.0.0.1"), nil })
 	overlap := func(n int) {

@@ -140,6 +140,7 @@ func holders(answers []Answer) []string {
 }
 
 func TestHolders(t *testing.T) {
+	t.Parallel()
 	s := newSegment(t)
 	s.host("b", macB, "10.0.0.2/24", "10.0.0.3/24", "2001:db8::2/64", "2001:db8::3/64", "fe80::b/64")
 	s.host("c", macC, "10.0.0.3/24", "10.0.0.4/24", "2001:db8::3/64", "2001:db8::4/64")
@@ -205,6 +206,7 @@ func TestHolders(t *testing.T) {
 }
 
 func TestRouterFlag(t *testing.T) {
+	t.Parallel()
 	s := newSegment(t)
 	b := s.host("b", macB, "2001:db8::2/64")
 	b.Sysctl("net/ipv6/conf/all/forwarding", "1")
@@ -215,6 +217,7 @@ func TestRouterFlag(t *testing.T) {
 }
 
 func TestManyTargets(t *testing.T) {
+	t.Parallel()
 	s := newSegment(t)
 	b := s.host("b", macB)
 	var lines strings.Builder
@@ -237,6 +240,7 @@ func TestManyTargets(t *testing.T) {
 // Asking makes no entry, and what it does to one that is there is what the
 // kernel makes of the answer.
 func TestNeighbourTableIsTheKernels(t *testing.T) {
+	t.Parallel()
 	s := newSegment(t)
 	s.host("b", macB, "10.0.0.2/24", "10.0.0.3/24", "2001:db8::2/64", "2001:db8::3/64")
 	s.a.IP("neigh add 10.0.0.2 lladdr " + macB + " dev eth0 nud stale")
@@ -287,6 +291,7 @@ func asksFor(f []byte, addr string) bool {
 
 // Announcements count as claims, and are told from answers.
 func TestAnnouncements(t *testing.T) {
+	t.Parallel()
 	s := newSegment(t)
 	all := netip.MustParseAddr("ff02::1")
 	target := netip.MustParseAddr("2001:db8::7")
@@ -423,6 +428,7 @@ func TestOverrun(t *testing.T) {
 // What came before an Ask is not an answer to it: neither what came while the
 // Conn was at rest, nor what lay unread in the socket.
 func TestLeftovers(t *testing.T) {
+	t.Parallel()
 	s := newSegment(t)
 	for _, etherType := range []uint16{unix.ETH_P_ARP, unix.ETH_P_IPV6} {
 		// Of two packet sockets the one bound last sees a frame first: when the
@@ -482,6 +488,7 @@ func TestLeftovers(t *testing.T) {
 // IPv6 packets are looked at while somebody asks for IPv6 addresses, and ARP
 // frames all the time.
 func TestListening(t *testing.T) {
+	t.Parallel()
 	s := newSegment(t)
 	s.host("b", macB, "10.0.0.2/24", "2001:db8::2/64")
 	// hooks returns the EtherTypes that packet sockets get from eth0.
@@ -529,6 +536,7 @@ func TestListening(t *testing.T) {
 }
 
 func TestContext(t *testing.T) {
+	t.Parallel()
 	s := newSegment(t)
 	s.host("b", macB, "10.0.0.2/24", "2001:db8::2/64")
 	for _, addr := range []string{"10.0.0.2", "2001:db8::2"} {
@@ -568,6 +576,7 @@ func TestContext(t *testing.T) {
 }
 
 func TestClose(t *testing.T) {
+	t.Parallel()
 	for _, addr := range []string{"10.0.0.2", "2001:db8::2"} {
 		s := newSegment(t)
 		s.host("b", macB, "10.0.0.2/24", "2001:db8::2/64")
@@ -587,6 +596,7 @@ func TestClose(t *testing.T) {
 }
 
 func TestInterfaceFails(t *testing.T) {
+	t.Parallel()
 	for _, addr := range []string{"10.0.0.2", "2001:db8::2"} {
 		t.Run(addr, func(t *testing.T) {
 			s := newSegment(t)
@@ -627,6 +637,7 @@ func TestInterfaceFails(t *testing.T) {
 }
 
 func TestDialFails(t *testing.T) {
+	t.Parallel()
 	s := newSegment(t)
 	dial := func(before func() error, index int) error {
 		return s.a.Do(func() error {
@@ -671,6 +682,7 @@ func dropNetRaw() error {
 }
 
 func TestTargetsThatCannotBeAskedFor(t *testing.T) {
+	t.Parallel()
 	s := newSegment(t)
 	for _, tt := range []struct {
 		bad  Target
