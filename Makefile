@@ -21,7 +21,7 @@ NFPM        ?= go run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4
 GOVULNCHECK ?= go run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 CYCLONEDX   ?= go run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 
-.PHONY: build run test demo bench bench-hour bench-footprint bench-loss bench-vip lint fuzz generate manifests check-deploy packages check-packages interop e2e soak faults oldkernel cover govulncheck sbom image clean
+.PHONY: build run test test-all demo bench bench-hour bench-footprint bench-loss bench-vip lint fuzz generate manifests check-deploy packages check-packages interop e2e soak faults oldkernel cover govulncheck sbom image clean
 
 build: ## compile bin/arp-cache-cleaner
 	VERSION=$(VERSION) COMMIT=$(COMMIT) hack/build.sh bin/arp-cache-cleaner
@@ -29,11 +29,14 @@ build: ## compile bin/arp-cache-cleaner
 run: build ## renew this machine's neighbour entries until interrupted
 	$(SUDO) bin/arp-cache-cleaner $(ARGS)
 
-# One package at a time: the kernel's neighbour table and its limits are shared
-# by all network namespaces, and live tests look at the clock. Within one, most tests
-# wait most of the time.
-test: ## all tests; live ones need root or user namespaces
-	go test -p 1 -parallel 4 -timeout 15m $(TESTFLAGS) ./...
+# Live tests wait most of the time, so many run side by side. Those that take longer
+# or need the machine to themselves (lab.Alone) are left out with -short: with
+# test-all one package runs at a time, and they go first, one after the other.
+test: ## tests, side by side; live ones need root or user namespaces
+	go test -short -parallel 8 -timeout 15m $(TESTFLAGS) ./...
+
+test-all: ## all tests, those that need the machine to themselves as well; it must be idle
+	go test -p 1 -parallel 8 -timeout 15m $(TESTFLAGS) ./...
 
 demo: build ## watch the agent work in namespaces for half a minute
 	go run ./hack/demo

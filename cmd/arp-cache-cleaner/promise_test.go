@@ -35,7 +35,7 @@ var protected = []string{
 // packet is lost.
 //
 // Longer intervals take longer: -promise 300s -timeout 30m is the default one.
-func TestPromise(t *testing.T) {
+func TestPromise(t *testing.T) { // not parallel: what runs side by side are its own parts
 	if testing.Short() {
 		*promise = "1s"
 	}
@@ -44,14 +44,17 @@ func TestPromise(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Run(interval.String(), func(t *testing.T) { testPromise(t, interval, true) })
+		t.Run(interval.String(), func(t *testing.T) {
+			t.Parallel()
+			testPromise(t, interval, true)
+		})
 	}
-}
-
-// Without CAP_NET_RAW the kernel's unicast has to do.
-func TestPromiseWithoutNetRaw(t *testing.T) {
-	lab.Alone(t)
-	testPromise(t, 4*time.Second, false)
+	// The kernel's unicast has to do.
+	t.Run("4s without CAP_NET_RAW", func(t *testing.T) {
+		lab.Alone(t)
+		t.Parallel()
+		testPromise(t, 4*time.Second, false)
+	})
 }
 
 var promise = flag.String("promise", "1s,4s,10s", "intervals that TestPromise holds the agent to")

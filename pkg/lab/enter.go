@@ -12,6 +12,7 @@ import (
 const (
 	inside  = "ARP_LAB_INSIDE"  // set in the process that Enter starts
 	require = "ARP_LAB_REQUIRE" // see Start
+	isAlone = "ARP_LAB_ALONE"   // see Alone
 )
 
 // Enter makes sure that the process may build a lab. Root may; anybody else is
@@ -76,11 +77,12 @@ func Start(tb testing.TB) *Lab {
 
 // Alone is for tests that need the machine to themselves: they count every packet,
 // measure time closely, or fill the neighbour table, whose limits all namespaces
-// share. They are skipped with -short, where tests run side by side. Without it a
-// package runs alone (`make test-all`), and in it whatever is not parallel.
+// share. They are skipped with -short, where tests run side by side, unless
+// ARP_LAB_ALONE is set. Without it a package runs alone (`make test-all`), and in it
+// whatever is not parallel.
 func Alone(tb testing.TB) {
 	tb.Helper()
-	if testing.Short() {
+	if testing.Short() && os.Getenv(isAlone) == "" {
 		tb.Skip("not with -short: it needs the machine to itself")
 	}
 }

@@ -265,11 +265,11 @@ func (h *Host) answers(dev string, ip net.IP) error {
 	return errors.Join(err, locked)
 }
 
-// awaited polls until ok, for a few seconds.
+// awaited polls until ok, for ten seconds or more.
 func awaited(what string, ok func() (bool, error)) error {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	for range 1000 {
+	for range 5000 {
 		if done, err := ok(); done || err != nil {
 			return err
 		}
