@@ -95,7 +95,7 @@ check-packages: packages ## install the .deb into a root of its own, and run wha
 interop: build ## a real keepalived moves a VIP, nothing that it announces arrives, and the agent follows; needs keepalived and nft
 	go run ./hack/interop
 
-e2e: build ## show the promise on the cluster that KUBECONFIG names; hack/e2e/main.go says what it asks for
+e2e: build ## show the promise on the cluster that KUBECONFIG names; see hack/e2e/README.md
 	go run ./hack/e2e
 
 soak: ## a day's scans in minutes, over a table that churns; then some with the race detector

@@ -17,7 +17,7 @@
 //	                        address, and another MAC
 //
 // What a missing command leaves open is reported as not run. E2E_RUN is a regular
-// expression that selects parts by name.
+// expression that selects parts by name. README.md has the commands for some clusters.
 package main
 
 import (
