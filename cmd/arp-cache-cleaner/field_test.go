@@ -158,6 +158,7 @@ var moves = []struct {
 }
 
 func TestMoves(t *testing.T) {
+	t.Parallel()
 	for _, m := range moves {
 		for _, alone := range []bool{false, true} {
 			t.Run(m.name+map[bool]string{false: "", true: ", without the agent"}[alone], func(t *testing.T) {
@@ -283,6 +284,7 @@ func TestVIPOnAnOddLink(t *testing.T) {
 // An entry that another program owns and keeps current is not pinned: nobody has to
 // look after it. It is left as it is.
 func TestOwnedEntryOfTheVIP(t *testing.T) {
+	t.Parallel()
 	for flags, pinned := range map[string]bool{"extern_learn nud reachable": false, "managed extern_learn": false, "nud permanent": true} {
 		t.Run(flags, func(t *testing.T) {
 			t.Parallel()

@@ -203,7 +203,7 @@ func TestBadInput(t *testing.T) {
 		{env: map[string]string{"ARP_CACHE_CLEANER_VIP": "auto,none"}, want: `ARP_CACHE_CLEANER_VIP: "none": want auto, ADDRESS, IPv4:PORT, [IPv6]:PORT, NAME, NAME:PORT, or none alone`},
 		{env: map[string]string{"ARP_CACHE_CLEANER_CIDR": "10.0.0.0/8, 10.0.0.1"}, want: `ARP_CACHE_CLEANER_CIDR: "10.0.0.1": want a prefix such as 10.0.0.0/8 or 2001:db8::/32`},
 		{env: map[string]string{"ARP_CACHE_CLEANER_CIDR": "10.0.0.0/8\n10.1.0.0/16"}, want: `ARP_CACHE_CLEANER_CIDR: "10.0.0.0/8\n10.1.0.0/16": want a prefix such as 10.0.0.0/8 or 2001:db8::/32`},
-		{env: map[string]string{"ARP_CACHE_CLEANER_INTERVAL": "10s", "ARP_CACHE_CLEANER_SCAN_PERIOD": "2s"}, want: `ARP_CACHE_CLEANER_SCAN_PERIOD: "2s": want a duration from 10ms to 15s, and a tenth of --interval at most`},
+		{env: map[string]string{"ARP_CACHE_CLEANER_INTERVAL": "10s", "ARP_CACHE_CLEANER_SCAN_PERIOD": "2s"}, want: `ARP_CACHE_CLEANER_SCAN_PERIOD: "2s": want a duration from 10ms to 30s, and a tenth of --interval at most`},
 		{args: []string{"--vip-port=0"}, want: `--vip-port: "0": want a number from 1 to 65535`},
 		{args: []string{"--vip-port=65536"}, want: `--vip-port: "65536": want a number from 1 to 65535`},
 		{args: []string{"--vip-interval=0s"}, want: `--vip-interval: "0s": want a duration from 1s to 1m`},
