@@ -45,8 +45,8 @@ func (s *Sweeper) look(ctx context.Context, isDue dueFunc, a *actor) error {
 		s.catchUp(s.cfg.Missed())
 	}
 	sc := scanner{Sweeper: s, actor: a, isDue: isDue, report: report.NewBuilder(start, s.cfg.PerEntry), now: s.clocks.since(start)}
-	if s.cfg.Watched != nil {
-		sc.watched = s.cfg.Watched()
+	if s.watched != nil {
+		sc.watched = s.watched()
 	}
 	sc.on(s.topology.Links[0])
 	s.clocks.begin()

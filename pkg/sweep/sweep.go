@@ -85,9 +85,6 @@ type Config struct {
 	ScanPeriod time.Duration
 	DryRun     bool // decide and report, change nothing
 	PerEntry   int  // how many entries beside next hops are reported one by one
-	// Watched, if not nil, returns the few entries that somebody else renews. Their
-	// owner says when by Renewed.
-	Watched func() []neigh.Key
 	// Missed, if not nil, returns how much time has passed in all that time.Now
 	// does not count: while the machine was suspended.
 	Missed func() time.Duration
@@ -125,6 +122,8 @@ type Sweeper struct {
 	loads    map[int]*load // by uplink
 	contests map[neigh.Key]*shield.Contest
 	inFlight map[neigh.Key]struct{} // handed to the Verifier, and not recorded yet
+
+	watched func() []neigh.Key // what somebody else renews; nil: nothing
 
 	mu       sync.Mutex
 	renewed  map[neigh.Key]time.Time // by their owner, and not recorded yet
@@ -184,10 +183,9 @@ func (s *Sweeper) Live(now time.Time) error {
 
 // LeaveTo leaves the few entries that claims returns to somebody else, who says by
 // Renewed when he had one asked for afresh. It is to be called before Run.
-func (s *Sweeper) LeaveTo(claims func() []neigh.Key) { s.cfg.Watched = claims }
+func (s *Sweeper) LeaveTo(claims func() []neigh.Key) { s.watched = claims }
 
-// Renewed restarts the clock of an entry that its owner, one of Watched, had
-// asked for afresh.
+// Renewed restarts the clock of an entry that its owner had asked for afresh.
 func (s *Sweeper) Renewed(k neigh.Key, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
