@@ -178,7 +178,7 @@ func (a *assembly) events() sweep.Events {
 			m.Scanned(time.Now(), took, err)
 		},
 		Renewed: func(device string, method sweep.Method, result sweep.Result, age time.Duration) {
-			m.Renewed(device, string(method), string(result), age)
+			m.Renewed(device, method.String(), string(result), age)
 		},
 		Corrected: m.Corrected,
 	}

@@ -102,7 +102,7 @@ func startAgent() (*agent, error) {
 			},
 			Renewed: func(device string, m sweep.Method, r sweep.Result, age time.Duration) {
 				a.renewed.Add(1)
-				a.metrics.Renewed(device, string(m), string(r), age)
+				a.metrics.Renewed(device, m.String(), string(r), age)
 			},
 			Corrected: a.metrics.Corrected,
 		},

@@ -167,6 +167,17 @@ func (a *LLAddr) Digest() (d uint64) {
 	return d
 }
 
+// Undigest returns the address of n bytes that has the digest d. It reports false
+// where the digest does not tell: of none, and of more than eight bytes.
+func Undigest(d uint64, n int) (a LLAddr, ok bool) {
+	if d == 0 || n < 1 || n > 8 {
+		return a, false
+	}
+	binary.LittleEndian.PutUint64(a.b[:], d)
+	a.n = uint8(n)
+	return a, true
+}
+
 // String returns the usual colon-separated form, or "" where there is no
 // address.
 func (a LLAddr) String() string {

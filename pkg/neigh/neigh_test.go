@@ -140,6 +140,28 @@ func TestLLAddrDigest(t *testing.T) {
 	}
 }
 
+// An address of up to eight bytes is told by its digest, and no other.
+func TestUndigest(t *testing.T) {
+	for _, tt := range []struct {
+		bytes []byte
+		ok    bool
+	}{
+		{[]byte{2, 0, 0, 0, 0, 1}, true},
+		{[]byte{2, 1, 0, 0, 0, 0}, true},
+		{[]byte{1}, true},
+		{[]byte{1, 2, 3, 4, 5, 6, 7, 8}, true},
+		{[]byte{1, 2, 3, 4, 5, 6, 7, 8, 9}, false},
+		{bytes.Repeat([]byte{1}, 20), false},
+		{nil, false},
+	} {
+		a, _ := LLAddrFrom(tt.bytes)
+		got, ok := Undigest(a.Digest(), a.Len())
+		if ok != tt.ok || ok && got != a {
+			t.Errorf("%s: %s, %v", a, got, ok)
+		}
+	}
+}
+
 func TestClock(t *testing.T) {
 	want := map[Clock]string{Used: "used", Confirmed: "confirmed", Updated: "updated", Resolved: "resolved"}
 	for _, c := range Clocks {

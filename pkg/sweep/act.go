@@ -236,6 +236,9 @@ func (s *Sweeper) record(j *Job, m Method, err error, at time.Time) Result {
 		r = Changed
 	}
 	clock := s.clocks.find(&j.Entry.Key)
+	if clock != nil {
+		clock.method = m
+	}
 	if m == ByDelete && r == OK {
 		s.clocks.ask(clock, at)
 	}

@@ -29,6 +29,7 @@ type clock struct {
 	heldUntil time.Duration // it is not due before, whatever its age
 	lladdr    uint64        // the digest of the last link-layer address, 0 where none has been seen
 	scan      uint32        // the scan that last saw it
+	method    Method        // of the last renewal, 0 before the first
 	pending   bool          // its renewal has begun, and the answer has not been seen yet
 	absent    bool          // a complete scan has not seen it: it was deleted, and may come back
 }
@@ -71,6 +72,7 @@ type sight struct {
 	fresh     bool          // it was not remembered
 	again     bool          // this scan has seen it before: a dump may show an entry twice
 	corrected bool          // it has come back from a renewal with another link-layer address
+	old       uint64        // the digest of the one before, where it is corrected
 }
 
 // see updates the clock of e, which was read at t.
@@ -92,6 +94,7 @@ func (c *clocks) see(e *neigh.Entry, t time.Duration) sight {
 	}
 	s := sight{clock: k, age: t - k.resolved, fresh: !known, again: known && k.scan == c.scan}
 	if e.State.Valid() {
+		s.old = k.lladdr
 		s.corrected = k.names(e, t)
 	}
 	if k.scan != c.scan {

@@ -3,6 +3,7 @@ package sweep
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"maps"
 	"slices"
 	"time"
@@ -149,10 +150,22 @@ func (sc *scanner) see(e *neigh.Entry, verdict policy.Verdict) sight {
 	if seen.fresh && sc.first && sc.actor.loops {
 		sc.spread(seen.clock, e, verdict.Action == policy.Verify && sc.link.Uplink)
 	}
-	if seen.corrected && !seen.again && sc.cfg.Events.Corrected != nil {
-		sc.cfg.Events.Corrected(report.DeviceName(&sc.link))
+	if seen.corrected && !seen.again {
+		sc.corrected(e, &seen)
 	}
 	return seen
+}
+
+// corrected counts and logs that a renewal has changed the link-layer address of an entry.
+func (sc *scanner) corrected(e *neigh.Entry, seen *sight) {
+	if sc.cfg.Events.Corrected != nil {
+		sc.cfg.Events.Corrected(report.DeviceName(&sc.link))
+	}
+	args := []any{"address", e.Addr, "device", sc.link.Name}
+	if old, ok := neigh.Undigest(seen.old, e.LLAddr.Len()); ok {
+		args = append(args, "old_lladdr", old)
+	}
+	sc.diary.Say(sc.cfg.Log, slog.LevelInfo, "an entry was corrected", append(args, "new_lladdr", e.LLAddr, "method", seen.method)...)
 }
 
 // spread puts off an entry that the first scan sees, so that nodes that start

@@ -112,6 +112,7 @@ type Sweeper struct {
 	report atomic.Pointer[report.Report]
 	status atomic.Pointer[status]
 	failed failure // logged last
+	diary  report.Diary
 
 	// What the scan has found due, and scratch space; reused from scan to scan.
 	verifies    []Job // not handed to the Verifier yet
@@ -149,6 +150,7 @@ func New(cfg Config) *Sweeper {
 	return &Sweeper{
 		cfg: cfg, made: now, first: true, random: evenly(rand.Float64()), phase: rand.Float64, clocks: newClocks(now), //nolint:gosec // nothing to guess
 		loads: make(map[int]*load), contests: make(map[neigh.Key]*shield.Contest), renewed: make(map[neigh.Key]time.Time), inFlight: make(map[neigh.Key]struct{}),
+		diary: report.NewDiary(),
 	}
 }
 

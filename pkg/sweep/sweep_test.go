@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -1002,8 +1003,10 @@ func TestCorrections(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				table := newFake()
 				var corrected []string
+				var log strings.Builder
 				s := sweeper(table, func(c *Config) {
 					c.Events.Corrected = func(device string) { corrected = append(corrected, device) }
+					c.Log = slog.New(slog.NewTextHandler(&log, nil))
 				})
 				stop := startSettled(t, s)
 				table.add(tt.entry())
@@ -1016,6 +1019,14 @@ func TestCorrections(t *testing.T) {
 				stop()
 				if want := slices.Repeat([]string{"eth0"}, tt.want); !slices.Equal(corrected, want) {
 					t.Errorf("corrections on %q, want %q", corrected, want)
+				}
+				method := ByDelete
+				if strings.HasPrefix(tt.name, "verified") {
+					method = ByStale
+				}
+				line := regexp.MustCompile(`level=INFO msg="an entry was corrected" address=10.0.0.2 device=eth0 old_lladdr=02:00:00:00:00:01 new_lladdr=02:00:00:00:00:0[2-9] method=` + method.String() + `\n`)
+				if got := line.FindAllString(log.String(), -1); len(got) != tt.want || strings.Count(log.String(), "corrected") != tt.want {
+					t.Errorf("log: %s\nwant %d lines of corrections", log.String(), tt.want)
 				}
 			})
 		})

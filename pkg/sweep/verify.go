@@ -42,15 +42,30 @@ type Verifier interface {
 }
 
 // Method is how an entry was renewed.
-type Method string
+type Method uint8
 
 // The methods.
 const (
-	ByDelete    Method = "delete"    // removed while idle
-	ByBroadcast Method = "broadcast" // asked for by broadcast, every answer heard
-	ByStale     Method = "stale"     // set to NUD_STALE and used, as a packet would: the kernel verifies it
-	ByProbe     Method = "probe"     // set to NUD_PROBE: the kernel verifies it by unicast at once
+	ByDelete    Method = iota + 1 // removed while idle
+	ByBroadcast                   // asked for by broadcast, every answer heard
+	ByStale                       // set to NUD_STALE and used, as a packet would: the kernel verifies it
+	ByProbe                       // set to NUD_PROBE: the kernel verifies it by unicast at once
 )
+
+// String returns the name used in metric labels and logs.
+func (m Method) String() string {
+	switch m {
+	case ByDelete:
+		return "delete"
+	case ByBroadcast:
+		return "broadcast"
+	case ByStale:
+		return "stale"
+	case ByProbe:
+		return "probe"
+	}
+	return "unknown"
+}
 
 var (
 	errChanged = shield.ErrChanged

@@ -141,31 +141,6 @@ func newBudgets() budgets {
 	}
 }
 
-// diary bounds the log lines about one VIP, and counts those left out.
-type diary struct {
-	limit      *rate.Limiter
-	suppressed int
-}
-
-const (
-	// logLines and logEarn are how many lines at once, and the time for one more.
-	logLines = 20
-	logEarn  = 10 * time.Second
-)
-
-func newDiary() diary { return diary{limit: rate.NewLimiter(rate.Every(logEarn), logLines)} }
-
-// mayLog reports whether a line may be written now, and how many were left out
-// before it.
-func (d *diary) mayLog(now time.Time) (suppressed int, ok bool) {
-	if !d.limit.AllowN(now, 1) {
-		d.suppressed++
-		return 0, false
-	}
-	suppressed, d.suppressed = d.suppressed, 0
-	return suppressed, true
-}
-
 // once says one thing once for all VIPs of a Watcher.
 type once struct{ said sync.Map }
 

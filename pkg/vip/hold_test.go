@@ -8,6 +8,7 @@ import (
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
 )
 
 // held returns a bench on which the entry is held with host 2 against host 1,
@@ -216,7 +217,7 @@ func TestContested(t *testing.T) {
 		if n := len(b.writes(at)); n > minutes*2*(maxRestores+10) {
 			t.Errorf("%d writes in %d minutes", n, minutes)
 		}
-		if n := len(b.lines("")); n > logLines+minutes*8 {
+		if n := len(b.lines("")); n > report.DiaryLines+minutes*8 {
 			t.Errorf("%d lines of log in %d minutes", n, minutes)
 		}
 		if n := len(b.lines(`level=ERROR msg="vip contested" vip=10.0.0.100 event=contested device=eth0 old_lladdr=02:00:00:00:00:02`)); n == 0 {
@@ -272,7 +273,7 @@ func TestHoldWithoutNotifications(t *testing.T) {
 				if n := len(b.lines(text)); n != tt.says {
 					t.Errorf("%d lines say %s, want %d", n, text, tt.says)
 				}
-				if n := len(b.lines("")); n > 2*logLines {
+				if n := len(b.lines("")); n > 2*report.DiaryLines {
 					t.Errorf("%d lines of log in 5 minutes", n)
 				}
 				at := time.Now()

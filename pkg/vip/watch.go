@@ -32,7 +32,7 @@ type watch struct {
 	*Watcher
 	target Target
 	log    *slog.Logger
-	diary  diary
+	diary  report.Diary
 	cancel context.CancelFunc
 	done   chan struct{}
 
@@ -63,7 +63,7 @@ type watch struct {
 func newWatch(w *Watcher, t Target) *watch {
 	now := time.Now()
 	v := &watch{
-		Watcher: w, target: t, log: w.cfg.Log.With("vip", t.String()), diary: newDiary(), verified: now,
+		Watcher: w, target: t, log: w.cfg.Log.With("vip", t.String()), diary: report.NewDiary(), verified: now,
 		done: make(chan struct{}), held: make(chan struct{}, 1), holders: newHolders(now),
 	}
 	v.line = line{watch: v}
@@ -291,14 +291,7 @@ func (v *watch) happened(c Change, ok bool) {
 
 // say writes a line into the log, unless there were too many.
 func (v *watch) say(level slog.Level, text string, args ...any) {
-	suppressed, ok := v.diary.mayLog(time.Now())
-	if !ok {
-		return
-	}
-	if suppressed > 0 {
-		args = append(args, "suppressed", suppressed)
-	}
-	v.log.Log(context.Background(), level, text, args...)
+	v.diary.Say(v.log, level, text, args...)
 }
 
 // foreign returns a function that reports whether an entry is none of the

@@ -14,6 +14,7 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
 )
 
@@ -1016,7 +1017,7 @@ func (b *bench) bounded(t *testing.T, since, d time.Duration) {
 		t.Logf("%d broadcasts and %d checks in %v", n, len(b.checks), d)
 	}
 	lines := b.lines("")
-	if n := len(lines); n > logLines+int(d/logEarn)+minutes {
+	if n := len(lines); n > report.DiaryLines+int(d/report.DiaryEarn)+minutes {
 		t.Errorf("%d lines of log in %v", n, d)
 	}
 	for _, l := range lines {
@@ -1151,10 +1152,10 @@ func TestMayLog(t *testing.T) {
 		for range 1000 {
 			v.happened(Change{Event: Moved}, true)
 		}
-		if n := len(b.lines("moved")); n != logLines {
-			t.Errorf("%d lines at once, want %d", n, logLines)
+		if n := len(b.lines("moved")); n != report.DiaryLines {
+			t.Errorf("%d lines at once, want %d", n, report.DiaryLines)
 		}
-		rest(logEarn)
+		rest(report.DiaryEarn)
 		v.happened(Change{Event: Contested, Holders: []neigh.LLAddr{mac(1)}, Reason: "why", Cause: Stale, Took: time.Second}, true)
 		if got := b.lines("suppressed=980"); len(got) != 1 || len(b.events) != 1001 {
 			t.Errorf("%q, %d events", got, len(b.events))
