@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -78,7 +79,7 @@ func probe(ctx context.Context, o *options, stdout, _ io.Writer) error {
 		if i > 0 && !pace.Sleep(ctx, o.ProbeInterval-probeWindow) {
 			break
 		}
-		if err := ask(ctx, table, asker, &link, key, &r); err != nil {
+		if err := r.ask(ctx, table, asker, &link, key); err != nil {
 			return err
 		}
 		r.Asked++
@@ -127,42 +128,42 @@ func wayTo(table *kernel.Table, o *options) (link neigh.Link, err error) {
 // shielded for as long as answers come, and put back where one of them moved it.
 // An entry whose holder did not answer the last time is left to the kernel: it
 // is about to find out, and would be kept from it.
-func ask(ctx context.Context, table *kernel.Table, solicitor solicitor, link *neigh.Link, key neigh.Key, r *result) error {
-	before, err := table.Get(key)
-	everything := policy.Scope{}
-	learned := err == nil && !everything.Decide(&before, link, true).Reason.Foreign() && before.State.Valid()
+func (r *result) ask(ctx context.Context, table *kernel.Table, solicitor solicitor, link *neigh.Link, key neigh.Key) error {
+	asker := &shield.Asker{Table: table, Solicitor: solicitor, Scope: &policy.Scope{}, Window: probeWindow}
+	q := &shield.Inquiry{Key: key, Link: link, NextHop: true}
+	entry, err := table.Get(key)
 	if err != nil && !errors.Is(err, neigh.ErrGone) {
 		return err
 	}
-	if learned && (r.Asked == 0 || r.currentAnswered) {
-		err := shield.Raise(table, &before)
+	if err == nil && !asker.Scope.Decide(&entry, link, true).Reason.Foreign() && entry.State.Valid() {
+		q.Incumbent = entry
+		if r.Asked == 0 || r.currentAnswered {
+			err = shield.Raise(table, &entry)
+		}
 		if errors.Is(err, neigh.ErrPermission) {
 			return fmt.Errorf("this node has an entry for %s, which an answer could move: CAP_NET_ADMIN is missing: %s", key.Addr, howToGrant)
 		}
 	}
-	questions := []shield.Question{{Addr: key.Addr}}
-	q := &shield.Inquiry{Key: key, Link: link, NextHop: true, Incumbent: before}
-	err = solicitor.Ask(ctx, key.Index, questions, probeWindow, func(a shield.Reply) {
-		q.Hear(a)
-		r.add(a, &before, learned)
-	})
+	asker.Answered = func(a shield.Reply) { r.add(a, q.Incumbent.LLAddr) }
+	err = asker.AskOnce(ctx, key.Index, map[netip.Addr]*shield.Inquiry{key.Addr: q})
+	err = cmp.Or(err, q.Unasked)
 	r.currentAnswered = q.IncumbentHeard()
 	if errors.Is(err, neigh.ErrPermission) {
 		return fmt.Errorf("asking on %s: CAP_NET_RAW is missing: %s", link.Name, howToGrant)
 	}
-	if h, ok := q.Holder(); !learned || !ok || h != before.LLAddr {
+	h, ok := q.Holder()
+	if !ok || h != q.Incumbent.LLAddr {
 		return err
 	}
-	asker := &shield.Asker{Table: table, Scope: &everything}
-	holdErr := asker.Hold(q, before.LLAddr)
-	if errors.Is(holdErr, neigh.ErrGone) || errors.Is(holdErr, shield.ErrChanged) {
-		holdErr = nil
+	held := asker.Hold(q, h)
+	if errors.Is(held, neigh.ErrGone) || errors.Is(held, shield.ErrChanged) {
+		held = nil
 	}
-	return cmp.Or(err, holdErr)
+	return cmp.Or(err, held)
 }
 
-// add takes in one answer.
-func (r *result) add(a shield.Reply, entry *neigh.Entry, learned bool) {
+// add takes in one answer. This node's entry names the given holder.
+func (r *result) add(a shield.Reply, current neigh.LLAddr) {
 	i := slices.IndexFunc(r.Holders, func(h holder) bool { return h.lladdr == a.LLAddr })
 	if i < 0 {
 		i = len(r.Holders)
@@ -171,7 +172,7 @@ func (r *result) add(a shield.Reply, entry *neigh.Entry, learned bool) {
 	h := &r.Holders[i]
 	h.Answers++
 	h.Min, h.Max = min(h.Min, a.RTT.Seconds()), max(h.Max, a.RTT.Seconds())
-	h.Current = learned && a.LLAddr == entry.LLAddr
+	h.Current = a.LLAddr == current
 }
 
 func printHolders(w io.Writer, r *result) error {

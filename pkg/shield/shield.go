@@ -175,8 +175,8 @@ type Asker struct {
 	// or the error of ctx. It is asked before every try but the first: for that one,
 	// wait before the shield is raised.
 	Pace func(ctx context.Context, device, n int) error
-	// Answered, if not nil, is called with the round-trip time of each answer.
-	Answered func(time.Duration)
+	// Answered, if not nil, is called with each answer.
+	Answered func(Reply)
 }
 
 // Raise reads the entry again and shields it.
@@ -191,53 +191,24 @@ func (a *Asker) Raise(q *Inquiry) (err error) {
 // holders have answered or have had their tries. What cannot be asked for is
 // marked as Unasked, and does not keep the others from being asked for.
 func (a *Asker) Ask(ctx context.Context, device int, open map[netip.Addr]*Inquiry) error {
-	window := a.Window
-	if window == 0 {
-		window = Window
-	}
 	shielded := time.Now()
 	for try := range Tries {
-		var questions []Question
-		for addr, q := range open {
-			if !q.IncumbentHeard() && q.Unasked == nil {
-				questions = append(questions, Question{Addr: addr})
-			}
-		}
-		if len(questions) == 0 {
+		unheard := unheard(open)
+		if len(unheard) == 0 {
 			break
 		}
 		if try > 0 && a.Pace != nil {
-			if err := a.Pace(ctx, device, len(questions)); err != nil {
+			if err := a.Pace(ctx, device, len(unheard)); err != nil {
 				return err
 			}
 		}
 		if try > 0 && time.Since(shielded) > lasts {
-			for _, question := range questions {
-				a.raiseAgain(open[question.Addr])
+			for _, q := range unheard {
+				a.raiseAgain(q)
 			}
 			shielded = time.Now()
 		}
-		for _, asked := range questions {
-			open[asked.Addr].tries++
-		}
-		err := a.Solicitor.Ask(ctx, device, questions, window, func(r Reply) {
-			if q := open[r.Addr]; q != nil {
-				a.hear(q, r)
-			}
-		})
-		var unasked Unasked
-		if errors.As(err, &unasked) {
-			for addr, why := range unasked {
-				if q := open[addr]; q != nil {
-					q.Unasked = why
-				}
-			}
-			err = nil
-		}
-		if err == nil {
-			err = ctx.Err()
-		}
-		if err != nil {
+		if err := a.AskOnce(ctx, device, open); err != nil {
 			return err
 		}
 	}
@@ -245,6 +216,40 @@ func (a *Asker) Ask(ctx context.Context, device int, open map[netip.Addr]*Inquir
 		q.Complete = q.Unasked == nil
 	}
 	return nil
+}
+
+// unheard returns the inquiries whose holders have not been heard, and can be asked.
+func unheard(open map[netip.Addr]*Inquiry) (all []*Inquiry) {
+	for _, q := range open {
+		if !q.IncumbentHeard() && q.Unasked == nil {
+			all = append(all, q)
+		}
+	}
+	return all
+}
+
+// AskOnce is one try of Ask.
+func (a *Asker) AskOnce(ctx context.Context, device int, open map[netip.Addr]*Inquiry) error {
+	var questions []Question
+	for _, q := range unheard(open) {
+		questions = append(questions, Question{Addr: q.Key.Addr})
+		q.tries++
+	}
+	err := a.Solicitor.Ask(ctx, device, questions, cmp.Or(a.Window, Window), func(r Reply) {
+		if q := open[r.Addr]; q != nil {
+			a.hear(q, r)
+		}
+	})
+	var unasked Unasked
+	if errors.As(err, &unasked) {
+		for addr, why := range unasked {
+			if q := open[addr]; q != nil {
+				q.Unasked = why
+			}
+		}
+		err = nil
+	}
+	return cmp.Or(err, ctx.Err())
 }
 
 // raiseAgain raises the shield of an entry that is still as it was. Whatever
@@ -261,7 +266,7 @@ func (a *Asker) raiseAgain(q *Inquiry) {
 // both have answered, the incumbent is put back, if it is the one to hold it.
 func (a *Asker) hear(q *Inquiry, r Reply) {
 	if a.Answered != nil {
-		a.Answered(r.RTT)
+		a.Answered(r)
 	}
 	q.Hear(r)
 	if h, ok := q.Holder(); ok && h == q.Incumbent.LLAddr && len(q.Holders) > 1 {

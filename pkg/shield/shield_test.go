@@ -194,7 +194,7 @@ func TestAsk(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				table := &fakeTable{entry: entry(neigh.Reachable)}
 				rtts := 0
-				a := &Asker{Table: table, Solicitor: &tt.solicitor, Scope: &policy.Scope{}, Window: tt.window, Answered: func(time.Duration) { rtts++ }}
+				a := &Asker{Table: table, Solicitor: &tt.solicitor, Scope: &policy.Scope{}, Window: tt.window, Answered: func(Reply) { rtts++ }}
 				q := inquiry()
 				if err := a.Raise(q); err != nil {
 					t.Fatal(err)

@@ -130,7 +130,7 @@ func (b *Broadcast) begin(ctx context.Context, t *task) bool {
 		return true
 	}
 	asker := &shield.Asker{
-		Table: b.Table, Solicitor: b.Solicitor, Scope: b.Scope, Answered: b.Answered,
+		Table: b.Table, Solicitor: b.Solicitor, Scope: b.Scope, Answered: b.answered,
 		Window: shield.WindowFor(b.Timing.Lead),
 		Pace:   func(ctx context.Context, device, n int) error { return b.Pacer.Wait(ctx, device, n, false) },
 	}
@@ -141,6 +141,13 @@ func (b *Broadcast) begin(ctx context.Context, t *task) bool {
 	}
 	b.wg.Go(func() { b.ask(ctx, asker, q, t) })
 	return true
+}
+
+// answered passes on how long an answer took.
+func (b *Broadcast) answered(r shield.Reply) {
+	if b.Answered != nil {
+		b.Answered(r.RTT)
+	}
 }
 
 // ask asks for one entry, whose shield is up, and reports what came of it.
