@@ -91,34 +91,43 @@ func New(info Info) *Metrics {
 		Namespace: namespace, Name: "last_success_age_seconds",
 		Help: "Time in seconds since the last scan that succeeded, or since the start before the first. Unlike last_success_timestamp_seconds, it does not depend on what time this node or Prometheus takes it to be.",
 	}, func() float64 { return time.Since(*m.success.Load()).Seconds() })
-	acting := prometheus.NewGauge(prometheus.GaugeOpts{
-		Namespace: namespace, Name: "acting",
-		Help:        "1 if the agent renews entries, 0 if it only observes. The reason is how --act came to that: always; vsphere: this is a VMware virtual machine; not_vsphere: it is none; never.",
-		ConstLabels: prometheus.Labels{"reason": info.ActingReason},
-	})
-	acting.Set(boolean(info.Acting))
-	interval := prometheus.NewGauge(prometheus.GaugeOpts{
-		Namespace: namespace, Name: "interval_seconds",
-		Help: "The bound in seconds (--interval) that no age of a learned entry is to exceed.",
-	})
-	interval.Set(info.Interval.Seconds())
-	period := prometheus.NewGauge(prometheus.GaugeOpts{
-		Namespace: namespace, Name: "scan_period_seconds",
-		Help: "Time in seconds between two scans (--scan-period).",
-	})
-	period.Set(info.ScanPeriod.Seconds())
-	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Namespace: namespace, Name: "build_info",
-		Help:        "Always 1; the labels say which build of the agent this is.",
-		ConstLabels: prometheus.Labels{"version": info.Version, "revision": info.Revision, "goversion": info.GoVersion},
-	})
-	build.Set(1)
 	for _, reason := range neigh.FailureReasons {
 		m.failures.WithLabelValues(reason)
 	}
 	m.registry.MustRegister(m.renewals, m.renewalAge, m.corrections, m.scans, m.scanTime, m.failures, m.lastSuccess,
-		m.roundTrip, since, acting, interval, period, build)
+		m.roundTrip, since)
+	m.registry.MustRegister(constants(&info)...)
 	return m
+}
+
+// constants returns what does not change while the agent runs.
+func constants(info *Info) []prometheus.Collector {
+	gauge := func(value float64, o prometheus.GaugeOpts) prometheus.Collector {
+		o.Namespace = namespace
+		g := prometheus.NewGauge(o)
+		g.Set(value)
+		return g
+	}
+	return []prometheus.Collector{
+		gauge(boolean(info.Acting), prometheus.GaugeOpts{
+			Name:        "acting",
+			Help:        "1 if the agent renews entries, 0 if it only observes. The reason is how --act came to that: always; vsphere: this is a VMware virtual machine; not_vsphere: it is none; never.",
+			ConstLabels: prometheus.Labels{"reason": info.ActingReason},
+		}),
+		gauge(info.Interval.Seconds(), prometheus.GaugeOpts{
+			Name: "interval_seconds",
+			Help: "The bound in seconds (--interval) that no age of a learned entry is to exceed.",
+		}),
+		gauge(info.ScanPeriod.Seconds(), prometheus.GaugeOpts{
+			Name: "scan_period_seconds",
+			Help: "Time in seconds between two scans (--scan-period).",
+		}),
+		gauge(1, prometheus.GaugeOpts{
+			Name:        "build_info",
+			Help:        "Always 1; the labels say which build of the agent this is.",
+			ConstLabels: prometheus.Labels{"version": info.Version, "revision": info.Revision, "goversion": info.GoVersion},
+		}),
+	}
 }
 
 // ObserveSweep adds what the sweep sees. last returns the report of its last scan,
