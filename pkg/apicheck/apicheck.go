@@ -2,7 +2,7 @@
 // and whether it can prove who it is.
 //
 // It asks as the kubelet does, by HTTPS, and never by a bare TCP connect: that
-// tells nothing, because the kernel of a frozen API server still accepts
+// proves nothing, because the kernel of a frozen API server still accepts
 // connections, and each leaves a "TLS handshake error" in the server's log
 // (net/http's Server.Serve). For the same reason the certificate is verified
 // after the handshake and not within it, where a failure would be an alert.
@@ -87,7 +87,7 @@ type Checker struct {
 	Timeout time.Duration
 }
 
-// Server is whom to check.
+// Server is what to check.
 type Server struct {
 	Addr netip.AddrPort
 	Name string // that its certificate may be for; may be empty

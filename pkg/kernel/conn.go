@@ -136,7 +136,7 @@ func (c *conn) receive(first, last uint32, handle func(message) (done bool, err 
 // sees the end of them says so by finished.
 func (c *conn) begin(ask func(b []byte, seq uint32) []byte) (uint32, error) {
 	if c.unfinished {
-		if err := c.settle(); err != nil {
+		if err := c.drain(); err != nil {
 			return 0, err
 		}
 	}
@@ -152,11 +152,11 @@ func (c *conn) begin(ask func(b []byte, seq uint32) []byte) (uint32, error) {
 // that was refused because another dump is under way.
 func (c *conn) finished(err error) { c.unfinished = errors.Is(err, unix.EBUSY) }
 
-// settle has the kernel bring a dump to its end that was given up, for as long as
+// drain has the kernel bring a dump to its end that was given up, for as long as
 // it is under way the kernel refuses another. It goes on when something is read
 // (netlink_recvmsg), so there must be something: the acknowledgement of a message
 // that asks for nothing.
-func (c *conn) settle() error {
+func (c *conn) drain() error {
 	if err := c.send(appendMessage(nil, unix.NLMSG_NOOP, unix.NLM_F_ACK, c.reserve(1), nil)); err != nil {
 		return err
 	}

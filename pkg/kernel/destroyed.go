@@ -23,7 +23,7 @@ const (
 	maxPorts = 200
 )
 
-// Destroyed tells of TCP sockets of one network namespace that the kernel has
+// Destroyed reports TCP sockets of one network namespace that the kernel has
 // taken down. Those that were refused are in no list: they live for a tenth of a
 // millisecond. It is for one goroutine; Close may come from any.
 //
@@ -35,7 +35,7 @@ type Destroyed struct{ subscription }
 // thread, for sockets that spoke, or wanted to, to one of the remote ports: 1 to
 // 200 of them. It needs no capability (NL_CFG_F_NONROOT_RECV). The error wraps
 // neigh.ErrPermission where it is refused all the same, and neigh.ErrUnsupported
-// where the kernel cannot tell.
+// where the kernel does not report them.
 func SubscribeDestroyed(ports ...uint16) (*Destroyed, error) {
 	if len(ports) == 0 || len(ports) > maxPorts {
 		return nil, fmt.Errorf("subscribing to destroyed sockets: %d ports, want 1 to %d", len(ports), maxPorts)
@@ -67,8 +67,8 @@ func portFilter(ports []uint16) []bpf.Instruction {
 // not filled in.
 //
 // Where connect blocks, as Go's never does, the kernel has forgotten the remote
-// port of what was refused (tcp_disconnect), so nothing is told of it; and a
-// socket is told of once its last packet is gone, which an unresolved neighbour
+// port of what was refused (tcp_disconnect), so it is not reported; and a
+// socket is reported once its last packet is gone, which an unresolved neighbour
 // may delay by seconds. For the errors see Events.Next.
 func (d *Destroyed) Next(ctx context.Context, visit func(*neigh.Socket)) error {
 	return d.next(ctx, func(b []byte) error { return decodeDestroyedAll(b, visit) })

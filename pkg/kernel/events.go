@@ -14,7 +14,7 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 )
 
-// Events tells of changes of the neighbour table of one network namespace as
+// Events reports changes of the neighbour table of one network namespace as
 // they happen. It is for one goroutine; Close may come from any.
 type Events struct{ subscription }
 
@@ -151,7 +151,7 @@ func (e *subscription) read() (b []byte, err error) {
 }
 
 // receiveEvents returns the next datagram from the kernel that is queued, or
-// EAGAIN. Overruns are told once (netlink_overrun in net/netlink/af_netlink.c),
+// EAGAIN. Overruns are reported once (netlink_overrun in net/netlink/af_netlink.c),
 // and nothing new is queued until what is there has been read.
 func receiveEvents(fd int, buf []byte) ([]byte, error) {
 	for {

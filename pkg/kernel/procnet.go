@@ -19,7 +19,7 @@ import (
 )
 
 // ProcSockets are the TCP sockets of one network namespace, as text in
-// /proc/net/tcp and tcp6: for kernels without sock_diag. It tells which
+// /proc/net/tcp and tcp6: for kernels without sock_diag. It shows which
 // connections there are, and little of how they go (neigh.Socket.NoInfo), takes
 // longer the more there are of any port, and changes nothing. It is safe for
 // concurrent use.
@@ -53,7 +53,7 @@ func (p *ProcSockets) Close() {
 
 // List returns what Sockets.List does. The cookie is the number of the socket's
 // inode, and a connection counts as accepted where this host listens on its local
-// port. The device that a socket is bound to is not told.
+// port. The device that a socket is bound to is not shown.
 func (p *ProcSockets) List(port uint16) ([]neigh.Socket, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -320,7 +320,7 @@ type APIClient struct {
 	mu   sync.Mutex
 	last string
 	at   time.Time
-	news chan struct{} // closed with each response, and replaced
+	next chan struct{} // closed with each response, and replaced
 }
 
 // apiPatience is how long a client waits for a connection and for a response.
@@ -338,7 +338,7 @@ func (h *Host) Client(ca *CA, server netip.AddrPort, period time.Duration) *APIC
 func (h *Host) ClientBy(ca *CA, server netip.AddrPort, name, device string, period time.Duration) *APIClient {
 	roots := x509.NewCertPool()
 	roots.AddCert(ca.cert)
-	c := &APIClient{host: h, server: server, device: device, period: period, news: make(chan struct{}),
+	c := &APIClient{host: h, server: server, device: device, period: period, next: make(chan struct{}),
 		config: &tls.Config{RootCAs: roots, ServerName: name}}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.wg.Go(c.run)
@@ -361,7 +361,7 @@ func (c *APIClient) Await(host string, within time.Duration) bool {
 	defer timer.Stop()
 	for {
 		c.mu.Lock()
-		last, at, news := c.last, c.at, c.news
+		last, at, next := c.last, c.at, c.next
 		c.mu.Unlock()
 		if at.After(start) && (host == "" || host == last) {
 			return true
@@ -369,7 +369,7 @@ func (c *APIClient) Await(host string, within time.Duration) bool {
 		select {
 		case <-timer.C:
 			return false
-		case <-news:
+		case <-next:
 		}
 	}
 }
@@ -473,7 +473,7 @@ func (c *APIClient) ask(conn net.Conn, r *bufio.Reader) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.last, c.at = resp.Header.Get("X-Host"), time.Now()
-	close(c.news)
-	c.news = make(chan struct{})
+	close(c.next)
+	c.next = make(chan struct{})
 	return nil
 }

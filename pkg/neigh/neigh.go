@@ -1,6 +1,7 @@
-// Package neigh holds the kernel's neighbour table as plain values: entries,
-// the devices they live on, and the routes that point at them. It does no I/O
-// and knows no netlink, so every rule built on it can be tested anywhere.
+// Package neigh holds what the kernel says about neighbours as plain values: entries,
+// the devices they live on, the ways that lead to them, how full the tables are, and
+// the TCP sockets that show how a neighbour fares. It does no I/O and knows no netlink,
+// so every rule built on it can be tested anywhere.
 //
 // The vocabulary is the kernel's (include/uapi/linux/neighbour.h and
 // net/core/neighbour.c): NUD is Neighbour Unreachability Detection, the state
