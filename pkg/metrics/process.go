@@ -11,9 +11,10 @@ import (
 )
 
 // ObserveProcess adds process_* and go_*, by the names that every exporter has them
-// under.
+// under. Go's statistics of its memory are left out: there are many, and to write them
+// costs more than all else here.
 func (m *Metrics) ObserveProcess() {
-	m.registry.MustRegister(collectors.NewGoCollector(), process{start: time.Now()})
+	m.registry.MustRegister(collectors.NewGoCollector(collectors.WithGoCollectorMemStatsMetricsDisabled()), process{start: time.Now()})
 }
 
 // process collects what this process uses. The collector of client_golang costs as
