@@ -21,7 +21,7 @@ NFPM        ?= go run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4
 GOVULNCHECK ?= go run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 CYCLONEDX   ?= go run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 
-.PHONY: build run test test-all demo bench bench-hour bench-footprint bench-loss bench-vip lint fuzz generate manifests check-deploy packages check-packages interop e2e soak faults oldkernel cover govulncheck sbom image clean
+.PHONY: build run test test-all demo bench bench-hour bench-footprint bench-loss bench-vip lint fuzz generate screenshots manifests check-deploy packages check-packages interop e2e soak faults oldkernel cover govulncheck sbom image clean
 
 build: ## compile bin/arp-cache-cleaner
 	VERSION=$(VERSION) COMMIT=$(COMMIT) hack/build.sh bin/arp-cache-cleaner
@@ -79,6 +79,9 @@ fuzz: ## fuzz every decoder, the flags and the HTTP handlers for FUZZTIME each
 
 generate: ## write the tables of README.md from the code
 	go generate ./...
+
+screenshots: ## write the pictures of the status page into docs; needs Chromium
+	ARP_LAB_REQUIRE=1 go test -count=1 -run '^TestScreenshots$$' ./pkg/status -screenshots ../../docs
 
 manifests: ## render deploy/chart into everything else under deploy/
 	hack/manifests.sh $(HELM)

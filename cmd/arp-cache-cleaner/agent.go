@@ -19,6 +19,7 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/server"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/status"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/sweep"
 )
 
@@ -60,6 +61,7 @@ type assembly struct {
 	timing  policy.Timing
 	pacer   *pace.Pacer
 	metrics *metrics.Metrics
+	history *status.Log
 	opened  []func()
 }
 
@@ -77,7 +79,7 @@ func newAssembly(o *options, log *slog.Logger) *assembly {
 		o: o, log: log,
 		role:   role{acting, reason, machineIs},
 		timing: policy.NewTiming(o.Interval, o.ScanPeriod),
-		pacer:  &pace.Pacer{},
+		pacer:  &pace.Pacer{}, history: &status.Log{},
 		metrics: metrics.New(metrics.Info{
 			Version: version, Revision: revision(), GoVersion: runtime.Version(),
 			Interval: o.Interval, ScanPeriod: o.ScanPeriod, Acting: acting, ActingReason: reason,
@@ -123,7 +125,7 @@ func (a *assembly) parts() ([]part, error) {
 		return nil, err
 	}
 	sweeper.LeaveTo(watcher.Claims)
-	web, err := a.web()
+	web, err := a.web(a.pages(sweeper, watcher))
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +182,10 @@ func (a *assembly) events() sweep.Events {
 		Renewed: func(device string, method sweep.Method, result sweep.Result, age time.Duration) {
 			m.Renewed(device, method.String(), string(result), age)
 		},
-		Corrected: m.Corrected,
+		Corrected: func(device string) {
+			m.Corrected(device)
+			a.history.Add(time.Now(), device, "corrected: an entry has come back with another link-layer address")
+		},
 	}
 }
 
@@ -193,12 +198,12 @@ func (a *assembly) tableSizes() []neigh.TableSize {
 	return sizes
 }
 
-// web returns the endpoint of the metrics.
-func (a *assembly) web() (*server.Server, error) {
+// web returns the endpoint of the metrics and the status page.
+func (a *assembly) web(page func() server.Page) (*server.Server, error) {
 	if err := server.CheckConfig(a.o.WebConfig); err != nil {
 		return nil, fmt.Errorf("--web.config.file: %w", err)
 	}
-	return server.New("--web.listen-address", a.o.Web, a.o.WebConfig, server.Metrics(a.metrics.Handler(a.log)), a.log), nil
+	return server.New("--web.listen-address", a.o.Web, a.o.WebConfig, server.Web(a.metrics.Handler(a.log), page), a.log), nil
 }
 
 // health returns the endpoint that kubelet asks, which has no credentials.

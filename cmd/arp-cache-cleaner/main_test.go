@@ -529,9 +529,9 @@ func TestWebConfigCannotBeUsed(t *testing.T) {
 	}
 }
 
-// What guards the metrics does not keep kubelet, or the ready command, from the
+// What guards metrics and status page does not keep kubelet, or the ready command, from the
 // probes.
-func TestWebConfigGuardsMetricsOnly(t *testing.T) {
+func TestWebConfigGuardsAllButProbes(t *testing.T) {
 	t.Parallel()
 	n := node(t)
 	config := filepath.Join(t.TempDir(), "web.yaml")
@@ -542,6 +542,9 @@ func TestWebConfigGuardsMetricsOnly(t *testing.T) {
 	p.ready()
 	if code, _ := p.get("http://127.0.0.1:10330/metrics"); code != http.StatusUnauthorized {
 		t.Errorf("metrics without a password: %d, want 401", code)
+	}
+	if code, _ := p.get("http://127.0.0.1:10330/"); code != http.StatusUnauthorized {
+		t.Errorf("status page without a password: %d, want 401", code)
 	}
 	ask := prepare(t, n, "ready", "--listen-host=127.0.0.1")
 	if err := n.Start(ask.cmd); err != nil {

@@ -27,7 +27,7 @@ const (
 
 // options is everything that flags and environment decide.
 type options struct {
-	Command string // "", "list", "probe", "check", "ready"
+	Command string // "", "list", "probe", "check", "ready", "status"
 
 	Interval   time.Duration
 	ScanPeriod time.Duration
@@ -136,8 +136,21 @@ func (f *flags) addCAFile() {
 	f.add(text(&f.o.VIP.CAFile, "a file of PEM certificates"), "vip-ca-file", "PEM file of the CA that the server's certificate has to lead to").DefValue = "no certificate is verified"
 }
 
+func (f *flags) addWeb() {
+	f.addWebAddress()
+	f.addListenHost()
+}
+
+func (f *flags) addWebAddress() {
+	f.add(listenAddresses(&f.o.Web, ":10330"), "web.listen-address", "address of the status page and of /metrics; repeatable")
+}
+
 func (f *flags) addHealth() {
 	f.add(listenAddresses(&f.o.Health, ":10331"), "health.listen-address", "address of /healthz and /readyz; repeatable")
+	f.addListenHost()
+}
+
+func (f *flags) addListenHost() {
 	f.add(listenHost(&f.listenHost), "listen-host", "address that listen addresses without a host, such as :10330, are on; in a pod, the node's").DefValue = "every address of the node"
 }
 
@@ -151,7 +164,7 @@ func (f *flags) addAgent() {
 	f.addScope()
 	f.addVIP()
 	f.add(number(&o.PerEntry, "0", 0, maxPerEntry), "metrics-per-entry", "entries, beside next hops, whose ages are exported one by one")
-	f.add(listenAddresses(&o.Web, ":10330"), "web.listen-address", "address of /metrics; repeatable")
+	f.addWebAddress()
 	f.add(text(&o.WebConfig, "a web configuration file of the Prometheus exporter toolkit"), "web.config.file", "TLS, client certificates and passwords for --web.listen-address").DefValue = "none: plain HTTP"
 	f.addHealth()
 	f.add(choiceOf(&o.Log.Level, "info", []string{"debug", "info", "warn", "error"},

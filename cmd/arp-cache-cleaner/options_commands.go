@@ -63,6 +63,13 @@ it answers.`,
 			exits:   "0 if it is ready, 1 if not.",
 			example: "listen-host", declare: (*flags).addHealth, run: ready,
 		},
+		{
+			name: "status", args: "[flags]", summary: "ask the agent on this node what it knows, and has done",
+			about: `Asks the agent on this node for its status page, and shows it as text. With TLS
+or passwords (--web.config.file) it cannot: the page is for browsers then.`,
+			exits:   "0 if it answers, 1 if not.",
+			example: "listen-host", declare: (*flags).addWeb, run: showStatus,
+		},
 		{name: "version", summary: "print the version", about: "Prints the version.", run: showVersion},
 		{name: "help", args: "[COMMAND]", summary: "show this, or what a command does", about: "Shows what the program does, or one of its commands."},
 	}

@@ -31,12 +31,13 @@ func get(ctx context.Context, url string) (status int, body []byte, err error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	req.Header.Set("Accept", "text/plain")
 	client := http.Client{Transport: &http.Transport{}} // by no proxy: it is this node that is asked
 	resp, err := client.Do(req)                         //nolint:gosec // as above
 	if err != nil {
 		return 0, nil, err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	body, err = io.ReadAll(io.LimitReader(resp.Body, 4<<10))
+	body, err = io.ReadAll(io.LimitReader(resp.Body, 256<<10))
 	return resp.StatusCode, body, err
 }

@@ -39,7 +39,7 @@ func (a *assembly) watcher(renewed func(neigh.Key, time.Time)) (*vip.Watcher, er
 		attempts = func(ports []uint16) (vip.Attempts, error) { return kernel.SubscribeDestroyed(ports...) }
 	}
 	counters := metrics.NewVIPs(vipLabels(&a.o.VIP))
-	hooks := vipHooks(counters)
+	hooks := remember(a.history, vipHooks(counters))
 	hooks.Answered, hooks.Resolved = a.metrics.Answered, renewed
 	hooks.Watching = func(name string) {
 		counters.Watching(name)

@@ -69,6 +69,8 @@ type Entry struct {
 	Device string // its own name, uplink or not
 	Addr   netip.Addr
 	Ages   neigh.Ages
+	// NextHop: a route's next hop has this address.
+	NextHop bool
 
 	key       neigh.Key
 	isDefault bool
@@ -117,7 +119,7 @@ func (r *Builder) Add(e *neigh.Entry, link *neigh.Link, verdict policy.Verdict, 
 	if !nextHop && r.perEntry == 0 {
 		return
 	}
-	entry := Entry{Device: link.Name, Addr: e.Addr, Ages: *ages, key: e.Key, isDefault: isDefault}
+	entry := Entry{Device: link.Name, Addr: e.Addr, Ages: *ages, NextHop: nextHop, key: e.Key, isDefault: isDefault}
 	if nextHop {
 		r.hops = append(r.hops, entry)
 	} else {

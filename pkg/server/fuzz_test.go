@@ -13,7 +13,8 @@ import (
 // Whatever is asked, the handlers answer with one of a few codes, and say
 // nothing of what was asked: what a probe prints ends up in events and logs.
 func FuzzHandlers(f *testing.F) {
-	metrics := Metrics(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("sample 1\n")) }))
+	web := Web(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("sample 1\n")) }),
+		func() Page { return fakePage{} })
 	health := Health(func() error { return nil }, func() error { return errors.New("the table cannot be read") })
 	for _, s := range []string{
 		"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -22,13 +23,14 @@ func FuzzHandlers(f *testing.F) {
 		"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc",
 		"GET //metrics/../healthz?x=%00 HTTP/1.1\r\nHost: x\r\n\r\n",
 		"GET http://elsewhere/metrics HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: x\r\nAccept: text/html;q=0.9\r\nAccept: */*\r\n\r\n",
 		"OPTIONS * HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 		"CONNECT x:1 HTTP/1.1\r\nHost: x:1\r\n\r\n",
 	} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		for name, h := range map[string]http.Handler{"metrics": metrics, "health": health} {
+		for name, h := range map[string]http.Handler{"web": web, "health": health} {
 			r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(b)))
 			if err != nil {
 				return

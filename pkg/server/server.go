@@ -3,11 +3,14 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -171,14 +174,43 @@ func check(f func() error) http.Handler {
 	})
 }
 
-// Metrics returns a handler that serves h at /metrics, and at / a line that
-// says so.
-func Metrics(h http.Handler) http.Handler {
+// Page is something to read: the state of things when it was asked for.
+type Page interface {
+	HTML(w io.Writer) error
+	Text(w io.Writer) error
+}
+
+// Web returns a handler that serves metrics at /metrics, and at / what page
+// returns: as HTML to whoever accepts it, as browsers do, and else as text.
+func Web(metrics http.Handler, page func() Page) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", h)
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		_, _ = fmt.Fprintln(w, `<!doctype html><title>arp-cache-cleaner</title><a href="metrics">metrics</a>`)
+	mux.Handle("GET /metrics", metrics)
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
+		contentType, write := "text/plain; charset=utf-8", Page.Text
+		if acceptsHTML(r) {
+			contentType, write = "text/html; charset=utf-8", Page.HTML
+		}
+		var b bytes.Buffer // so that a page is served whole, or not at all
+		if err := write(page(), &b); err != nil {
+			http.Error(w, "the page could not be written", http.StatusInternalServerError)
+			return
+		}
+		h := w.Header()
+		h.Set("Content-Type", contentType)
+		h.Set("Vary", "Accept")
+		h.Set("Cache-Control", "no-store")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Referrer-Policy", "no-referrer")
+		// The page has a style of its own. It runs nothing, loads nothing, sends
+		// nothing, and nobody shows it inside a page of his own.
+		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+		_, _ = w.Write(b.Bytes())
 	})
 	return mux
+}
+
+// acceptsHTML reports whether a request names HTML among what it accepts. A
+// wildcard alone is what curl sends.
+func acceptsHTML(r *http.Request) bool {
+	return strings.Contains(strings.Join(r.Header.Values("Accept"), ","), "text/html")
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -43,6 +44,67 @@ func TestHealth(t *testing.T) {
 			live, ready = tt.live, tt.ready
 			if code, body := ask(tt.method, tt.path); code != tt.code || body != tt.body {
 				t.Errorf("%s %s: %d %q, want %d %q", tt.method, tt.path, code, body, tt.code, tt.body)
+			}
+		})
+	}
+}
+
+// fakePage is a page that says in what format it was written.
+type fakePage struct{ err error }
+
+func (p fakePage) HTML(w io.Writer) error { return p.write(w, "<p>html</p>") }
+
+func (p fakePage) Text(w io.Writer) error { return p.write(w, "text\n") }
+
+func (p fakePage) write(w io.Writer, s string) error {
+	_, err := io.WriteString(w, s)
+	return cmp.Or(p.err, err)
+}
+
+func TestWeb(t *testing.T) {
+	var broken error
+	h := Web(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "sample 1\n") }),
+		func() Page { return fakePage{broken} })
+	const asText, asHTML = "text/plain; charset=utf-8", "text/html; charset=utf-8"
+	for _, tt := range []struct {
+		name, method, path string
+		accept             []string
+		broken             error
+		code               int
+		contentType, body  string
+	}{
+		{name: "a browser", method: "GET", path: "/", accept: []string{"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}, code: 200, contentType: asHTML, body: "<p>html</p>"},
+		{name: "lynx", method: "GET", path: "/", accept: []string{"text/html, text/plain, text/sgml, */*;q=0.01"}, code: 200, contentType: asHTML, body: "<p>html</p>"},
+		{name: "two lines", method: "GET", path: "/", accept: []string{"image/png", "text/html"}, code: 200, contentType: asHTML, body: "<p>html</p>"},
+		{name: "curl", method: "GET", path: "/", accept: []string{"*/*"}, code: 200, contentType: asText, body: "text\n"},
+		{name: "text", method: "GET", path: "/", accept: []string{"text/plain"}, code: 200, contentType: asText, body: "text\n"},
+		{name: "says nothing", method: "GET", path: "/", code: 200, contentType: asText, body: "text\n"},
+		{name: "head", method: "HEAD", path: "/", code: 200, contentType: asText, body: "text\n"},
+		{name: "half a page is none", method: "GET", path: "/", broken: errors.New("secret"), code: 500, contentType: asText, body: "the page could not be written\n"},
+		{name: "metrics", method: "GET", path: "/metrics", code: 200, contentType: asText, body: "sample 1\n"},
+		{name: "nothing else", method: "GET", path: "/favicon.ico", code: 404, contentType: asText, body: "404 page not found\n"},
+		{name: "only reading", method: "POST", path: "/", code: 405, contentType: asText, body: "Method Not Allowed\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			broken = tt.broken
+			r := httptest.NewRequest(tt.method, tt.path, nil)
+			r.Header["Accept"] = tt.accept
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			header := w.Result().Header
+			if got := header.Get("Content-Type"); w.Code != tt.code || got != tt.contentType || w.Body.String() != tt.body {
+				t.Errorf("%d, %s, %q; want %d, %s, %q", w.Code, got, w.Body.String(), tt.code, tt.contentType, tt.body)
+			}
+			if tt.path != "/" || tt.code != 200 {
+				return
+			}
+			for name, want := range map[string]string{"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Vary": "Accept"} {
+				if got := header.Get(name); got != want {
+					t.Errorf("%s: %q, want %q", name, got, want)
+				}
+			}
+			if got := header.Get("Content-Security-Policy"); !strings.HasPrefix(got, "default-src 'none'; ") || strings.Contains(got, "script-src") {
+				t.Errorf("Content-Security-Policy: %q", got)
 			}
 		})
 	}
@@ -151,7 +213,7 @@ func TestStopsAlthoughARequestHangs(t *testing.T) {
 }
 
 func TestLongHeadersAreRefused(t *testing.T) {
-	s := listen(t, Metrics(http.NotFoundHandler()), "127.0.0.1:0")
+	s := listen(t, Web(http.NotFoundHandler(), func() Page { return fakePage{} }), "127.0.0.1:0")
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
