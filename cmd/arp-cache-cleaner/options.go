@@ -44,6 +44,10 @@ type options struct {
 	Version    bool
 	Output     string // of list and probe
 
+	// Of list.
+	Filter policy.Scope // what the command line says of Scope, without the environment
+	Watch  bool
+
 	// Of probe.
 	Address       netip.Addr
 	Count         int
@@ -176,6 +180,8 @@ func (f *flags) addAgent() {
 func (f *flags) addList() {
 	f.addScope()
 	f.addOutput()
+	f.addSwitch(&f.o.Watch, "watch", "show the table again every 2 seconds, until interrupted")
+	f.addWeb()
 }
 
 func (f *flags) addProbe() {
@@ -225,6 +231,9 @@ func parse(args []string, env func(string) (string, bool), stdout io.Writer) (*o
 		return o, f.address(&c)
 	case f.NArg() > 0:
 		return nil, fmt.Errorf("unexpected argument %q: want flags only", f.Arg(0))
+	}
+	if o.Command == "list" {
+		o.Filter = o.Scope
 	}
 	if err := f.environment(env); err != nil {
 		return nil, err

@@ -37,7 +37,11 @@ unverified for longer than --interval.`,
 		{
 			name: "list", args: "[flags]", summary: "show the table, and what the agent would do with each entry",
 			about: `Shows the neighbour table, and what the agent would do with each entry once it
-is due. Changes nothing, and needs no privilege.`,
+is due. Changes nothing, and needs no privilege. The scope flags choose which
+entries are shown; given by environment, as in the agent's pod, they are the agent's
+own, and what they leave out is shown as kept. An entry that the agent on this node
+watches as a VIP has the reason vip, if its /metrics can be read without TLS and
+password.`,
 			example: "exclude-cidr", declare: (*flags).addList, run: list,
 		},
 		{

@@ -43,7 +43,7 @@ func TestReadme(t *testing.T) {
 func listTable(t *testing.T) string {
 	t.Helper()
 	b := bytes.NewBufferString("```\n$ arp-cache-cleaner list\n")
-	if err := printRows(b, sampleRows(t)); err != nil {
+	if err := printRows(b, sampleRows(t), 0); err != nil {
 		t.Fatal(err)
 	}
 	return b.String() + "```\n"

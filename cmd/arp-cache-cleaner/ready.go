@@ -24,6 +24,9 @@ func ready(ctx context.Context, o *options, stdout, _ io.Writer) error {
 	return err
 }
 
+// maxAnswer bounds what is read of an answer: metrics of 10,000 entries are 5 MB.
+const maxAnswer = 16 << 20
+
 func get(ctx context.Context, url string) (status int, body []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -38,6 +41,6 @@ func get(ctx context.Context, url string) (status int, body []byte, err error) {
 		return 0, nil, err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	body, err = io.ReadAll(io.LimitReader(resp.Body, 256<<10))
+	body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	return resp.StatusCode, body, err
 }

@@ -66,6 +66,9 @@ func TestStatus(t *testing.T) {
 			t.Errorf("after the move there is no %q in\n%s", want, text)
 		}
 	}
+	if table := show("list", "--cidr=10.0.0.100/32"); !strings.Contains(table, " verify    vip\ntotal 1: verify 1, ") {
+		t.Errorf("list does not mark the VIP:\n%s", table)
+	}
 	request, err := http.NewRequest(http.MethodGet, "http://127.0.0.1:10330/", nil)
 	if err != nil {
 		t.Fatal(err)

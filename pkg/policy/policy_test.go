@@ -237,6 +237,9 @@ func TestScope(t *testing.T) {
 			if got := tt.scope.Decide(&e, &link, false); got.Reason != tt.want {
 				t.Errorf("%s on %s: %v because %v, want reason %v", tt.addr, tt.dev, got.Action, got.Reason, tt.want)
 			}
+			if got := tt.scope.Names(&e, &link); got != (tt.want == Idle) {
+				t.Errorf("%s on %s: named %v, although %v", tt.addr, tt.dev, got, tt.want)
+			}
 		})
 	}
 }

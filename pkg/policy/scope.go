@@ -56,6 +56,12 @@ func (s *Scope) outside(e *neigh.Entry, device Reason) Reason {
 	return Unknown
 }
 
+// Names reports whether the scope takes in e, on link, by its family, the name of its
+// device and its address. Decide may keep it for another reason.
+func (s *Scope) Names(e *neigh.Entry, link *neigh.Link) bool {
+	return (s.Family == "" || s.Family == neigh.Family(e.Addr)) && s.named(link.Name) && s.address(e.Addr)
+}
+
 func (s *Scope) named(name string) bool {
 	match := func(glob string) bool {
 		ok, _ := path.Match(glob, name) // a bad pattern is refused when flags are read

@@ -83,7 +83,7 @@ func (p *Page) troubles() (all []string) {
 		}
 	}
 	if p.Acting && p.Report != nil && p.Report.Overdue > 0 {
-		all = append(all, fmt.Sprintf("%d entries are older than the bound of %s.", p.Report.Overdue, seconds(p.Interval)))
+		all = append(all, fmt.Sprintf("Overdue entries: %d, older than %s.", p.Report.Overdue, seconds(p.Interval)))
 	}
 	return all
 }
