@@ -157,6 +157,7 @@ func (a *assembly) sweeper(verifier sweep.Verifier, events sweep.Events) (*sweep
 			return nil, explain(err)
 		}
 	}
+	warnUnmatched(&a.o.Scope, table, a.log)
 	return sweep.New(sweep.Config{
 		Table:      table,
 		Verifier:   verifier,

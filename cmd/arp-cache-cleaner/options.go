@@ -329,12 +329,13 @@ func (f *flags) address(c *command) error {
 
 // probeAddress takes the address of probe. The error says what is wanted.
 func probeAddress(o *options, s string) error {
+	s, _, zone := strings.Cut(s, "%") // netip knows no zones of IPv4 addresses
 	addr, err := netip.ParseAddr(s)
 	a := addr.Unmap()
 	switch {
 	case err != nil || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback():
 		return errors.New("the IPv4 or IPv6 address of a neighbour")
-	case addr.Zone() != "":
+	case zone:
 		return errors.New("an address without a zone: --interface names the device")
 	}
 	o.Address = a

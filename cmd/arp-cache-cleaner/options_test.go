@@ -239,6 +239,8 @@ func TestBadInput(t *testing.T) {
 		{args: []string{"probe", "vip.example"}, want: `probe: "vip.example": want the IPv4 or IPv6 address of a neighbour`},
 		{args: []string{"probe", "224.0.0.1"}, want: `probe: "224.0.0.1": want the IPv4 or IPv6 address of a neighbour`},
 		{args: []string{"probe", "::ffff:224.0.0.1"}, want: `probe: "::ffff:224.0.0.1": want the IPv4 or IPv6 address of a neighbour`},
+		{args: []string{"probe", "10.0.0.1%eth0"}, want: `probe: "10.0.0.1%eth0": want an address without a zone: --interface names the device`},
+		{args: []string{"probe", "gateway%eth0"}, want: `probe: "gateway%eth0": want the IPv4 or IPv6 address of a neighbour`},
 		{args: []string{"probe", "fe80::1%eth0"}, want: `probe: "fe80::1%eth0": want an address without a zone: --interface names the device`},
 		{args: []string{"probe", "10.0.0.1", "--count=many"}, want: `--count: "many": want a number from 1 to 1000`},
 		{args: []string{"probe", "10.0.0.1", "--count=0"}, want: `--count: "0": want a number from 1 to 1000`},

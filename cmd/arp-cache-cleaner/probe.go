@@ -113,6 +113,11 @@ func wayTo(table *kernel.Table, o *options) (link neigh.Link, err error) {
 		}
 	}
 	route, err := table.Route(o.Address, index)
+	if err != nil { // the way to an own address is by lo, whatever device it is on
+		if r, e := table.Route(o.Address, 0); e == nil && r.Local {
+			route, err = r, nil
+		}
+	}
 	switch {
 	case err != nil:
 		return link, err

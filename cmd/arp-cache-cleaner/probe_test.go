@@ -40,6 +40,7 @@ func TestProbe(t *testing.T) {
 		{name: "none", args: []string{"10.0.0.9", "--count=1"}, code: 3},
 		{name: "several", args: []string{"10.0.0.3", "--count=2"}, code: 4, holders: []string{peerMAC, otherMAC}},
 		{name: "from another address than the route's", args: []string{"10.0.0.8", "--count=1"}, code: 3, source: "10.0.0.1"},
+		{name: "own address, on its device", args: []string{"10.0.0.1", "--interface=eth0"}, code: 1, stderr: "10.0.0.1 is this node's own address"},
 		{name: "own address", args: []string{"10.0.0.1"}, code: 1, stderr: "10.0.0.1 is this node's own address"},
 		{name: "behind a gateway", args: []string{"192.0.2.1"}, code: 1, stderr: "192.0.2.1 is not on link: it is reached by way of 10.0.0.254"},
 		{name: "no such device", args: []string{"10.0.0.2", "--interface=eth7"}, code: 1, stderr: "--interface: there is no device eth7"},
