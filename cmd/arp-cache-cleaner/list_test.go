@@ -167,6 +167,7 @@ func TestAgain(t *testing.T) {
 // do not: what the agent leaves out is shown as kept. --watch goes on until it is
 // interrupted.
 func TestListChooses(t *testing.T) {
+	t.Parallel()
 	n := node(t)
 	n.IP("neigh add 10.0.0.50 lladdr 02:00:00:00:00:50 dev eth0 nud stale")
 	n.IP("neigh add 10.0.0.51 lladdr 02:00:00:00:00:51 dev eth0 nud stale")

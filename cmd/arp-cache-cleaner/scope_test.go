@@ -9,6 +9,7 @@ import (
 // A glob that no device matches is said at the start, and is no reason to stop: the
 // device may come.
 func TestGlobsThatMatchNoDevice(t *testing.T) {
+	t.Parallel()
 	n := node(t)
 	p := start(t, n, "--interface=eth*,ens192", "--exclude-interface=cali*,lo", "--interface=et?0")
 	p.ready()

@@ -18,6 +18,7 @@ import (
 // A VIP moves in silence. The status page says who holds it now, since when, and
 // what the agent did: to a browser, and to whoever has nothing but the agent.
 func TestStatus(t *testing.T) {
+	t.Parallel()
 	c := &lab.FailoverCases[0]
 	f := lab.NewFailover(lab.Start(t), c, false, t.TempDir())
 	t.Cleanup(f.Close)
@@ -87,6 +88,7 @@ func TestStatus(t *testing.T) {
 
 // Where the agent cannot be asked, status says why.
 func TestStatusCannotBeAsked(t *testing.T) {
+	t.Parallel()
 	answer := func(code int, body string) *httptest.Server {
 		return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path != "/" || r.Header.Get("Accept") != "text/plain" {

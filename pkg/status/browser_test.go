@@ -137,6 +137,7 @@ func has(img image.Image, c color.RGBA) bool {
 // A browser shows the page: all that is in it, parsed as it was meant, and it asks
 // nobody for anything else.
 func TestInABrowser(t *testing.T) {
+	t.Parallel()
 	p := sample()
 	b := newBrowser(t, p)
 	dom := b.open("/", "--dump-dom")
@@ -178,6 +179,7 @@ func outline(html string) string {
 // Its style is applied, by day and by night: the policy against foreign content
 // allows it.
 func TestStyle(t *testing.T) {
+	t.Parallel()
 	b := newBrowser(t, sample())
 	for _, tt := range []struct {
 		name            string
@@ -201,6 +203,7 @@ func TestStyle(t *testing.T) {
 
 // On a phone nothing but wide tables, each by itself, has to be scrolled sideways.
 func TestOnAPhone(t *testing.T) {
+	t.Parallel()
 	b := newBrowser(t, sample())
 	if dom := b.open("/measure?width=360", "--dump-dom"); !strings.Contains(dom, "width 360 of 360 mode CSS1Compat") {
 		t.Errorf("the page does not fit 360 pixels, or has quirks:\n%s", dom)
@@ -209,6 +212,7 @@ func TestOnAPhone(t *testing.T) {
 
 // Whatever things are called, a browser runs none of it.
 func TestNamesInABrowser(t *testing.T) {
+	t.Parallel()
 	const evil = `"><script>document.body.append("ha"+"cked")</script><img src=x onerror='document.body.append("ha"+"cked")'>`
 	p := sample()
 	p.Node, p.Health = evil, []string{`x" onmouseover="y`}
