@@ -38,7 +38,7 @@ test: ## tests, side by side; live ones need root or user namespaces
 test-all: ## all tests, those that need the machine to themselves as well; it must be idle
 	go test -p 1 -parallel 8 -timeout 15m $(TESTFLAGS) ./...
 
-demo: build ## watch the agent work in namespaces for half a minute
+demo: build ## watch the agent work in namespaces, for a bit more than a minute
 	go run ./hack/demo
 
 # The kernel's limits on its table are raised meanwhile, which takes root.

@@ -1,6 +1,8 @@
-// Command demo shows the agent at work in half a minute, without touching the
-// machine: three hosts on a switch inside network namespaces, an agent with a
-// 10 s interval on one of them, and that host's neighbour table as it ages.
+// Command demo shows the agent at work in about a minute, without touching the
+// machine. First act: three hosts on a switch inside network namespaces, an agent
+// with a 10 s interval on one of them, and that host's neighbour table as it ages.
+// Second act: a VIP moves in silence, and two nodes, one with the agent and one
+// without, find it again.
 //
 // It needs no root where user namespaces are allowed.
 package main
@@ -22,16 +24,21 @@ import (
 
 func main() {
 	agent := flag.String("agent", "bin/arp-cache-cleaner", "path of the agent")
-	length := flag.Duration("for", 30*time.Second, "how long to watch")
+	length := flag.Duration("for", 15*time.Second, "how long to watch entries age")
 	flag.Parse()
 	if err := lab.Enter(); err != nil {
 		fail(err)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := demo(ctx, *agent, *length); err != nil {
+	sum, err := ages(ctx, *agent, *length)
+	if err == nil && ctx.Err() == nil {
+		err = failover(ctx, *agent)
+	}
+	if err != nil {
 		fail(err)
 	}
+	fmt.Println(sum)
 }
 
 func fail(err error) {
@@ -51,7 +58,8 @@ ever. With it, none of the three ages (used/confirmed/updated) of a learned
 entry passes 10 s; the pinned one is left alone; the stream loses nothing.
 `
 
-func demo(ctx context.Context, agent string, length time.Duration) error {
+// ages is the first act. It returns what became of the stream.
+func ages(ctx context.Context, agent string, length time.Duration) (sum string, err error) {
 	l := lab.New(fail)
 	defer l.Close()
 	sw := l.Switch()
@@ -65,7 +73,7 @@ func demo(ctx context.Context, agent string, length time.Duration) error {
 	node.IP("neigh add 10.0.0.60 lladdr 02:00:00:00:00:60 dev eth0 nud permanent")
 	stream, err := lab.UDP(node, peer, netip.MustParseAddrPort("10.0.0.2:7000"), time.Millisecond)
 	if err != nil {
-		return err
+		return "", err
 	}
 	fmt.Print(story)
 
@@ -74,21 +82,20 @@ func demo(ctx context.Context, agent string, length time.Duration) error {
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.Stderr = os.Stderr
 	if err := node.Start(cmd); err != nil {
-		return fmt.Errorf("starting the agent (make build makes it): %w", err)
+		return "", fmt.Errorf("starting the agent (make build makes it): %w", err)
 	}
 	watch(ctx, node, agent, length)
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		return err
+		return "", err
 	}
 	if err := cmd.Wait(); err != nil {
-		return fmt.Errorf("agent: %w", err)
+		return "", fmt.Errorf("agent: %w", err)
 	}
 	if err := stream.Stop(); err != nil {
-		return err
+		return "", err
 	}
 	sent, received, holes := stream.Counts()
-	fmt.Printf("\nUDP stream: %d packets sent, %d received, %d lost\n", sent, received, holes)
-	return nil
+	return fmt.Sprintf("UDP stream: %d packets sent, %d received, %d lost", sent, received, holes), nil
 }
 
 // watch prints the table every few seconds, and last what the agent makes of it.
