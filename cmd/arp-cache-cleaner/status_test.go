@@ -51,7 +51,7 @@ func TestStatus(t *testing.T) {
 	var text string
 	eventually(t, "the page tells of the repair", func() bool {
 		text = show("status")
-		return strings.Contains(text, "  10.0.0.100  repaired in ")
+		return strings.Contains(text, "  10.0.0.100  repaired in ") && strings.Contains(text, " 02:00:00:00:01:02 on eth0\n")
 	})
 	host, err := os.Hostname()
 	if err != nil {
