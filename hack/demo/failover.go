@@ -109,7 +109,7 @@ func failover(ctx context.Context, agent string) error {
 	}
 	compare(ctx, func() { c.Break(f) }, with, without)
 	fmt.Printf("\n$ arp-cache-cleaner status\n%s", indent(f.Node.Run(agent, "status", "--listen-host=127.0.0.1")))
-	fmt.Printf("\nServed again: with the agent %s; without %s.\n", after(with.found), after(without.found))
+	fmt.Printf("\nServed again: with the agent %s; without it, %s.\n", after(with.found), after(without.found))
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
