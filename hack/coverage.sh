@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 least=95
 rooms="neigh/ policy/ report/ shield/ status/ vip/tracker.go vip/attempts.go vip/connections.go vip/evidence.go
 	vip/holders.go vip/judge.go vip/plan.go
-	solicit/arp.go solicit/nd.go solicit/filter.go kernel/decode.go kernel/encode.go kernel/gaps.go"
+	solicit/arp.go solicit/nd.go solicit/filter.go kernel/decode.go kernel/encode.go machine/gaps.go"
 
 profile=${1:-}
 if [ -z "$profile" ]; then
