@@ -149,6 +149,29 @@ func TestNamesAreHarmless(t *testing.T) {
 	}
 }
 
+// The page begins with what somebody should look at.
+func TestTroubles(t *testing.T) {
+	for want, change := range map[string]func(*Page){
+		"":                                 func(*Page) {},
+		"Not ready: dump was interrupted.": func(p *Page) { p.NotReady = errors.New("dump was interrupted") },
+		"Nothing is renewed: the agent only observes (never).": func(p *Page) { p.Acting, p.ActingReason, p.Report.Overdue = false, "never", 3 },
+		"Overdue entries: 3, older than 300s.":                 func(p *Page) { p.Report.Overdue = 3 },
+		"VIP 10.0.0.100: suspect (no_answer).":                 func(p *Page) { p.VIPs[0].State, p.VIPs[0].Reason = "suspect", "no_answer" },
+		"VIP 10.0.0.100: 2 holders answer.":                    func(p *Page) { p.VIPs[0].Holders = 2 },
+		"VIP 10.0.0.100: this node has it, and does not serve.": func(p *Page) {
+			*p.VIPs[0] = report.VIP{Name: "10.0.0.100", State: "held_here", HeldHere: true, Checked: true}
+		},
+		"VIP 10.0.0.100: its entry is PERMANENT or NOARP, and nobody corrects it.": func(p *Page) { p.VIPs[0].Pinned = true },
+	} {
+		p := sample()
+		p.VIPs = p.VIPs[:1]
+		change(p)
+		if got := strings.Join(p.troubles(), " "); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
 func TestAge(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		-time.Second: "0s", 0: "0s", 1340 * time.Millisecond: "1.3s", 9999 * time.Millisecond: "9.9s", 10 * time.Second: "10s",
