@@ -33,30 +33,54 @@ func arpProtocol() protocol {
 // appendARPRequest appends the request for target. The target hardware address
 // is left zero in a unicast request too, as the kernel does (arp_solicit).
 func appendARPRequest(b []byte, own lladdr, source, target netip.Addr) []byte {
+	return appendARP(b, arpRequest, own, source, lladdr{}, target)
+}
+
+// appendARP appends a packet of the operation op.
+func appendARP(b []byte, op uint16, sender lladdr, senderAddr netip.Addr, target lladdr, targetAddr netip.Addr) []byte {
 	b = binary.BigEndian.AppendUint16(b, arpEthernet)
 	b = binary.BigEndian.AppendUint16(b, unix.ETH_P_IP)
 	b = binary.BigEndian.AppendUint16(b, arpLengths)
-	b = binary.BigEndian.AppendUint16(b, arpRequest)
-	b = append(b, own[:]...)
-	b = append(b, source.AsSlice()...)
-	b = append(b, make([]byte, len(own))...)
-	return append(b, target.AsSlice()...)
+	b = binary.BigEndian.AppendUint16(b, op)
+	b = append(b, sender[:]...)
+	b = append(b, senderAddr.AsSlice()...)
+	b = append(b, target[:]...)
+	return append(b, targetAddr.AsSlice()...)
 }
 
-// parseARPReply returns what a reply says about its sender. The target fields
-// are not looked at: the kernel does not either, and RFC 5227 has replies to
-// nobody in particular. What follows the packet pads the frame.
+// parseARPReply returns what a reply says about its sender.
 func parseARPReply(b []byte, h header) (claim, bool) {
+	c, op, ok := parseARP(b, h)
+	if !ok || op != arpReply {
+		return claim{}, false
+	}
+	return c, true
+}
+
+// parseARPSender is parseARPReply for requests as well. Whoever asks from an address
+// holds it as much as one who answers for it: RFC 5227 section 2.1.1.
+func parseARPSender(b []byte, h header) (claim, bool) {
+	c, op, ok := parseARP(b, h)
+	c.solicited = c.solicited && op == arpReply
+	return c, ok
+}
+
+// parseARP returns what a request or a reply says about its sender, and which of them
+// it is. The target fields are not looked at: the kernel does not either, and RFC 5227
+// has replies to nobody in particular. What follows the packet pads the frame.
+func parseARP(b []byte, h header) (c claim, op uint16, ok bool) {
 	if len(b) < arpLen ||
 		binary.BigEndian.Uint16(b) != arpEthernet ||
 		binary.BigEndian.Uint16(b[2:]) != unix.ETH_P_IP ||
-		binary.BigEndian.Uint16(b[4:]) != arpLengths ||
-		binary.BigEndian.Uint16(b[arpOp:]) != arpReply {
-		return claim{}, false
+		binary.BigEndian.Uint16(b[4:]) != arpLengths {
+		return claim{}, 0, false
+	}
+	if op = binary.BigEndian.Uint16(b[arpOp:]); op != arpRequest && op != arpReply {
+		return claim{}, 0, false
 	}
 	return claim{
 		addr:      netip.AddrFrom4([4]byte(b[arpSenderAddr:])),
 		lladdr:    lladdr(b[arpSender:]),
 		solicited: h.toUs,
-	}, true
+	}, op, true
 }

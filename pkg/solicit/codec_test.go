@@ -20,6 +20,11 @@ const (
 		"87 00 1c27 00000000 20010db8000000000000000000000002 01 01 020000000001"
 	kernelNA = "60000000 0020 3a ff 20010db8000000000000000000000002 20010db8000000000000000000000001" +
 		"88 00 8a71 60000000 20010db8000000000000000000000002 02 01 020000000002"
+
+	// What it announces 10.0.0.2 and ::2 by (arp_notify, ndisc_notify).
+	kernelGratuitous  = "0001 0800 06 04 0001 020000000002 0a000002 000000000000 0a000002"
+	kernelUnsolicited = "60000000 0020 3a ff 20010db8000000000000000000000002 ff020000000000000000000000000001" +
+		"88 00 f927 20000000 20010db8000000000000000000000002 02 01 020000000002"
 )
 
 var (
@@ -55,6 +60,21 @@ func TestSolicitationsAreTheKernels(t *testing.T) {
 			t.Errorf("got  %x\nwant %x", got, want)
 		}
 	})
+}
+
+func TestAnnouncementsAreTheKernels(t *testing.T) {
+	addr := netip.MustParseAddr
+	for _, tt := range []struct {
+		name, want string
+		got        []byte
+	}{
+		{"arp", kernelGratuitous, appendARP(nil, arpRequest, other, addr("10.0.0.2"), lladdr{}, addr("10.0.0.2"))},
+		{"nd", kernelUnsolicited, appendNA(nil, other, addr("2001:db8::2"), false)},
+	} {
+		if want := unhex(t, tt.want); !bytes.Equal(tt.got, want) {
+			t.Errorf("%s: got  %x\nwant %x", tt.name, tt.got, want)
+		}
+	}
 }
 
 // Where a solicitation goes, and what it says about its sender.
@@ -209,11 +229,19 @@ func TestParseNA(t *testing.T) {
 func FuzzParseARP(f *testing.F) {
 	f.Add(unhex(f, kernelReply), true)
 	f.Add(unhex(f, kernelRequest), false)
+	f.Add(unhex(f, kernelGratuitous), false)
 	f.Fuzz(func(t *testing.T, b []byte, unicast bool) {
 		h := header{source: source, toUs: unicast}
 		if c, ok := parseARPReply(b, h); ok {
 			again := arpReplyPacket(c.lladdr, c.addr.String(), own, "10.0.0.1")
 			if got, ok := parseARPReply(again, h); !ok || got != c {
+				t.Errorf("%x: %+v, but %x: %+v", b, c, again, got)
+			}
+		}
+		if c, ok := parseARPSender(b, h); ok {
+			again := arpReplyPacket(c.lladdr, c.addr.String(), own, "10.0.0.1")
+			again[7] = b[7]
+			if got, ok := parseARPSender(again, h); !ok || got != c || c.solicited && b[7] != 2 {
 				t.Errorf("%x: %+v, but %x: %+v", b, c, again, got)
 			}
 		}
@@ -242,6 +270,7 @@ func FuzzParseNA(f *testing.F) {
 	for _, options := range [][]byte{{2, 1, 2}, {2, 0, 2, 0, 0, 0, 0, 2}, {2, 2, 2, 0, 0, 0, 0, 2}, {14, 1, 0, 0, 0, 0, 0, 0, 2, 1, 2, 0, 0, 0, 0, 2}} {
 		f.Add(naPacket(a, a, a, 0x60, options...))
 	}
+	f.Add(unhex(f, kernelUnsolicited))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) >= 44 && len(b) < 1<<16 {
 			parseNA(b, toUs)
@@ -267,6 +296,10 @@ func FuzzParseNA(f *testing.F) {
 		target := netip.AddrFrom16([16]byte(b[38:]))
 		if target.IsMulticast() || target.Is4In6() {
 			return
+		}
+		announced := claim{addr: target, lladdr: lladdr(b), router: b[0]&1 != 0, override: true}
+		if c, ok := parseNA(appendNA(nil, lladdr(b), target, announced.router), toAll); !ok || c != announced {
+			t.Errorf("announcement: %+v, %v; want %+v", c, ok, announced)
 		}
 		from := netip.AddrFrom16([16]byte(b[6:]))
 		p := appendNS(nil, lladdr(b), from, solicitedNode(target), target)

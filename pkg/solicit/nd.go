@@ -75,22 +75,35 @@ func multicastLLAddr(group netip.Addr) lladdr {
 // the source link-layer address option unless source is unspecified (RFC 4861
 // section 4.3).
 func appendNS(b []byte, own lladdr, source, dst, target netip.Addr) []byte {
-	n := ndLen
-	if !source.IsUnspecified() {
-		n += optUnit
+	if source.IsUnspecified() {
+		return appendND(b, ndSolicitation, 0, source, dst, target)
 	}
+	return appendND(b, ndSolicitation, 0, source, dst, target, append([]byte{optSource, 1}, own[:]...)...)
+}
+
+// appendNA appends the advertisement by which own announces target to all nodes on the
+// link: RFC 4861 section 7.2.6. It is what the kernel sends with ndisc_notify
+// (ndisc_send_unsol_na). Without the flag of a router, hosts that have target for one
+// would take their default route by it away (ndisc_recv_na).
+func appendNA(b []byte, own lladdr, target netip.Addr, router bool) []byte {
+	flags := byte(ndOverride)
+	if router {
+		flags |= ndRouter
+	}
+	return appendND(b, ndAdvertisement, flags, target, netip.IPv6LinkLocalAllNodes(), target, append([]byte{optTarget, 1}, own[:]...)...)
+}
+
+// appendND appends a message of the given type about target, with one option or none.
+func appendND(b []byte, typ, flags byte, source, dst, target netip.Addr, option ...byte) []byte {
 	start := len(b)
 	b = binary.BigEndian.AppendUint32(b, ipv6Version)
-	b = binary.BigEndian.AppendUint16(b, uint16(n))
+	b = binary.BigEndian.AppendUint16(b, uint16(ndLen+len(option))) //nolint:gosec // 32 at most
 	b = append(b, unix.IPPROTO_ICMPV6, ndHopLimit)
 	b = append(b, source.AsSlice()...)
 	b = append(b, dst.AsSlice()...)
-	b = append(b, ndSolicitation, 0, 0, 0, 0, 0, 0, 0)
+	b = append(b, typ, 0, 0, 0, flags, 0, 0, 0)
 	b = append(b, target.AsSlice()...)
-	if !source.IsUnspecified() {
-		b = append(b, optSource, 1)
-		b = append(b, own[:]...)
-	}
+	b = append(b, option...)
 	packet := b[start:]
 	binary.BigEndian.PutUint16(packet[ndChecksum:], ^sum(packet))
 	return b

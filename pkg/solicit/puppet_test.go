@@ -20,6 +20,8 @@ type puppet struct {
 	t     testing.TB
 	file  *os.File
 	index int
+	host  *lab.Host
+	port  lab.Port
 }
 
 var puppetMAC = lladdr{2, 0xbb, 0, 0, 0, 1}
@@ -38,7 +40,7 @@ func (s *segment) puppet(etherType uint16) *puppet {
 // tap opens a puppet's socket on any host.
 func tap(t testing.TB, h *lab.Host, port lab.Port, etherType uint16) *puppet {
 	t.Helper()
-	p := &puppet{t: t, index: port.Index}
+	p := &puppet{t: t, index: port.Index, host: h, port: port}
 	if err := h.Do(func() error {
 		proto := etherType<<8 | etherType>>8
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)

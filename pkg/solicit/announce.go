@@ -1,0 +1,93 @@
+package solicit
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// Announcer is a packet socket for one of this host's own addresses on one
+// interface. It finds out whether somebody else holds the address, and announces it.
+// Its filter is that of a Line. It is not safe for concurrent use.
+type Announcer struct {
+	socket *socket
+	addr   netip.Addr
+}
+
+// DialAnnouncer opens an Announcer for addr on the interface with this index, in the
+// network namespace of the calling thread. It is used from any thread afterwards. A
+// zone of addr is ignored. The errors are those of DialLine. Nothing is sent yet.
+func DialAnnouncer(index int, addr netip.Addr) (*Announcer, error) {
+	addr = addr.WithZone("")
+	if err := checkAddr(addr); err != nil {
+		return nil, fmt.Errorf("announcing on interface %d: %w", index, err)
+	}
+	p := arpProtocol()
+	p.parse = parseARPSender
+	if addr.Is6() {
+		p = ndProtocol()
+		p.busy = false // bound for good
+	}
+	p.filter = lineFilter(addr)
+	s, err := open(index, p)
+	if err != nil {
+		return nil, err
+	}
+	return &Announcer{socket: s, addr: addr}, nil
+}
+
+// Close closes the socket. Like that of a Conn, it takes some milliseconds.
+func (a *Announcer) Close() error { return a.socket.close() }
+
+// Probe sends one ARP probe (RFC 5227 section 2.1.1), or a solicitation as of
+// duplicate address detection (RFC 4862 section 5.4.2), and listens until the window
+// has passed since: those ask from no address, and so take the address away from
+// nobody. answer is called as by the Ask of a Conn, for who answers, and for whoever
+// asks others from the address or announces it within the window. That may be this
+// host on another interface of the same segment, or a switch that sends frames back.
+func (a *Announcer) Probe(ctx context.Context, window time.Duration, answer func(Answer)) error {
+	nobody := netip.IPv4Unspecified()
+	if a.addr.Is6() {
+		nobody = netip.IPv6Unspecified()
+	}
+	r := &round{socket: a.socket, answer: answer, asked: make(map[netip.Addr]*asked, 1)}
+	r.add(Target{Addr: a.addr, Source: nobody})
+	return r.run(ctx, window, func(*Target) error { return nil })
+}
+
+// Frames is how many frames announce an address: gratuitous ARP as a request and as a
+// reply, since there are hosts that take only one of the two (RFC 5227 section 3), or
+// one unsolicited Neighbor Advertisement.
+func Frames(addr netip.Addr) int {
+	if addr.Is4() {
+		return 2
+	}
+	return 1
+}
+
+// Announce announces the address, in Frames frames. They have whoever has an entry for
+// the address name this interface in it, and nobody make one. router is the flag of
+// that name in a Neighbor Advertisement: whether the interface forwards IPv6.
+func (a *Announcer) Announce(router bool) error {
+	own, err := a.socket.lladdr()
+	if err != nil {
+		return err
+	}
+	if a.addr.Is6() {
+		return a.send(appendNA(nil, own, a.addr, router), multicastLLAddr(netip.IPv6LinkLocalAllNodes()))
+	}
+	// The target hardware address of the reply is what the kernel knows it by, where
+	// it looks at it (arp_is_garp).
+	if err := a.send(appendARP(nil, arpRequest, own, a.addr, lladdr{}, a.addr), broadcast); err != nil {
+		return err
+	}
+	return a.send(appendARP(nil, arpReply, own, a.addr, own, a.addr), broadcast)
+}
+
+func (a *Announcer) send(frame []byte, to lladdr) error {
+	if err := a.socket.sendNow(frame, to); err != nil {
+		return fmt.Errorf("announcing %s: %w", a.addr, err)
+	}
+	return nil
+}
