@@ -50,6 +50,8 @@ func FuzzConversation(f *testing.F) {
 	f.Add(answer(unix.NLMSG_ERROR, 0, u32s(0)), uint16(3))
 	f.Add(answer(unix.RTM_NEWROUTE, 0, wayBody), uint16(0))
 	f.Add(answer(unix.NLMSG_DONE, 0), uint16(0))
+	links := append(answer(unix.RTM_NEWLINK, unix.NLM_F_MULTI, carryingBody), done...)
+	f.Add(append(links, append(answer(unix.RTM_NEWADDR, unix.NLM_F_MULTI, addressBody), done...)...), uint16(len(links)))
 	f.Fuzz(func(t *testing.T, said []byte, cut uint16) {
 		datagrams := [][]byte{said}
 		if n := int(cut); n < len(said) {
@@ -70,6 +72,7 @@ func FuzzConversation(f *testing.F) {
 				return err
 			},
 			"topology": func(t *Table) error { _, err := t.Topology(); return err },
+			"own":      func(t *Table) error { _, err := t.Own(); return err },
 			"sender":   func(t *Table) error { _, err := t.Sender(netip.MustParseAddr("10.0.0.2"), 7); return err },
 			"sockets":  func(table *Table) error { _, err := (&Sockets{conn: table.conn}).List(6443); return err },
 		} {

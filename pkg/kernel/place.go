@@ -94,7 +94,7 @@ func (t *Table) carrier(a netip.Addr, device int, p *neigh.Place) error {
 		if !link.NoARP {
 			p.Here = true
 			d, err := t.device(link.Index)
-			p.Own = own.first(i) && !own.subnetOn(d.lower, a)
+			p.Own = own.known(i, d.lower)
 			return err
 		}
 	}
@@ -120,6 +120,10 @@ func (l ownAddresses) find(a netip.Addr, device int) (found []int) {
 	}
 	return found
 }
+
+// known reports whether an address is one that the host is known by: neigh.Place.Own.
+// lower is the index of the device that the address's own one is stacked on, or 0.
+func (l ownAddresses) known(i, lower int) bool { return l.first(i) && !l.subnetOn(lower, l[i].Addr()) }
 
 // first reports whether an address is the first of its subnet on its device. For
 // IPv4 the kernel says so. For IPv6 it does not: what was put there by hand, or by

@@ -136,6 +136,14 @@ func TestPlaceOwn(t *testing.T) {
 		h.IP(args)
 	}
 	table := open(t, h)
+	known := map[netip.Addr]bool{}
+	own, err := table.Own()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range own.Addrs {
+		known[o.Addr] = true
+	}
 	for a, want := range map[string]bool{
 		"10.0.0.1":          true,
 		"10.0.0.7":          true,
@@ -158,6 +166,9 @@ func TestPlaceOwn(t *testing.T) {
 		p, err := table.Place(netip.MustParseAddr(a), 0)
 		if err != nil || !p.Here || !p.Local || p.Own != want {
 			t.Errorf("%s: %+v, %v; want it here, own: %v", a, p, err, want)
+		}
+		if got := known[netip.MustParseAddr(a).Unmap()]; got != want {
+			t.Errorf("%s: Own has it: %v, want %v", a, got, want)
 		}
 	}
 }

@@ -23,3 +23,26 @@ type Place struct {
 	// (keepalived's use_vmac, a macvlan device).
 	Own bool
 }
+
+// Own is what a host is known by on its links.
+type Own struct {
+	Addrs []OwnAddr
+	// LLAddrs are the link-layer addresses of all devices of the host, in this network
+	// namespace: one host may answer with several of them.
+	LLAddrs []LLAddr
+}
+
+// OwnAddr is an address that a host is known by, as Place.Own says it.
+type OwnAddr struct {
+	Addr netip.Addr
+	// Link is the device that carries it. Its Uplink and BaseReachable are not filled
+	// in.
+	Link Link
+	// Router says that the device forwards IPv6, as its Neighbor Advertisements do.
+	// It is false for an IPv4 address.
+	Router bool
+	// Tentative says that the kernel's duplicate address detection (RFC 4862 section
+	// 5.4) is not done with the address. It is not used before, nor ever where it is
+	// a Duplicate: then that detection has found another holder.
+	Tentative, Duplicate bool
+}
