@@ -48,7 +48,7 @@ func agent(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 
 // part is what the agent does all the time.
 type part interface {
-	// Run works until ctx is done, and returns nil then.
+	// Run works until ctx is done, or there is nothing more to do, and returns nil then.
 	Run(ctx context.Context) error
 }
 
@@ -129,7 +129,15 @@ func (a *assembly) parts() ([]part, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []part{sweeper, watcher, web, a.health(sweeper)}, nil
+	parts := []part{sweeper, watcher, web, a.health(sweeper)}
+	if a.o.Announce && a.role.acting {
+		announcer, err := a.announcer()
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, announcer)
+	}
+	return parts, nil
 }
 
 // verifier returns what verifies entries in place.

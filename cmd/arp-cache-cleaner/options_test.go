@@ -52,6 +52,10 @@ func TestParse(t *testing.T) {
 			want: func(o *options) { o.Interval, o.ScanPeriod, o.Once = time.Minute, 4*time.Second, true },
 		},
 		{
+			name: "addresses are announced", env: map[string]string{"ARP_CACHE_CLEANER_ANNOUNCE": "start"},
+			want: func(o *options) { o.Announce = true },
+		},
+		{
 			name: "flags win over environment", args: []string{"--interval=30s"}, env: map[string]string{"ARP_CACHE_CLEANER_INTERVAL": "nonsense"},
 			want: func(o *options) { o.Interval, o.ScanPeriod = 30*time.Second, 2*time.Second },
 		},
@@ -224,6 +228,7 @@ func TestBadInput(t *testing.T) {
 		{args: []string{"--no-such-flag"}, want: `unknown flag: --no-such-flag; see --help`},
 		{args: []string{"--interal=5m"}, want: `unknown flag: --interal: did you mean --interval? see --help`},
 		{args: []string{"--scan_period=5s"}, want: `unknown flag: --scan_period: did you mean --scan-period? see --help`},
+		{args: []string{"--announce=always"}, want: `--announce: "always": want never or start`},
 		{args: []string{"list", "--famliy=ipv4"}, want: `unknown flag: --famliy: did you mean --family? see --help`},
 		{args: []string{"-once"}, want: `unknown shorthand flag: 'o' in -once; see --help`},
 		{args: []string{"--interval"}, want: `flag needs an argument: --interval; see --help`},

@@ -43,6 +43,7 @@ type Metrics struct {
 	failures    *prometheus.CounterVec
 	lastSuccess prometheus.Gauge
 	roundTrip   prometheus.Histogram
+	conflicts   *prometheus.CounterVec
 
 	mu      sync.Mutex
 	devices map[string]struct{}
@@ -84,6 +85,10 @@ func New(info Info) *Metrics {
 		roundTrip: histogram("solicitation_round_trip_seconds",
 			[]float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5},
 			"Time in seconds from a solicitation to each of its answers."),
+		conflicts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Name: "own_address_conflicts_total",
+			Help: "Times that another host answered for an address of this node that was to be announced (--announce=start), and so was not: at the start, and once a minute as long as it does.",
+		}, []string{"device"}),
 	}
 	start := time.Now()
 	m.success.Store(&start)
@@ -95,7 +100,7 @@ func New(info Info) *Metrics {
 		m.failures.WithLabelValues(reason)
 	}
 	m.registry.MustRegister(m.renewals, m.renewalAge, m.corrections, m.scans, m.scanTime, m.failures, m.lastSuccess,
-		m.roundTrip, since)
+		m.roundTrip, m.conflicts, since)
 	m.registry.MustRegister(constants(&info)...)
 	return m
 }
@@ -208,6 +213,9 @@ func (m *Metrics) Answered(rtt time.Duration) { m.roundTrip.Observe(rtt.Seconds(
 // Corrected counts an entry whose link-layer address a renewal changed.
 func (m *Metrics) Corrected(device string) { m.corrections.WithLabelValues(m.device(device)).Inc() }
 
+// Conflicted counts that another host answered for an address of this node.
+func (m *Metrics) Conflicted(device string) { m.conflicts.WithLabelValues(m.device(device)).Inc() }
+
 // maxDevices bounds the devices that counters name over the agent's life.
 const maxDevices = 64
 
@@ -234,6 +242,7 @@ func (m *Metrics) seen(device string) {
 	if device != report.Other { // nobody is asked there by broadcast
 		m.renewals.WithLabelValues(device, "broadcast", "failed")
 		m.renewals.WithLabelValues(device, "broadcast", "unanswered")
+		m.conflicts.WithLabelValues(device)
 	}
 }
 

@@ -89,6 +89,7 @@ func lived() *Metrics {
 	m.Renewed("eth0", "delete", "ok", 283*time.Second)
 	m.Renewed("other", "stale", "failed", 284*time.Second)
 	m.Corrected("eth0")
+	m.Conflicted("eth0")
 	w := NewVIPs(VIPLabels{
 		Events: []string{"moved", "silent"}, Causes: []string{"stale"}, Results: []string{"served", "timeout"}, Sources: []string{"auto", "name"},
 	})
