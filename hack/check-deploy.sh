@@ -21,6 +21,7 @@ cat >"$tmp/all.yaml" <<'EOF'
 image: {registry: registry.example:5000, repository: mirror/arp-cache-cleaner, tag: v9, pullPolicy: Always, pullSecrets: [pull]}
 interval: 1m30s
 act: always
+announce: start
 vip: {addresses: ["2001:db8::100", vip.example], port: 443}
 ports: {metrics: 19330, health: 19331}
 webConfigSecret: metrics-tls
@@ -55,7 +56,7 @@ template | conform -
 template --values "$tmp/all.yaml" >"$tmp/out.yaml"
 conform "$tmp/out.yaml"
 for want in 'image: registry.example:5000/mirror/arp-cache-cleaner:v9' 'value: 102MiB' 'value: "2001:db8::100,vip.example"' \
-  'secretName: metrics-tls' 'type: spc_t' 'release: monitoring' 'release: everywhere' 'scheme: https' 'value: ":19330"' 'value: netdns=go' \
+  'secretName: metrics-tls' 'type: spc_t' 'release: monitoring' 'release: everywhere' 'scheme: https' 'value: ":19330"' 'value: start' 'value: netdns=go' \
   'mountPath: /etc/vip-ca' 'maxUnavailable: 2' 'team: nodes' 'targetLabel: cluster' 'targetLabel: node' 'interval: 10s' \
   'prometheus.io/port: "9"' 'prometheus.io/scrape: "true"' "system:serviceaccount:$name:$name"; do
   expect "$want" "all values"
@@ -109,6 +110,8 @@ interval=500ms at '/interval': '500ms' does not match pattern
 interval=null at '': missing property 'interval'
 act=maybe at '/act': value must be one of 'always', 'vsphere', 'never'
 act=null at '': missing property 'act'
+announce=always at '/announce': value must be one of 'never', 'start'
+announce=null at '': missing property 'announce'
 vip=null at '': missing property 'vip'
 vip.addresses[0]=10.0.0.1\,10.0.0.2 at '/vip/addresses/0': '10.0.0.1,10.0.0.2' does not match pattern
 vip.addresses[0]=10.0.0.0/8 at '/vip/addresses/0': '10.0.0.0/8' does not match pattern

@@ -58,12 +58,12 @@ else
 fi
 "$root/usr/bin/$name" --help >"$tmp/help"
 while IFS='=' read -r variable value; do
-  case $variable in '#'ARP_CACHE_CLEANER_*) ;; *) continue ;; esac
+  case $variable in '#'ARP_CACHE_CLEANER_* | ARP_CACHE_CLEANER_*) ;; *) continue ;; esac
   [ -n "$value" ] || continue
-  # Each variable that the file proposes is one, and takes the value. The last is refused, so that nothing starts.
+  # Each variable that the file sets or proposes is one, and takes the value. The last is refused, so that nothing starts.
   if env "${variable#\#}=$value" "$root/usr/bin/$name" --scan-period=1h 2>"$tmp/error"; then fail "--scan-period=1h is accepted"; fi
   grep -q -- '--scan-period' "$tmp/error" || fail "$variable=$value: $(cat "$tmp/error")"
-  flag=$(sed 's/^#ARP_CACHE_CLEANER_//; s/_/[-.]/g' <<<"$variable" | tr '[:upper:]' '[:lower:]')
+  flag=$(sed 's/^#*ARP_CACHE_CLEANER_//; s/_/[-.]/g' <<<"$variable" | tr '[:upper:]' '[:lower:]')
   grep -q -- "--$flag\$" "$tmp/help" || fail "$variable is no flag"
 done <"$root/etc/default/$name"
 
@@ -110,8 +110,10 @@ renewed() { # traffic keeps the entry in use meanwhile
   ip netns exec $net-a bash -c 'echo >/dev/udp/10.0.0.2/9' 2>/dev/null || true
   grep -q '^arp_cache_cleaner_renewals_total{device="eth0",method="broadcast",result="ok"} [1-9]' <<<"$(get 10330 /metrics)"
 }
+announced() { grep -q 'msg="address announced" address=10.0.0.1 device=eth0' "$tmp/log"; }
 until_true "it is not ready" ready
 until_true "it renews no entry" renewed
+until_true "it announces no address" announced
 grep -q '^Uid:.65534' /proc/$agent/status || fail "it runs as $(grep ^Uid /proc/$agent/status)"
 for set in Prm Eff Bnd Amb; do
   grep -qx "Cap$set:.0000000000003000" /proc/$agent/status || fail "it has $(grep "^Cap$set" /proc/$agent/status)"
@@ -119,7 +121,7 @@ done
 kill $agent
 wait $agent || fail "it does not stop in order: $(cat "$tmp/log")"
 agent=
-echo "renewed an entry by broadcast, as uid 65534 with CAP_NET_ADMIN and CAP_NET_RAW alone"
+echo "renewed an entry by broadcast, and announced its address, as uid 65534 with CAP_NET_ADMIN and CAP_NET_RAW alone"
 
 install --remove $name || fail "dpkg does not remove it"
 install --purge $name || fail "dpkg does not purge it"

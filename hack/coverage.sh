@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 least=95
-rooms="neigh/ policy/ report/ shield/ status/ vip/tracker.go vip/attempts.go vip/connections.go vip/evidence.go
+rooms="announce/ neigh/ policy/ report/ shield/ status/ vip/tracker.go vip/attempts.go vip/connections.go vip/evidence.go
 	vip/holders.go vip/judge.go vip/plan.go
 	solicit/arp.go solicit/nd.go solicit/filter.go kernel/decode.go kernel/encode.go machine/gaps.go"
 

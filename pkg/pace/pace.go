@@ -1,5 +1,5 @@
-// Package pace spreads solicitations (ARP requests and Neighbor Solicitations)
-// over time, device by device. Switches that inspect ARP take a port down that
+// Package pace spreads solicitations (ARP requests and Neighbor Solicitations), and
+// announcements, over time, device by device. Switches that inspect ARP take a port down that
 // carries more than so many in a second (Dynamic ARP Inspection: 15 by default),
 // and the port of a hypervisor carries those of all its virtual machines.
 package pace
