@@ -145,5 +145,5 @@ func stamp(control []byte) time.Time {
 		return time.Now()
 	}
 	b := messages[0].Data
-	return time.Unix(int64(binary.NativeEndian.Uint64(b)), int64(binary.NativeEndian.Uint64(b[8:]))) //nolint:gosec // as the kernel wrote it
+	return time.Unix(int64(binary.NativeEndian.Uint64(b)), int64(binary.NativeEndian.Uint64(b[8:])))
 }
