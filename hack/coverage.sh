@@ -11,7 +11,7 @@ rooms="announce/ neigh/ policy/ report/ shield/ status/ vip/tracker.go vip/attem
 profile=${1:-}
 if [ -z "$profile" ]; then
 	profile=$(mktemp); trap 'rm -f "$profile"' EXIT
-	go test -short -p 1 -coverprofile="$profile" $(for r in $rooms; do echo "./pkg/${r%%/*}"; done | sort -u)
+	go test -short -parallel 12 -coverprofile="$profile" $(for r in $rooms; do echo "./pkg/${r%%/*}"; done | sort -u)
 fi
 
 # Lines are file:from,to statements count. A block may stand there several times.

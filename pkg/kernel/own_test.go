@@ -33,7 +33,7 @@ func TestOwn(t *testing.T) {
 	h.IP("addr add 2001:db8:2::1/64 dev eth0") // which another host has
 	table := open(t, h)
 
-	eth0 := neigh.Link{Name: "eth0", Index: index}
+	eth0 := neigh.Link{Name: "eth0", Index: index, LLAddr: mac(2, 0, 0, 0, 0, 1)}
 	want := []neigh.OwnAddr{
 		{Addr: key("10.0.0.1", 0).Addr, Link: eth0},
 		{Addr: key("10.1.0.1", 0).Addr, Link: neigh.Link{Name: "lo", Index: 1, Loopback: true}},
@@ -71,6 +71,7 @@ var carryingBody = linkMessage(8, "eth1", appendAttr(nil, unix.IFLA_ADDRESS, []b
 
 func TestDecodeCarrying(t *testing.T) {
 	eth1 := device{Link: neigh.Link{Index: 8, Name: "eth1"}}
+	withLLAddr := device{Link: neigh.Link{Index: 8, Name: "eth1", LLAddr: mac(2, 0, 0, 0, 0, 1)}}
 	for _, tt := range []struct {
 		name   string
 		body   []byte
@@ -78,7 +79,7 @@ func TestDecodeCarrying(t *testing.T) {
 		lladdr neigh.LLAddr
 		ok     bool
 	}{
-		{"a router", carryingBody, carrying{eth1, true}, mac(2, 0, 0, 0, 0, 1), true},
+		{"a router", carryingBody, carrying{withLLAddr, true}, mac(2, 0, 0, 0, 0, 1), true},
 		{"without more", linkMessage(8, "eth1"), carrying{device: eth1}, neigh.LLAddr{}, true},
 		{"without IPv6", linkMessage(8, "eth1", appendAttr(nil, unix.IFLA_AF_SPEC, nil)), carrying{device: eth1}, neigh.LLAddr{}, true},
 		{"with an address of 33 bytes", linkMessage(8, "eth1", appendAttr(nil, unix.IFLA_ADDRESS, make([]byte, 33))), carrying{}, neigh.LLAddr{}, false},
