@@ -99,6 +99,7 @@ func TestAsksAsTheKernelAsks(t *testing.T) {
 			peer.IP("-6 route add default dev eth0")
 			for _, args := range tt.ip {
 				node.IP(args)
+				settle(t, node) // a route that comes from an address needs it
 			}
 			for _, s := range tt.sysctl {
 				path, value, _ := strings.Cut(s, "=")
