@@ -223,6 +223,12 @@ func TestNewMACIsFound(t *testing.T) {
 			replacement.Plug(sw, "eth0", otherMAC, tt.addr)
 			eventually(t, "the entry names the new MAC", func() bool { return strings.Contains(node.IP("neigh show "+tt.dst), otherMAC) })
 			eventually(t, "a correction is counted", func() bool { return p.metric(`corrections_total{device="eth0"}`) == 1 })
+			eventually(t, "it is logged", func() bool {
+				return strings.Contains(p.stderr.String(), "address="+tt.dst+" device=eth0 old_lladdr="+peerMAC+" new_lladdr="+otherMAC+" method=")
+			})
+			if p.metric(`device_info{device="eth0",lladdr="`+nodeMAC+`"}`) != 1 {
+				t.Error("device_info does not say which address eth0 has")
+			}
 		})
 	}
 }
