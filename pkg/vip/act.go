@@ -20,7 +20,8 @@ const reconnectIn = 10 * time.Second
 // kubelet sends something every 10 s, and at once where it was disconnected.
 const trustWithin = 6 * time.Second
 
-// othersWithin is how long others are waited for in a hurry.
+// othersWithin is how long others are waited for once one has answered who may be the
+// next holder: it has to prove itself anyway.
 const othersWithin = 50 * time.Millisecond
 
 // do carries out a step, and brings the evidence up to date. It reports false
@@ -43,8 +44,10 @@ func (v *watch) do(ctx context.Context, s Step, e *Evidence) bool {
 	case AskKnown:
 		goOn = v.askKnown(ctx, e)
 	case LeaveToKernel:
+		v.release() // nor may a hold undo what it finds
 		v.leave(e, neigh.Probe)
 	case GiveUpHolder:
+		v.release()
 		v.leave(e, neigh.Failed)
 	}
 	e.Now = time.Now()
@@ -58,10 +61,7 @@ func (v *watch) askEverybody(ctx context.Context, e *Evidence) bool {
 	silent := e.Unicast != Answered
 	tries, window := 1, shield.WindowFor(v.cfg.Timing.Lead)
 	if silent {
-		tries, window = misses, missGap
-	}
-	if v.verdict.State == StateSilent { // it has been asked for all the time
-		tries = 1
+		tries, window = v.tries()
 	}
 	if !v.budgets.broadcasts.AllowN(e.Now, tries) {
 		return false
@@ -72,9 +72,12 @@ func (v *watch) askEverybody(ctx context.Context, e *Evidence) bool {
 		return false // an answer might move it
 	}
 	r := Round{}
+	enough := func(a Answer) bool { // it is no proxy, and is going to be tried
+		return silent && e.Provable && a.Override && a.LLAddr != e.Holder && v.attempts.mayTry(a.LLAddr, e.Now) && !early(e, v.holders.known, a.LLAddr)
+	}
 	for range tries {
-		err = v.askOnce(ctx, incumbent, window, silent && e.Provable, &r)
-		if err != nil || len(r.Answers) > 0 {
+		err = v.askOnce(ctx, incumbent, window, enough, &r)
+		if err != nil || r.heard(e.Holder) || slices.ContainsFunc(r.Answers, enough) {
 			break
 		}
 	}
@@ -86,22 +89,23 @@ func (v *watch) askEverybody(ctx context.Context, e *Evidence) bool {
 	return true
 }
 
-// askOnce asks everybody once, and adds the answers to a round. Who is in a hurry
-// waits only a moment for others, once one has answered that is no proxy: it has to
-// prove itself anyway.
-func (v *watch) askOnce(ctx context.Context, incumbent neigh.LLAddr, window time.Duration, hurry bool, r *Round) error {
-	asking, enough := context.WithCancel(ctx)
-	defer enough()
+// askOnce asks everybody once, and adds the answers to a round. After an answer that is
+// enough, others are waited for only a moment.
+func (v *watch) askOnce(ctx context.Context, incumbent neigh.LLAddr, window time.Duration, enough func(Answer) bool, r *Round) error {
+	asking, end := context.WithCancel(ctx)
+	defer end()
+	ending := false
 	err := v.line.ask(asking, neigh.LLAddr{}, window, func(reply shield.Reply) bool {
-		if !r.heard(reply.LLAddr) {
-			r.Answers = append(r.Answers, Answer{reply.LLAddr, reply.Override})
+		a := Answer{reply.LLAddr, reply.Override}
+		if !r.heard(a.LLAddr) {
+			r.Answers = append(r.Answers, a)
 		}
 		if incumbent != (neigh.LLAddr{}) && reply.LLAddr != incumbent {
 			v.undo(incumbent, r)
 		}
-		if hurry && reply.Override {
-			hurry = false
-			time.AfterFunc(othersWithin, enough)
+		if !ending && enough(a) {
+			ending = true
+			time.AfterFunc(othersWithin, end)
 		}
 		return false // there may be others
 	})
@@ -124,7 +128,7 @@ func (v *watch) askKnown(ctx context.Context, e *Evidence) bool {
 		r.Answers = append(r.Answers, Answer{e.Holder, true})
 	}
 	for _, h := range v.holders.candidates(e.Holder) {
-		if v.hear(ctx, h, 1) == Answered {
+		if v.hear(ctx, h, 1, missGap) == Answered {
 			r.Answers = append(r.Answers, Answer{h, true})
 			v.undo(incumbent, &r)
 		}
@@ -233,7 +237,10 @@ func (v *watch) checkHolder(ctx context.Context, e *Evidence) bool {
 		return false
 	}
 	v.attempts.checkedAt(now)
-	v.holders.checked(e.Holder, &r)
+	if named := v.named(); named != e.Holder && named != (neigh.LLAddr{}) {
+		return false // it was another holder that was checked
+	}
+	v.holders.checked(now, e.Holder, &r)
 	if r.Unknown {
 		v.say(slog.LevelWarn, "the VIP cannot be checked", "err", r.Err)
 		return false
@@ -290,7 +297,7 @@ func (v *watch) try(ctx context.Context, h neigh.LLAddr, e *Evidence) bool {
 	if paused != nil {
 		v.guard(paused.held, paused.rejected)
 	}
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || r.Unknown { // which says nothing about the other
 		return false
 	}
 	v.attempts.failed(h, now)
@@ -321,7 +328,7 @@ func (v *watch) trial(ctx context.Context, h, incumbent neigh.LLAddr, silent boo
 	if back {
 		return r, named, false
 	}
-	v.holders.checked(h, &r)
+	v.holders.checked(time.Now(), h, &r)
 	v.log.Debug("trial of another holder", "lladdr", h, "outcome", r.Outcome, "verified", r.Verified, "err", r.Err)
 	return r, v.named(), true
 }
@@ -349,7 +356,7 @@ func (v *watch) clientsTrust(ctx context.Context, h neigh.LLAddr) bool {
 // answersAgain asks a holder that was silent until it answers, or ctx is done.
 func (v *watch) answersAgain(ctx context.Context, incumbent neigh.LLAddr) bool {
 	for ctx.Err() == nil {
-		switch v.hear(ctx, incumbent, 1) {
+		switch v.hear(ctx, incumbent, 1, missGap) {
 		case Answered:
 			return true
 		case CannotAsk:
@@ -372,7 +379,7 @@ func (v *watch) accepts(ctx context.Context, h neigh.LLAddr) bool {
 		err = v.cfg.Table.Use(v.key())
 	}
 	asked := time.Now()
-	if err != nil || v.hear(ctx, h, 2) != Answered {
+	if err != nil || v.hear(ctx, h, 2, missGap) != Answered {
 		return false
 	}
 	entry, err = v.cfg.Table.Get(v.key())
@@ -436,16 +443,21 @@ func (v *watch) named() neigh.LLAddr {
 	return neigh.LLAddr{}
 }
 
+// freeClients frees clients from their connections to the old holder where the kernel
+// gave the entry to another one while the VIP was in trouble.
+func (v *watch) freeClients(e *Evidence) {
+	if _, since := v.tracker.Holder(); !v.attempts.began.IsZero() && since.After(v.attempts.began) && !e.HandsOff {
+		v.closeStuck(e.Now, v.attempts.began)
+	}
+}
+
 // closeStuck closes the connections on which nothing was received since the
 // trouble began: they are with the old holder, and their owners would wait for it
 // until their time-outs.
 func (v *watch) closeStuck(now, began time.Time) {
 	all, err := v.cfg.Sockets.List(v.target.Port)
-	if err == nil {
-		v.connections.update(now, v.ours(all))
-	}
 	closed := 0
-	for _, s := range v.connections.stuck(now, began) {
+	for _, s := range stuck(now, began, v.ours(all)) {
 		if err = v.cfg.Sockets.Destroy(&s); err == nil {
 			closed++
 		} else if errors.Is(err, neigh.ErrUnsupported) || errors.Is(err, neigh.ErrPermission) {

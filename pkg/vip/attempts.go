@@ -103,10 +103,13 @@ func (a *attempts) failed(h neigh.LLAddr, now time.Time) {
 	a.tried[h] = tried{now.Add(wait), wait}
 }
 
+// mayTry reports whether a holder may be tried.
+func (a *attempts) mayTry(h neigh.LLAddr, now time.Time) bool { return !now.Before(a.tried[h].again) }
+
 // due picks the holders that may be tried.
 func (a *attempts) due(now time.Time, holders []neigh.LLAddr) (due []neigh.LLAddr) {
 	for _, h := range holders {
-		if !now.Before(a.tried[h].again) {
+		if a.mayTry(h, now) {
 			due = append(due, h)
 		}
 	}
@@ -128,16 +131,16 @@ func random(d time.Duration) time.Duration {
 // jitter returns a random duration around d, from half of it to one and a half.
 func jitter(d time.Duration) time.Duration { return d/2 + random(d) }
 
-// budgets bound what all watches of a node may do together: some at once for
-// each of maxVIPs, and then so many a second.
+// budgets bound what is done about one VIP: some at once, and then so much a second.
+// Each VIP has its own, so that a flood of answers for one delays no other's repair.
 type budgets struct {
 	broadcasts, checks *rate.Limiter
 }
 
 func newBudgets() budgets {
 	return budgets{
-		broadcasts: rate.NewLimiter(2, 6*maxVIPs),
-		checks:     rate.NewLimiter(rate.Every(5*time.Second), 4*maxVIPs),
+		broadcasts: rate.NewLimiter(1, 2*misses*misses),
+		checks:     rate.NewLimiter(rate.Every(10*time.Second), 2*maxTrials),
 	}
 }
 

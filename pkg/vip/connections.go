@@ -43,24 +43,28 @@ type connection struct {
 	sent       time.Time // when data was last sent
 }
 
-// update takes in the connections as they are now: one that is missing is gone.
+// update takes in the connections as they are now: one that is missing is gone. Of
+// more than maxKnown, those that are known are kept: only they can show progress.
 func (c *connections) update(now time.Time, sockets []neigh.Socket) {
 	old := c.known
 	c.known = make(map[uint64]*connection, len(sockets))
 	c.progress = false
-	for i := range sockets {
-		s := &sockets[i]
-		if len(c.known) == maxKnown {
-			break
-		}
-		k := old[s.Cookie]
-		if k == nil {
-			k = &connection{Socket: *s}
-		}
+	take := func(k *connection, s *neigh.Socket) {
 		c.progress = c.progress || s.Received > k.Received
 		k.update(now, s)
 		c.known[s.Cookie] = k
+	}
+	for i := range sockets {
+		s := &sockets[i]
 		c.established = c.established || s.Established
+		if k := old[s.Cookie]; k != nil {
+			take(k, s)
+		}
+	}
+	for i := range sockets {
+		if s := &sockets[i]; c.known[s.Cookie] == nil && len(c.known) < maxKnown {
+			take(&connection{Socket: *s}, s)
+		}
 	}
 }
 
@@ -138,10 +142,10 @@ func (c *connections) excuse(now time.Time) {
 
 // stuck returns the connections on which nothing was received since the given
 // time.
-func (c *connections) stuck(now, since time.Time) (all []neigh.Socket) {
-	for _, k := range c.known {
-		if !k.Established || now.Add(-k.SinceReceived).Before(since) {
-			all = append(all, k.Socket)
+func stuck(now, since time.Time, sockets []neigh.Socket) (all []neigh.Socket) {
+	for i := range sockets {
+		if s := &sockets[i]; !s.Established || now.Add(-s.SinceReceived).Before(since) {
+			all = append(all, *s)
 		}
 	}
 	return all
@@ -150,5 +154,5 @@ func (c *connections) stuck(now, since time.Time) (all []neigh.Socket) {
 // reconnecting notes that connections were closed, whose owners connect anew
 // within some time.
 func (c *connections) reconnecting(now time.Time, within time.Duration) {
-	*c = connections{established: true, patience: now.Add(within)}
+	*c = connections{established: c.established, patience: now.Add(within)}
 }

@@ -14,8 +14,8 @@ const (
 	// unusedFor is how long a VIP is watched that works, and that nobody uses.
 	unusedFor = 10 * time.Minute
 	// wantedFor is how long an attempt to connect shows that an address is wanted:
-	// clients try again within that time.
-	wantedFor = 30 * time.Second
+	// clients try again within that time. It is longer than from one round to the next.
+	wantedFor = roundEvery + 2*lookupTimeout
 	// maxSeen bounds the addresses that are remembered.
 	maxSeen = 64
 )

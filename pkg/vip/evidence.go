@@ -32,6 +32,7 @@ const (
 // Evidence is what is known about one VIP at one moment.
 type Evidence struct {
 	Now   time.Time
+	Began time.Time // of the present look: what was learned since is fresh
 	Where Where
 
 	// Entry is the state of the neighbour entry; neigh.None where there is none.
@@ -119,9 +120,3 @@ type Check struct {
 
 // failed reports whether the check found that the holder does not serve.
 func (c *Check) failed() bool { return !c.At.IsZero() && !c.Unknown && !c.Served }
-
-// servedWithin reports whether the check found the holder serving, not longer ago
-// than d.
-func (c *Check) servedWithin(now time.Time, d time.Duration) bool {
-	return !c.At.IsZero() && c.Served && now.Sub(c.At) < d
-}

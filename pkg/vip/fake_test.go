@@ -52,11 +52,12 @@ type host struct {
 
 	certificate byte
 
-	down        bool // neither answers nor accepts connections
-	noUnicast   bool // is deaf to requests that are for it alone
-	noBroadcast bool // is deaf to requests to everybody
-	proxy       bool // answers without the Override flag
-	lose        int  // broadcasts that it still misses
+	down        bool       // neither answers nor accepts connections
+	noUnicast   bool       // is deaf to requests that are for it alone
+	noBroadcast bool       // is deaf to requests to everybody
+	proxy       bool       // answers without the Override flag
+	only        netip.Addr // that it answers for; not valid for all
+	lose        int        // broadcasts that it still misses
 	loseUnicast int
 	delay       time.Duration
 }
@@ -346,7 +347,7 @@ func (l *fakeLine) Ask(ctx context.Context, lladdr neigh.LLAddr, window time.Dur
 	n.asks = append(n.asks, ask{q, time.Since(n.made)})
 	for _, h := range n.hosts {
 		switch everybody := q.LLAddr.Len() == 0; {
-		case q.Addr == n.mute:
+		case q.Addr == n.mute, h.only.IsValid() && h.only != q.Addr:
 		case h.down, everybody && h.noBroadcast, !everybody && (h.noUnicast || h.lladdr != q.LLAddr):
 		case everybody && h.lose > 0:
 			h.lose--
@@ -741,6 +742,17 @@ type bench struct {
 	log      strings.Builder
 }
 
+// slow is a log that takes its time, so that two moments between which something is
+// logged are not the same, as they never are outside of a test.
+type slow struct{ slog.Handler }
+
+func (s slow) Enabled(ctx context.Context, l slog.Level) bool {
+	time.Sleep(time.Microsecond)
+	return s.Handler.Enabled(ctx, l)
+}
+
+func (s slow) WithAttrs(a []slog.Attr) slog.Handler { return slow{s.Handler.WithAttrs(a)} }
+
 // Write implements io.Writer for the log.
 func (b *bench) Write(p []byte) (int, error) {
 	b.rec.Lock()
@@ -754,7 +766,7 @@ func newBench(hosts []*host, change ...func(*Config)) *bench {
 		Table: b.network, Dial: b.Dial, Sockets: sockets{b.network}, Subscribe: b.Subscribe, Checker: b.network,
 		Given: given(theVIP), Port: port, Interval: interval, OnConflict: Verified,
 		Scope: &policy.Scope{}, Timing: policy.NewTiming(300*time.Second, 5*time.Second),
-		Log: slog.New(slog.NewTextHandler(b, nil)),
+		Log: slog.New(slow{slog.NewTextHandler(b, nil)}),
 		Hooks: Hooks{
 			Watching: func(a string) { b.record(func() { b.watching = append(b.watching, a) }) },
 			Forgotten: func(a string) {

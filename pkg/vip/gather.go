@@ -33,7 +33,7 @@ type way struct {
 // none: the VIP is not on link, or the entry cannot be read.
 func (v *watch) gather(ctx context.Context) (*Evidence, bool) {
 	now := v.began
-	e := &Evidence{Now: now, Where: v.locate(now)}
+	e := &Evidence{Now: now, Began: now, Where: v.locate(now)}
 	if e.Where != OnLink {
 		v.claimed.Store(nil)
 		v.release()
@@ -52,6 +52,7 @@ func (v *watch) gather(ctx context.Context) (*Evidence, bool) {
 	}
 	e.Unicast = v.askHolder(ctx, e)
 	e.Now = time.Now()
+	v.holders.looked(e.Now, v.cfg.Interval)
 	switch e.Unicast {
 	case Answered:
 		v.holders.heard, v.holders.unheard, v.holders.deaf = e.Now, time.Time{}, false
@@ -65,7 +66,7 @@ func (v *watch) gather(ctx context.Context) (*Evidence, bool) {
 			v.holders.heard, v.holders.deaf = e.Now, true
 		}
 	}
-	e.TCP = TCP{Wanted: len(v.connections.known) > 0, Progress: v.connections.progress, Suspect: v.connections.suspect(e.Now)}
+	e.TCP.Progress = v.connections.progress
 	v.complete(e)
 	return e, true
 }
@@ -74,12 +75,13 @@ func (v *watch) gather(ctx context.Context) (*Evidence, bool) {
 func (v *watch) complete(e *Evidence) {
 	e.Holder, _ = v.tracker.Holder()
 	e.Silence, e.Unheard = e.Now.Sub(v.holders.heard), v.holders.unheard
+	e.TCP.Wanted, e.TCP.Suspect = len(v.connections.known) > 0, v.connections.suspect(e.Now)
 	e.Round, e.Check = v.round, v.check
 	e.Unproven, e.Rival, e.Deaf = 0, v.holders.rival, v.holders.deaf
 	if !v.holders.unproven.IsZero() {
 		e.Unproven = max(1, e.Now.Sub(v.holders.unproven))
 	}
-	e.Provable = v.cfg.Checker != nil && v.cfg.OnConflict != Report && !v.holders.unprovable && e.Now.Sub(v.holders.contested) >= contestedFor
+	e.Provable = v.cfg.Checker != nil && v.cfg.OnConflict != Report && v.holders.provable(e.Now)
 }
 
 // locate finds out how the VIP is reached.
@@ -200,21 +202,28 @@ func (v *watch) askHolder(ctx context.Context, e *Evidence) Hearing {
 		}
 		return NotAsked
 	}
-	tries := misses
+	tries, window := v.tries()
 	if v.way.Link.Suppresses {
-		tries = 2 * misses // what follows cannot be undone
+		tries *= 2 // what follows cannot be undone
 	}
-	if v.verdict.State == StateSilent { // it has been asked for all the time
-		tries = 1
-	}
-	return v.hear(ctx, holder, tries)
+	return v.hear(ctx, holder, tries, window)
 }
 
-// hear asks one host for the VIP, so many times.
-func (v *watch) hear(ctx context.Context, h neigh.LLAddr, tries int) Hearing {
+// tries returns how often a holder is asked that does not answer, and how long each
+// answer is waited for. One that is silent has been asked all the time: then once is
+// enough, but an answer may take as long as before.
+func (v *watch) tries() (int, time.Duration) {
+	if v.verdict.State == StateSilent {
+		return 1, misses * missGap
+	}
+	return misses, missGap
+}
+
+// hear asks one host for the VIP, so many times, and waits for each answer.
+func (v *watch) hear(ctx context.Context, h neigh.LLAddr, tries int, window time.Duration) Hearing {
 	for range tries {
 		heard := false
-		err := v.line.ask(ctx, h, missGap, func(r shield.Reply) bool {
+		err := v.line.ask(ctx, h, window, func(r shield.Reply) bool {
 			heard = heard || r.LLAddr == h
 			return heard
 		})
@@ -268,6 +277,9 @@ func (v *watch) observe(now time.Time) {
 		sockets, v.way.arrived = v.ours(all), false
 	}
 	v.connections.update(now, sockets)
+	if v.connections.established {
+		v.connected.Store(true)
+	}
 	if at := v.refused.Swap(nil); at != nil {
 		v.connections.refused = *at
 	}

@@ -48,7 +48,7 @@ func (v *watch) guard(held neigh.LLAddr, rejected []neigh.LLAddr) {
 	ctx, cancel := context.WithCancel(context.Background()) // until release
 	h := &hold{key: v.key(), held: held, rejected: rejected, cancel: cancel, done: make(chan struct{})}
 	v.hold = h
-	g := guard{cfg: &v.cfg, hold: h, foreign: v.foreign(), restoredOne: v.held}
+	g := guard{cfg: &v.cfg, hold: h, foreign: v.foreign()}
 	go func() {
 		defer close(h.done)
 		g.run(ctx)
@@ -88,10 +88,9 @@ func (v *watch) endHold(now time.Time) {
 
 // guard is the goroutine of a hold.
 type guard struct {
-	cfg         *Config
-	hold        *hold
-	foreign     func(*neigh.Entry) bool
-	restoredOne chan<- struct{}
+	cfg     *Config
+	hold    *hold
+	foreign func(*neigh.Entry) bool
 
 	restored []time.Time // within the last second
 	missed   time.Time   // when notifications were last lost
@@ -150,8 +149,7 @@ func (g *guard) changed(e *neigh.Entry) {
 }
 
 // restore puts the entry back if it names a rejected holder, as it is now: a
-// notification may be old, and the entry somebody else's since. What that was
-// worth is found out afterwards: the watch asks the holder.
+// notification may be old, and the entry somebody else's since.
 func (g *guard) restore() {
 	h := g.hold
 	e, err := g.cfg.Table.Get(h.key)
@@ -170,8 +168,4 @@ func (g *guard) restore() {
 		g.cfg.Log.Debug("putting back the entry of the VIP", "err", err)
 	}
 	g.restored = append(g.restored, now)
-	select {
-	case g.restoredOne <- struct{}{}:
-	default:
-	}
 }

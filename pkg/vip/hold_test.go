@@ -329,23 +329,3 @@ func TestHoldOutlastsAReadError(t *testing.T) {
 		}
 	})
 }
-
-// What a hold that has ended has still to tell is about nothing.
-func TestHeldOutTooLate(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b, _ := held(t)
-		v := b.w.watches[place{addr: theVIP}]
-		b.change(func() { b.hosts = b.hosts[1:] })
-		if when(10*time.Minute, func() bool { return b.subscriptions() == 0 }) == never {
-			t.Fatal("the hold has not ended")
-		}
-		rest(interval - 800*ms)
-		since := b.now()
-		b.change(func() { b.hosts[0].loseUnicast = 2 })
-		v.held <- struct{}{}
-		rest(interval)
-		if n := len(b.broadcasts(since)); n > 0 {
-			t.Errorf("%d broadcasts, because two answers were lost", n)
-		}
-	})
-}

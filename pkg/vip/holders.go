@@ -7,21 +7,25 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
 )
 
-// contestedFor is how long no other holder is tried after a hold had to be given
-// up.
-const contestedFor = time.Minute
+// unprovableFor is how long no other holder is tried after a check could not be made,
+// or a hold had to be given up.
+const unprovableFor = time.Minute
+
+// slack is how much longer than the interval it may take from one look to the next.
+const slack = 2 * time.Second
 
 // holders is what is remembered about the hosts that hold a VIP, or answer for it.
 // It is pure.
 type holders struct {
 	heard   time.Time // when the holder was heard last
 	unheard time.Time // since when it answers no unicast request; zero: it does
+	asked   time.Time // when it was asked last
 	deaf    bool      // it answers none, and serves connections
 
-	unproven   time.Time // when the kernel gave the entry to the holder, which has not shown since that it serves; zero: it has
-	rival      bool      // and it was known before
-	unprovable bool      // the last check could not be made
-	contested  time.Time
+	unproven   time.Time    // when the kernel gave the entry to the holder, which has not shown since that it serves; zero: it has
+	rival      bool         // and it was known before
+	unprovable time.Time    // when the last check could not be made; zero: it could
+	contested  time.Time    // when a hold had to be given up
 	previous   neigh.LLAddr // the holder before this one
 
 	rivals       map[neigh.LLAddr]int // that answer beside the holder, and for how many rounds they have not
@@ -29,7 +33,7 @@ type holders struct {
 }
 
 func newHolders(now time.Time) holders {
-	return holders{heard: now, rivals: make(map[neigh.LLAddr]int), certificates: make(map[neigh.LLAddr][32]byte)}
+	return holders{heard: now, asked: now, rivals: make(map[neigh.LLAddr]int), certificates: make(map[neigh.LLAddr][32]byte)}
 }
 
 // known reports whether a host answers beside the holder, or did not prove itself.
@@ -84,9 +88,27 @@ func (h *holders) answered(r *Round, holder neigh.LLAddr) {
 	}
 }
 
+// looked notes that the holder was asked. Time in which this machine itself stood
+// still is no silence of the holder.
+func (h *holders) looked(now time.Time, interval time.Duration) {
+	if lost := now.Sub(h.asked) - interval - slack; lost > 0 {
+		h.heard = h.heard.Add(lost)
+	}
+	h.asked = now
+}
+
+// provable reports whether a holder can be made to prove that it serves, as far as is
+// known.
+func (h *holders) provable(now time.Time) bool {
+	return now.Sub(h.unprovable) >= unprovableFor && now.Sub(h.contested) >= unprovableFor
+}
+
 // checked notes what a check found out about a host.
-func (h *holders) checked(a neigh.LLAddr, r *CheckResult) {
-	h.unprovable = r.Unknown
+func (h *holders) checked(now time.Time, a neigh.LLAddr, r *CheckResult) {
+	h.unprovable = time.Time{}
+	if r.Unknown {
+		h.unprovable = now
+	}
 	if r.Certificate == ([32]byte{}) {
 		return
 	}

@@ -13,7 +13,7 @@ func TestHoldersAreBounded(t *testing.T) {
 	h := newHolders(time.Now())
 	for n := range 5 * maxKnown {
 		h.reject(mac(n))
-		h.checked(mac(n), &CheckResult{Certificate: [32]byte{1}})
+		h.checked(time.Now(), mac(n), &CheckResult{Certificate: [32]byte{1}})
 		if len(h.rivals) > maxKnown || len(h.certificates) > maxKnown {
 			t.Fatalf("%d rivals and %d certificates after %d hosts", len(h.rivals), len(h.certificates), n+1)
 		}

@@ -1,6 +1,10 @@
 package vip
 
-import "time"
+import (
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+)
 
 // State is what is to be thought of a VIP.
 type State uint8
@@ -104,9 +108,9 @@ const (
 	// it asks everybody: delay_first_probe_time (5 s), and three unicast probes a
 	// second apart (neigh_timer_handler in net/core/neighbour.c).
 	kernelPatience = 8 * time.Second
-	// excuseFor is how long a check that was served excuses a holder that answers
-	// no unicast request.
-	excuseFor = time.Minute
+	// excusedFor is how long a holder is excused that answers no unicast request, and
+	// served a connection all the same: the clients of a VIP say something more often.
+	excusedFor = time.Minute
 	// idlePatience is how long a connection on which nothing is sent makes up for a
 	// silent holder: a kubelet sends something every 10 s.
 	idlePatience = 15 * time.Second
@@ -134,11 +138,11 @@ func Judge(e *Evidence) Verdict {
 	}
 	unwell := e.Check.failed() && e.Check.Unwell
 	switch {
-	case e.TCP.Progress && !unwell && !e.Entry.Valid() && !e.HandsOff && e.Unicast != Answered:
+	case e.TCP.Progress && !unwell && e.Holder == (neigh.LLAddr{}):
 		return Verdict{StateWorks, Translated}
 	case e.TCP.Progress && !unwell:
 		return Verdict{StateWorks, TCPProgress}
-	case e.Check.At.Equal(e.Now) && e.Check.Served:
+	case e.Check.Served && !e.Check.At.Before(e.Began):
 		return Verdict{StateWorks, CheckServed}
 	case e.Unicast == Unanswered:
 		return judgeSilence(e)
@@ -164,9 +168,7 @@ func Judge(e *Evidence) Verdict {
 func judgeSilence(e *Evidence) Verdict {
 	unsuspected := e.TCP.Wanted && e.TCP.Suspect == None
 	switch asked := e.Round.At.After(e.Unheard); {
-	case e.Check.servedWithin(e.Now, excuseFor) && e.TCP.Suspect == None:
-		return Verdict{StateWorks, CheckServed}
-	case e.Deaf && unsuspected:
+	case e.Deaf && unsuspected && e.Silence < excusedFor:
 		return Verdict{StateWorks, TCPIdle}
 	case !asked && e.HandsOff && e.Silence >= kernelPatience: // and everybody is not asked
 		return Verdict{StateSilent, NoAnswer}

@@ -40,6 +40,7 @@ func TestJudge(t *testing.T) {
 
 		{"a host filters the node's ARP requests and serves its clients", Evidence{Unicast: unanswered, TCP: progress}, Verdict{StateWorks, TCPProgress}},
 		{"the same, and they are idle", Evidence{Unicast: unanswered, Deaf: true, TCP: idle}, Verdict{StateWorks, TCPIdle}},
+		{"the same, and they have been for long", Evidence{Unicast: unanswered, Deaf: true, TCP: idle, Silence: excusedFor}, Verdict{StateSuspect, NoAnswer}},
 		{"the same, and one is not answered", Evidence{Unicast: unanswered, Deaf: true, TCP: suspect(Retransmits)}, Verdict{StateSuspect, NoAnswer}},
 		{"the holder is silent", Evidence{Unicast: unanswered}, Verdict{StateSuspect, NoAnswer}},
 		{"and nobody answers", Evidence{Unicast: unanswered, Round: round()}, Verdict{StateSilent, NobodyAnswers}},
@@ -50,8 +51,8 @@ func TestJudge(t *testing.T) {
 		{"a switch answers broadcasts for a holder that is gone", Evidence{Unicast: unanswered, Silence: 9 * s, Provable: true, Round: round(from(1))}, Verdict{StateSuspect, BroadcastOnly}},
 		{"the same, and the check finds nobody", Evidence{Unicast: unanswered, Silence: 9 * s, Provable: true, Round: round(from(1)), Check: failed}, Verdict{StateSilent, BroadcastOnly}},
 		{"the same, and nothing can be checked", Evidence{Unicast: unanswered, Silence: 9 * s, Round: round(from(1))}, Verdict{StateSilent, BroadcastOnly}},
-		{"a proxy that hears broadcasts alone, and a check was served", Evidence{Unicast: unanswered, Silence: time.Hour, Round: round(from(1)), Check: served(30 * s)}, Verdict{StateWorks, CheckServed}},
-		{"the same, long ago", Evidence{Unicast: unanswered, Silence: time.Hour, Provable: true, Round: round(from(1)), Check: served(2 * time.Minute)}, Verdict{StateSuspect, BroadcastOnly}},
+		{"a proxy that hears broadcasts alone, and a check was served", Evidence{Unicast: unanswered, Silence: time.Hour, Round: round(from(1)), Check: served(0)}, Verdict{StateWorks, CheckServed}},
+		{"the same, in the look before", Evidence{Unicast: unanswered, Silence: time.Hour, Provable: true, Round: round(from(1)), Check: served(2 * s)}, Verdict{StateSuspect, BroadcastOnly}},
 		{"a dry run asks nobody else", Evidence{Unicast: unanswered, HandsOff: true, Silence: 9 * s}, Verdict{StateSilent, NoAnswer}},
 
 		{"the VIP is not Ethernet's, and clients are served", Evidence{Unicast: cannot, TCP: progress}, Verdict{StateWorks, TCPProgress}},
@@ -84,7 +85,10 @@ func TestJudge(t *testing.T) {
 			if e.Entry == neigh.None && e.Unicast != NotAsked {
 				e.Entry = neigh.Reachable
 			}
-			e.Now, e.Holder, e.Unheard = now, mac(1), now.Add(-e.Silence-s)
+			e.Now, e.Began, e.Unheard = now, now.Add(-ms), now.Add(-e.Silence-s)
+			if tt.want.Reason != Translated { // then nobody ever had it
+				e.Holder = mac(1)
+			}
 			if got := Judge(&e); got != tt.want {
 				t.Errorf("%s, %s; want %s, %s", got.State, got.Reason, tt.want.State, tt.want.Reason)
 			}

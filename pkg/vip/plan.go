@@ -38,7 +38,6 @@ type means struct {
 	checks     bool // the service can be checked
 	suppresses bool // a bridge below the device answers for others (neigh.Link)
 	known      func(neigh.LLAddr) bool
-	fresh      time.Time // what was learned since then is of this look
 }
 
 // plan chooses the next step of one look, by the verdict and by what may be
@@ -49,19 +48,19 @@ func plan(v Verdict, e *Evidence, a *attempts, m *means) Step {
 	case e.Where != OnLink:
 		return Step{}
 	case !v.Trouble():
-		if able && !m.suppresses && e.Unicast != Unanswered && (e.Due || !e.Now.Before(a.renews)) && a.asked.Before(m.fresh) {
+		if able && !m.suppresses && e.Unicast != Unanswered && (e.Due || !e.Now.Before(a.renews)) && a.asked.Before(e.Began) {
 			return Step{Action: AskEverybody}
 		}
 		return Step{}
-	case able && !e.Round.At.Before(m.fresh):
+	case able && !e.Round.At.Before(e.Began):
 		if step := planOthers(e, a, m); step.Action != Nothing {
 			return step
 		}
-	case able && !e.Now.Before(a.asks) && (v.Reason != Resolving || a.began.Before(m.fresh)): // the kernel is given one look
+	case able && !e.Now.Before(a.asks) && (v.Reason != Resolving || a.began.Before(e.Began)): // the kernel is given one look
 		return planRound(e, m)
 	}
 	there := e.Unicast != Unanswered && e.Unicast != NotAsked || e.Round.heard(e.Holder)
-	if m.checks && there && !e.Now.Before(a.checks) && e.Check.At.Before(m.fresh) {
+	if m.checks && there && !e.Now.Before(a.checks) && e.Check.At.Before(e.Began) {
 		return Step{Action: CheckHolder}
 	}
 	return Step{}
@@ -99,19 +98,21 @@ func planOthers(e *Evidence, a *attempts, m *means) Step {
 		}
 		return Step{}
 	}
-	due := a.due(e.Now, all)
-	if silent && e.Silence < rivalPatience {
-		due = slices.DeleteFunc(due, m.known)
-	}
+	due := slices.DeleteFunc(a.due(e.Now, all), func(h neigh.LLAddr) bool { return silent && early(e, m.known, h) })
 	switch {
 	case len(due) == 0:
 		return Step{}
-	case !silent && e.Check.At.Before(m.fresh):
+	case !silent && e.Check.At.Before(e.Began):
 		return Step{Action: CheckHolder} // it is left only if it does not serve
 	case !silent && !e.Check.failed():
 		return Step{}
 	}
 	return Step{TryOther, due[0]}
+}
+
+// early reports whether it is too early to try another holder in place of a silent one.
+func early(e *Evidence, known func(neigh.LLAddr) bool, other neigh.LLAddr) bool {
+	return e.Silence < rivalPatience && known(other)
 }
 
 // verifiable reports whether the kernel can be made to verify an entry in this

@@ -5,12 +5,14 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
 )
 
 // A virtual machine that stands still for a moment, ten times, beside one that
@@ -459,7 +461,7 @@ func TestCertificateByANameThatClientsKnow(t *testing.T) {
 func TestTwoAddressesOfOneHost(t *testing.T) {
 	h := newHolders(time.Now())
 	for n, certificate := range map[int]byte{1: 7, 2: 7, 3: 8, 4: 0} {
-		h.checked(mac(n), &CheckResult{Certificate: [32]byte{certificate}})
+		h.checked(time.Now(), mac(n), &CheckResult{Certificate: [32]byte{certificate}})
 	}
 	for _, tt := range []struct {
 		holders []neigh.LLAddr
@@ -709,5 +711,380 @@ func TestBridgeThatAnswersForOthers(t *testing.T) {
 				}
 			}
 		})
+	})
+}
+
+// A VIP that moved by an announcement, and that nobody on this node uses, works once
+// a check was served.
+func TestMovedWhileNobodyUsesIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.start(t)
+		rest(10 * time.Second)
+		b.change(func() { b.hosts = []*host{good(2)} })
+		b.announces(mac(2))
+		rest(2 * time.Minute)
+		if n := len(b.checked()); n != 1 {
+			t.Errorf("%d checks", n)
+		}
+		if s := b.w.Status()[0]; s.State != "works" {
+			t.Errorf("status %+v", s)
+		}
+		b.wantEvents(t, Moved)
+	})
+}
+
+// A VIP that refuses connections is not forgotten while clients try, though another
+// address works.
+func TestRefusesBesideOneThatWorks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)}, auto)
+		b.w.cfg.Attempts = b.Attempts
+		other := netip.MustParseAddr("10.0.0.5")
+		k := neigh.Key{Addr: other, Index: eth0}
+		b.entries[k] = &entry{Entry: neigh.Entry{Key: k, LLAddr: mac(5), State: neigh.Reachable}, updated: time.Now(), confirmed: time.Now()}
+		b.hosts = append(b.hosts, &host{lladdr: mac(5), proves: true, delay: ms, noBroadcast: true})
+		b.start(t)
+		b.dial(other)
+		c := b.dial(theVIP)
+		rest(65 * time.Second)
+		if n := len(b.watched()); n != 2 {
+			t.Fatalf("watched are %v", b.watched())
+		}
+		b.change(func() { b.hosts[0].api = refuses })
+		b.close(c)
+		for range 60 {
+			rest(10 * time.Second)
+			b.change(func() {
+				for _, e := range b.ended {
+					e.queue <- neigh.Socket{Remote: netip.AddrPortFrom(theVIP, port), Refused: true}
+				}
+			})
+		}
+		if n := len(b.watched()); n != 2 {
+			t.Errorf("watched are %v", b.watched())
+		}
+	})
+}
+
+// A hold does not outlive the means to find out who serves: the kernel's choice
+// counts then.
+func TestHeldWhileNothingCanBeChecked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _ := held(t)
+		b.change(func() { // the rejected holder is well again, and the other one gone
+			b.hosts = []*host{good(1)}
+			b.unknown = errFake
+		})
+		go func() {
+			for pace.Sleep(t.Context(), time.Second) {
+				b.change(func() { b.resolve(key) }) // as packets have the kernel do
+			}
+		}()
+		if took := when(5*time.Minute, func() bool { return b.named() == mac(1) }); took > 30*time.Second {
+			t.Fatalf("the entry was left with a holder that is gone for %v", took)
+		}
+		if d := b.wrong(1, time.Minute); d > 0 {
+			t.Errorf("then it named another for %v", d)
+		}
+	})
+}
+
+// That a check could not be made once does not keep the watch from making others.
+func TestCannotBeCheckedForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.settle(t)
+		b.change(func() { b.hosts[0].api, b.unknown = frozen, errFake })
+		rest(2 * time.Minute)
+		b.change(func() { b.hosts[0].api, b.unknown = serves, nil })
+		rest(10 * time.Minute)
+		b.change(func() { b.hosts = []*host{good(2)} })
+		if took := when(time.Minute, func() bool { return b.named() == mac(2) }); took > 4*time.Second {
+			t.Errorf("repaired after %v", took)
+		}
+	})
+}
+
+// All clients are freed, however many there are.
+func TestManyClientsAreFreed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.settle(t)
+		var all []*conn
+		for range 10 * maxKnown {
+			all = append(all, b.dial(theVIP))
+		}
+		rest(2 * interval)
+		b.change(func() {
+			b.hosts = []*host{good(2)}
+			for _, c := range all {
+				c.sent, c.waits = time.Now(), true
+			}
+		})
+		if when(10*time.Second, func() bool { return b.named() == mac(2) }) == never {
+			t.Fatal("not repaired")
+		}
+		rest(10 * ms)
+		b.change(func() {
+			left := 0
+			for _, c := range all {
+				if !c.destroyed {
+					left++
+				}
+			}
+			if left > 0 {
+				t.Errorf("%d clients wait for the holder that is gone", left)
+			}
+		})
+	})
+}
+
+// A check through an entry that another host took meanwhile says nothing about the
+// holder.
+func TestTakenDuringACheck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.start(t)
+		c := b.dial(theVIP)
+		rest(10 * time.Second)
+		b.checking = func(neigh.LLAddr) {
+			b.announces(mac(2))
+			b.change(func() { b.hosts[0].api = refuses }) // what the check finds at the other
+		}
+		b.change(func() { b.hosts = append(b.hosts, zombie(2, refuses)); c.sent, c.waits = time.Now(), true })
+		when(time.Minute, func() bool { return len(b.checked()) > 0 })
+		rest(20 * ms)
+		if n := b.count(Failing); n > 0 {
+			t.Errorf("events %v", b.events)
+		}
+	})
+}
+
+// The kernel moves the entry in an outage: clients are freed as after a repair.
+func TestClientsAreFreedThatTheKernelMoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.settle(t)
+		c := b.dial(theVIP)
+		rest(2 * interval)
+		b.change(func() {
+			b.hosts[0].down = true
+			c.sent, c.waits = time.Now(), true
+		})
+		rest(10 * time.Second)
+		b.change(func() {
+			e := b.entries[key]
+			b.hosts = []*host{good(2)}
+			e.LLAddr, e.State, e.updated, e.confirmed = mac(2), neigh.Reachable, time.Now(), time.Now()
+			b.moved(e)
+		})
+		rest(3 * interval)
+		b.change(func() {
+			if !c.destroyed {
+				t.Error("the client waits for the holder that is gone")
+			}
+		})
+	})
+}
+
+// An agent that starts while a VIP that was given refuses connections heals it.
+func TestStartsWhileAGivenOneRefuses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{zombie(1, refuses)}, func(c *Config) { c.Given = []Given{{Addr: theVIP, Port: 9345}}; c.Port = port })
+		b.w.cfg.Attempts = b.Attempts
+		go func() {
+			for pace.Sleep(t.Context(), time.Second) {
+				b.change(func() {
+					if h := b.host(b.holder()); h != nil && h.api == serves {
+						return
+					}
+					for _, e := range b.ended {
+						e.queue <- neigh.Socket{Remote: netip.AddrPortFrom(theVIP, 9345), Refused: true}
+					}
+				})
+			}
+		}()
+		b.start(t)
+		rest(time.Minute)
+		b.change(func() { b.hosts = append(b.hosts, good(2)) })
+		if took := when(time.Minute, func() bool { return b.named() == mac(2) }); took > 6*time.Second {
+			t.Errorf("healed after %v", took)
+		}
+	})
+}
+
+// Who refuses connections to another port says nothing about the VIP.
+func TestRefusedOnAnotherPort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)}, func(c *Config) { c.Given = []Given{{Addr: theVIP, Port: 9345}} })
+		b.w.cfg.Attempts = b.Attempts
+		b.start(t)
+		for range 60 {
+			rest(time.Second)
+			b.w.refused(&neigh.Socket{Remote: netip.AddrPortFrom(theVIP, port), Refused: true})
+			if s := b.w.Status(); len(s) > 0 && s[0].State == "suspect" {
+				t.Fatalf("status %+v", s[0])
+			}
+		}
+	})
+}
+
+// What many nodes hear in the same moment does not have them all ask in the same
+// moment.
+func TestAnnouncementIsNoHerd(t *testing.T) {
+	for name, trouble := range map[string]bool{"all is well": false, "an outage": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const nodes = 100
+				all := make([]*bench, nodes)
+				for i := range all {
+					all[i] = newBench([]*host{good(1)})
+					all[i].kubelet(t, time.Second)
+					all[i].start(t)
+				}
+				rest(30 * time.Second)
+				if trouble {
+					for _, b := range all {
+						b.change(func() { b.hosts[0].down = true })
+					}
+					rest(time.Minute)
+				}
+				for range 20 {
+					rest(5 * time.Second)
+					asked := 0
+					for _, b := range all {
+						b.change(func() {
+							asked -= len(b.asks)
+							for l := range b.network.lines {
+								l.announced()
+							}
+						})
+					}
+					rest(100 * ms)
+					for _, b := range all {
+						b.change(func() { asked += len(b.asks) })
+					}
+					if asked > nodes/2 {
+						t.Fatalf("%d questions within 100 ms of an announcement", asked)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A zombie that answers at once does not hide a holder that takes its time.
+func TestSlowSuccessorBesideAQuickZombie(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _ := held(t)
+		c := good(3)
+		c.delay = 150 * ms
+		b.change(func() { b.hosts = []*host{zombie(1, refuses), c} })
+		if took := when(5*time.Minute, func() bool { return b.named() == mac(3) }); took > 15*time.Second {
+			t.Errorf("found after %v", took)
+		}
+	})
+}
+
+// A holder that is slow to answer is heard again after an outage.
+func TestSlowHolderComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.start(t)
+		rest(10 * time.Second)
+		b.change(func() { b.hosts[0].down = true })
+		rest(time.Minute)
+		b.change(func() { b.hosts[0].down, b.hosts[0].delay = false, 400*ms })
+		if took := when(time.Minute, func() bool { return b.w.Status()[0].State == "works" }); took > 2*interval {
+			t.Errorf("heard after %v", took)
+		}
+	})
+}
+
+// What is wrong with one VIP does not use up what is needed for another.
+func TestFloodForOneOfTwo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		flooded := netip.MustParseAddr("10.0.0.200")
+		k := neigh.Key{Addr: flooded, Index: eth0}
+		b := newBench([]*host{good(1)}, func(c *Config) { c.Given = given(theVIP, flooded) })
+		b.hosts[0].only = theVIP
+		b.entries[k] = &entry{Entry: neigh.Entry{Key: k, LLAddr: mac(9), State: neigh.Reachable}, updated: time.Now(), confirmed: time.Now()}
+		b.kubelet(t, time.Second)
+		base := 1000
+		b.asking = func(shield.Question) { // every time others answer
+			b.change(func() {
+				b.hosts = b.hosts[:1]
+				for range 30 {
+					b.hosts = append(b.hosts, &host{lladdr: mac(base), delay: ms, only: flooded})
+					base++
+				}
+			})
+		}
+		b.start(t)
+		rest(10 * time.Minute)
+		b.change(func() { b.hosts[0] = good(2); b.hosts[0].only = theVIP })
+		if took := when(time.Minute, func() bool { return b.named() == mac(2) }); took > 4*time.Second {
+			t.Errorf("repaired after %v", took)
+		}
+	})
+}
+
+// A VIP that lost its neighbour while a client was served is no translated one.
+func TestFlushedInUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.settle(t)
+		for range 5 {
+			rest(700 * ms)
+			b.set(func(e *entry) { e.State, e.LLAddr = neigh.Incomplete, neigh.LLAddr{} })
+			b.change(func() { b.hosts[0].down = true })
+			rest(30 * time.Second)
+			if s := b.w.Status()[0]; !s.OnLink {
+				t.Errorf("status %+v", s)
+			}
+			b.change(func() { b.hosts[0].down = false })
+			rest(30 * time.Second)
+		}
+	})
+}
+
+// A repair of a VIP that nobody on this node uses is no reason for suspicion.
+func TestRepairedWhileNobodyUsesIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.start(t)
+		rest(10 * time.Second)
+		b.change(func() { b.hosts = []*host{good(2)} })
+		rest(10 * time.Second)
+		b.wantRepairs(t, Stale)
+		for range 20 {
+			rest(time.Second)
+			if s := b.w.Status()[0]; s.State != "works" {
+				t.Fatalf("status %+v", s)
+			}
+		}
+	})
+}
+
+// A node that itself stands still takes that for no silence of the holder.
+func TestThisNodeStandsStill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)}, func(c *Config) { c.Checker, c.OnConflict = nil, Report })
+		b.start(t)
+		rest(10 * time.Second)
+		stand := sync.OnceFunc(func() {
+			time.Sleep(time.Minute)
+			b.change(func() { b.hosts = []*host{good(2)} })
+			time.AfterFunc(4*time.Second, func() { b.change(func() { b.hosts = []*host{good(1)} }) })
+		})
+		since := b.now()
+		b.change(func() { b.hosts[0].loseUnicast, b.asking = 1, func(shield.Question) { stand() } })
+		rest(3 * time.Minute)
+		for _, w := range b.writes(since) {
+			if strings.HasSuffix(w, mac(2).String()) {
+				t.Errorf("the agent wrote %s", w)
+			}
+		}
 	})
 }

@@ -30,17 +30,18 @@ const (
 // watch is the loop over one VIP. All but the atomics belong to its goroutine.
 type watch struct {
 	*Watcher
-	target Target
-	log    *slog.Logger
-	diary  report.Diary
-	cancel context.CancelFunc
-	done   chan struct{}
+	target  Target
+	log     *slog.Logger
+	diary   report.Diary
+	budgets budgets
+	cancel  context.CancelFunc
+	done    chan struct{}
 
-	status  atomic.Pointer[report.VIP]
-	claimed atomic.Pointer[neigh.Key]
-	listed  atomic.Pointer[[]neigh.Socket] // the connections that the Watcher listed last, until they are looked up
-	refused atomic.Pointer[time.Time]      // when an attempt to connect was refused last
-	held    chan struct{}                  // the entry was taken by a rejected holder, and put back
+	status    atomic.Pointer[report.VIP]
+	claimed   atomic.Pointer[neigh.Key]
+	connected atomic.Bool                    // there was a connection
+	listed    atomic.Pointer[[]neigh.Socket] // the connections that the Watcher listed last, until they are looked up
+	refused   atomic.Pointer[time.Time]      // when an attempt to connect was refused last
 
 	way         way
 	line        line
@@ -50,6 +51,7 @@ type watch struct {
 	attempts    attempts
 	hold        *hold
 
+	made     time.Time
 	began    time.Time // of the present look
 	verified time.Time
 	round    Round
@@ -63,8 +65,8 @@ type watch struct {
 func newWatch(w *Watcher, t Target) *watch {
 	now := time.Now()
 	v := &watch{
-		Watcher: w, target: t, log: w.cfg.Log.With("vip", t.String()), diary: report.NewDiary(), verified: now,
-		done: make(chan struct{}), held: make(chan struct{}, 1), holders: newHolders(now),
+		Watcher: w, target: t, log: w.cfg.Log.With("vip", t.String()), diary: report.NewDiary(), budgets: newBudgets(), made: now, verified: now,
+		done: make(chan struct{}), holders: newHolders(now),
 	}
 	v.line = line{watch: v}
 	return v
@@ -88,25 +90,9 @@ func (v *watch) run(ctx context.Context) {
 	defer v.line.close()
 	defer v.claimed.Store(nil)
 	v.attempts.renews = time.Now().Add(jitter(v.everybodyEvery()))
-	timer := time.NewTimer(random(v.cfg.Interval)) // nodes that start together do not look together
-	defer timer.Stop()
+	next := time.Now().Add(random(v.cfg.Interval)) // nodes that start together do not look together
 	for first := true; ; first = false {
-		select {
-		case <-ctx.Done():
-			return
-		case <-timer.C:
-		case <-v.held:
-			if wait := v.tooSoon(); v.hold == nil || wait > 0 {
-				continue // it is over, or was looked at a moment ago
-			}
-		case <-v.line.heard():
-			v.attempts.askSoon()
-			if wait := v.tooSoon(); wait > 0 {
-				timer.Reset(wait)
-				continue
-			}
-		}
-		if ctx.Err() != nil {
+		if !v.wait(ctx, next) {
 			return
 		}
 		v.began = time.Now()
@@ -115,12 +101,33 @@ func (v *watch) run(ctx context.Context) {
 		if first {
 			v.sayWatching()
 		}
-		timer.Reset(max(0, time.Until(v.next())))
+		next = v.next()
 	}
 }
 
-// tooSoon returns how long another look has to wait.
-func (v *watch) tooSoon() time.Duration { return time.Until(v.began.Add(v.cfg.Interval / wakeEvery)) }
+// wait waits until the next look, and reports false if ctx ended first. While the VIP
+// is in trouble, an announcement has it looked at sooner; otherwise the kernel has
+// heard it as well. All nodes hear it in the same moment, and shall not ask in the same
+// moment.
+func (v *watch) wait(ctx context.Context, next time.Time) bool {
+	for {
+		timer := time.NewTimer(time.Until(next))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return false
+		case <-timer.C:
+			return ctx.Err() == nil
+		case <-v.line.heard():
+			timer.Stop()
+			v.attempts.askSoon()
+			if v.verdict.Trouble() {
+				soon := v.cfg.Interval / wakeEvery
+				next = earlier(next, time.Now().Add(soon+random(soon)))
+			}
+		}
+	}
+}
 
 // next returns when to look again.
 func (v *watch) next() time.Time {
@@ -161,9 +168,7 @@ func (v *watch) look(ctx context.Context) {
 	if e.Entry.Valid() || e.Unicast == Answered {
 		v.translated = false
 	}
-	m := &means{
-		checks: v.cfg.Checker != nil, suppresses: v.way.Link.Suppresses, known: v.holders.known, fresh: v.began,
-	}
+	m := &means{checks: v.cfg.Checker != nil, suppresses: v.way.Link.Suppresses, known: v.holders.known}
 	for range maxSteps {
 		v.record(e, Judge(e))
 		if ctx.Err() != nil {
@@ -188,6 +193,7 @@ func (v *watch) record(e *Evidence, verdict Verdict) {
 			v.holders.prove(v.tracker.holder)
 		}
 		v.translated = v.translated || verdict.Reason == Translated
+		v.freeClients(e)
 		v.attempts.over()
 		v.happened(v.tracker.Works(e.Now))
 		v.publish() // what comes next may take a while
@@ -209,6 +215,7 @@ func (v *watch) record(e *Evidence, verdict Verdict) {
 func (v *watch) suspicious(since time.Time) {
 	if v.attempts.began.IsZero() {
 		v.attempts.trouble(since)
+		v.publish() // attempts to connect are heard of only while it is known to be in trouble
 		v.again()
 	}
 }

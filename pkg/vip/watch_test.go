@@ -265,7 +265,7 @@ func TestSilentHolderIsReplacedInTime(t *testing.T) {
 					t.Errorf("it took %v, %v of them until the holder was asked next, want %v", took, asked-broken, want)
 				}
 				rest(time.Second)
-				if len(b.took) != 1 || b.took[0] > time.Duration(misses+lost)*missGap+othersWithin+10*ms {
+				if len(b.took) != 1 || b.took[0] > time.Duration(misses+lost)*missGap+othersWithin+11*ms {
 					t.Fatalf("the log says that it took %v", b.took)
 				}
 				line := fmt.Sprintf(`level=INFO msg="vip moved" vip=10.0.0.100 event=moved device=eth0 old_lladdr=%s new_lladdr=%s cause=stale took=%v`,

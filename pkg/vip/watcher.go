@@ -28,11 +28,10 @@ const (
 
 // Watcher watches the VIPs that this node depends on.
 type Watcher struct {
-	cfg     Config
-	budgets budgets
-	said    once
-	wake    chan struct{} // something is suspicious: look for VIPs now
-	made    time.Time
+	cfg  Config
+	said once
+	wake chan struct{} // something is suspicious: look for VIPs now
+	made time.Time
 
 	// Of the goroutine that runs Run.
 	seen     map[place]*sighting     // by sockets
@@ -47,7 +46,7 @@ type Watcher struct {
 // New returns a Watcher. It starts nothing.
 func New(cfg Config) *Watcher {
 	return &Watcher{
-		cfg: cfg, budgets: newBudgets(), wake: make(chan struct{}, 1), made: time.Now(), seen: make(map[place]*sighting),
+		cfg: cfg, wake: make(chan struct{}, 1), made: time.Now(), seen: make(map[place]*sighting),
 		resolved: make(map[string][]netip.Addr), watches: make(map[place]*watch), tried: make(map[place]time.Time),
 	}
 }
@@ -118,7 +117,7 @@ func (w *Watcher) turn(ctx context.Context) {
 	w.sight(now, sockets, err == nil)
 	targets := w.targets(ctx, now)
 	w.follow(ctx, targets, sockets)
-	w.listen(ctx, w.cfg.Auto && (len(targets) == 0 || w.inTrouble()))
+	w.listen(ctx, w.cfg.Auto && len(targets) == 0 || w.inTrouble())
 	if len(targets) == 0 && now.Sub(w.made) >= noneAfter {
 		w.said.do("none", func() {
 			w.cfg.Log.Warn("no VIP is watched: this node has no connection to an API server on --vip-port; --vip=ADDRESS or --vip=NAME names one, --vip=none says that there is none",
@@ -135,10 +134,13 @@ func (w *Watcher) again() {
 	}
 }
 
-// inTrouble reports whether a VIP does not work.
+// inTrouble reports whether a VIP does not work, or may not have since the agent
+// started: nobody had a connection to it.
 func (w *Watcher) inTrouble() bool {
 	for _, v := range w.watches {
 		switch s := v.status.Load(); {
+		case !v.connected.Load() && time.Since(v.made) < youngFor:
+			return true
 		case s == nil:
 		case s.State == StateSuspect.String(), s.State == StateSilent.String(), s.State == StateFailing.String():
 			return true
@@ -239,7 +241,8 @@ func (w *Watcher) follow(ctx context.Context, targets []Target, sockets []neigh.
 		v := newWatch(w, t)
 		v.pass(sockets)
 		if s := w.seen[p]; s != nil && !s.refused.IsZero() {
-			v.refused.Store(&s.refused)
+			at := s.refused
+			v.refused.Store(&at)
 		}
 		w.mu.Lock()
 		w.watches[p] = v
@@ -276,6 +279,9 @@ type listener struct {
 // the machine that ends costs the kernel a message, so it is done only while no VIP
 // is known, or one does not work.
 func (w *Watcher) listen(ctx context.Context, want bool) {
+	if w.ended != nil && w.ended.failed() {
+		w.ended = nil
+	}
 	switch {
 	case w.cfg.Attempts == nil:
 	case !want && w.ended != nil:
@@ -283,7 +289,7 @@ func (w *Watcher) listen(ctx context.Context, want bool) {
 		<-w.ended.done
 		w.ended = nil
 	case want && w.ended == nil:
-		a, err := w.cfg.Attempts([]uint16{w.cfg.Port})
+		a, err := w.cfg.Attempts(w.ports())
 		if err != nil { // a VIP that refuses connections when the agent starts is not found
 			w.cfg.Log.Debug("subscribing to connections that end", "err", err)
 			return
@@ -299,34 +305,64 @@ func (w *Watcher) listen(ctx context.Context, want bool) {
 	}
 }
 
-// hear takes in connections that have ended until ctx is done.
+// failed reports whether the listener has ended by itself.
+func (l *listener) failed() bool {
+	select {
+	case <-l.done:
+		l.cancel()
+		return true
+	default:
+		return false
+	}
+}
+
+// ports returns those of all VIPs.
+func (w *Watcher) ports() (all []uint16) {
+	if w.cfg.Auto {
+		all = append(all, w.cfg.Port)
+	}
+	for _, g := range w.cfg.Given {
+		if !slices.Contains(all, g.Port) {
+			all = append(all, g.Port)
+		}
+	}
+	return all
+}
+
+// hear takes in connections that have ended until ctx is done, or that fails.
 func (w *Watcher) hear(ctx context.Context, a Attempts) {
-	for ctx.Err() == nil {
+	for {
 		err := a.Next(ctx, w.refused)
-		if err != nil && ctx.Err() == nil && !errors.Is(err, neigh.ErrOverrun) {
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil && !errors.Is(err, neigh.ErrOverrun):
 			w.cfg.Log.Debug("hearing of attempts to connect", "err", err)
-			pace.Sleep(ctx, roundEvery)
+			return
 		}
 	}
 }
 
 // refused takes in a connection that has ended, if it was refused.
 func (w *Watcher) refused(s *neigh.Socket) {
-	if !s.Refused || s.Remote.Port() != w.cfg.Port {
+	if !s.Refused {
 		return
 	}
 	now := time.Now()
 	p := place{s.Remote.Addr(), s.Index}
 	w.mu.Lock()
+	defer w.mu.Unlock()
+	if v := w.watches[p]; v != nil && v.target.has(s) {
+		v.refused.Store(&now)
+	}
+	if !w.cfg.Auto || s.Remote.Port() != w.cfg.Port {
+		return
+	}
 	_, before := w.tried[p]
 	if len(w.tried) < maxSeen || before {
 		w.tried[p] = now
 	}
-	v := w.watches[p]
-	w.mu.Unlock()
-	if v != nil {
-		v.refused.Store(&now)
-	} else if !before {
+	if w.watches[p] == nil && !before {
 		w.again()
 	}
 }
