@@ -79,8 +79,8 @@ type Answer struct {
 	Override bool
 }
 
-// Round is one request to everybody, repeated until the holder has answered or
-// has had its tries.
+// Round is one request to everybody, repeated until the holder has answered, or
+// another that may be tried, or the holder has had its tries.
 type Round struct {
 	At      time.Time // zero: there was none since the VIP last worked
 	Answers []Answer
