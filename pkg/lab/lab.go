@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"slices"
 	"strings"
 	"time"
 
@@ -152,19 +151,45 @@ func (h *Host) IP(args string) string {
 	return out
 }
 
-// added waits until an IPv6 address that ip has added without DAD is in use.
+// added waits until an IPv6 address that ip has added is in use.
 func (h *Host) added(args string) {
 	f := strings.Fields(args)
-	if len(f) < 5 || f[0] != "addr" || f[1] != "add" || f[3] != "dev" || !slices.Contains(f, "nodad") {
+	if len(f) < 5 || f[0] != "addr" || f[1] != "add" || f[3] != "dev" {
 		return
 	}
 	ip, _, err := net.ParseCIDR(f[2])
-	h.lab.check(err, "address %s", f[2])
+	if err != nil || ip.To4() != nil {
+		return
+	}
 	link, err := h.nl.LinkByName(f[4])
 	h.lab.check(err, "address %s on host %s", f[2], h.Name)
-	if link.Attrs().OperState == netlink.OperUp && link.Attrs().RawFlags&(unix.IFF_LOOPBACK|unix.IFF_NOARP) == 0 {
-		h.lab.check(h.answers(f[4], ip), "address %s on host %s", f[2], h.Name)
+	switch {
+	case link.Attrs().RawFlags&unix.IFF_UP == 0:
+	case link.Attrs().RawFlags&(unix.IFF_LOOPBACK|unix.IFF_NOARP) != 0:
+		err = h.routed(ip)
+	case link.Attrs().OperState == netlink.OperUp:
+		err = h.answers(f[4], ip)
 	}
+	h.lab.check(err, "address %s on host %s", f[2], h.Name)
+}
+
+// routed waits until an IPv6 address has a route of its own in the table local.
+func (h *Host) routed(ip net.IP) error {
+	route := fmt.Sprintf("%x 80 ", []byte(ip.To16()))
+	return awaited("have its own address", func() (bool, error) {
+		b, err := h.read("/proc/thread-self/net/ipv6_route")
+		return strings.Contains(b, route), err
+	})
+}
+
+// read reads a file as it is on the host.
+func (h *Host) read(path string) (string, error) {
+	var b []byte
+	err := h.Do(func() (err error) {
+		b, err = os.ReadFile(path)
+		return err
+	})
+	return string(b), err
 }
 
 // Sysctl writes a setting of the host, named by its path below /proc/sys.
@@ -248,12 +273,8 @@ func (h *Host) answers(dev string, ip net.IP) error {
 	// The solicited-node address (RFC 4291 section 2.7.1), as /proc/net/igmp6 has it.
 	group := fmt.Sprintf(" ff0200000000000000000001ff%x ", []byte(ip[13:]))
 	err := awaited("answer solicitations", func() (bool, error) {
-		var b []byte
-		err := h.Do(func() (err error) {
-			b, err = os.ReadFile("/proc/thread-self/net/igmp6")
-			return err
-		})
-		for line := range strings.Lines(string(b)) {
+		joined, err := h.read("/proc/thread-self/net/igmp6")
+		for line := range strings.Lines(joined) {
 			if fields := strings.Fields(line); len(fields) > 1 && fields[1] == dev && strings.Contains(line, group) {
 				return true, err
 			}

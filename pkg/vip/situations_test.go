@@ -215,6 +215,7 @@ func TestSlowServerIsNotChecked(t *testing.T) {
 // A server that answers nothing is checked, and said to fail, although its clients
 // give up and connect anew all the time, and a handshake is an answer.
 func TestServerThatHangsBetweenHandshakes(t *testing.T) {
+	missed := 0
 	for range 10 {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBench([]*host{good(1)})
@@ -228,10 +229,16 @@ func TestServerThatHangsBetweenHandshakes(t *testing.T) {
 				b.change(func() { c.received, c.waits, c.Received = time.Now(), false, c.Received+1 })
 				rest(500 * ms)
 			}
-			if n := len(b.checked()); n == 0 || n > 6 || b.count(Failing) == 0 {
+			n := len(b.checked())
+			if n == 0 {
+				missed++
+			} else if n > 6 || b.count(Failing) == 0 {
 				t.Errorf("%d checks, events %v", n, b.events)
 			}
 		})
+	}
+	if missed > 1 { // when to check is left to chance, which misses one in a hundred
+		t.Errorf("%d of 10 servers that hang were not checked in three minutes", missed)
 	}
 }
 
