@@ -101,7 +101,7 @@ interop: build ## a real keepalived moves a VIP, nothing that it announces arriv
 e2e: build ## show the promise on the cluster that KUBECONFIG names; see hack/e2e/README.md
 	go run ./hack/e2e
 
-soak: ## a day's scans in minutes, over a table that churns; then some with the race detector
+soak: ## four days' scans in minutes, over a table that churns; then some with the race detector
 	go test -timeout 60m -run '^TestSoak$$' -v ./cmd/arp-cache-cleaner -soak 17280
 	go test -race -timeout 60m -run '^TestSoak$$' -v ./cmd/arp-cache-cleaner -soak 1728
 

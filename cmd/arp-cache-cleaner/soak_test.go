@@ -16,7 +16,7 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/lab"
 )
 
-var soak = flag.Int("soak", 500, "scans that TestSoak lasts; 17280 are a day's with the defaults")
+var soak = flag.Int("soak", 500, "scans that TestSoak lasts; 17280 are four days' with the defaults")
 
 // beMeasured makes the agent tell what no agent tells: how its runtime is doing.
 const beMeasured = "ARP_TEST_RUNTIME"
@@ -60,7 +60,7 @@ func (p *process) vitals() (v vitals) {
 	return v
 }
 
-// A day's scans in minutes: 5,000 entries that come and go, a VIP that moves
+// Four days' scans in minutes: 5,000 entries that come and go, a VIP that moves
 // without a word, and scrapes. File descriptors, goroutines and memory, with the
 // store of clocks in it, stay as they are.
 func TestSoak(t *testing.T) {
