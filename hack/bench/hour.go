@@ -121,7 +121,7 @@ func (n *node) hours(ctx context.Context, agent, floor string, size int, d time.
 				if err != nil {
 					return err
 				}
-				reading.took = append(reading.took, took*time.Duration(time.Hour/scanPeriod))
+				reading.took = append(reading.took, took*(time.Hour/scanPeriod))
 			}
 			return n.table.refill(size)
 		})
@@ -147,7 +147,7 @@ func (n *node) flushing(size int) (hourly, error) {
 		if err != nil {
 			return h, fmt.Errorf("ip neigh flush all: %w", err)
 		}
-		h.took = append(h.took, took*time.Duration(time.Hour/flushEvery))
+		h.took = append(h.took, took*(time.Hour/flushEvery))
 	}
 	return h, nil
 }
@@ -173,7 +173,7 @@ func (p *running) slices(ctx context.Context, d time.Duration, back func() error
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, (after-before)*time.Duration(time.Hour/slice))
+		all = append(all, (after-before)*(time.Hour/slice))
 		before = after
 	}
 	return all, nil
