@@ -132,33 +132,48 @@ func TestRebuiltNodeIsAnnounced(t *testing.T) {
 			}
 		})
 	}
-	t.Run("announced", func(t *testing.T) {
-		t.Parallel()
-		r := newRebuilt(t)
-		begun := time.Now()
-		p := start(t, r.node, "--announce=start", "--vip=none")
-		for _, a := range known {
-			within(t, quiet10, a+" is known by its new address", func() bool { return r.knownBy(a) == nodeMAC })
-			t.Logf("the gateway knew %s after %v", a, time.Since(begun))
-			if _, probed := r.heard(a); probed != 3 {
-				t.Errorf("%s was probed for %d times before, want 3", a, probed)
+	for name, second := range map[string]bool{"announced": false, "announced, with two devices on the segment": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRebuilt(t)
+			if second { // which answers for the addresses of the first
+				r.node.Plug(r.sw, "eth1", "02:00:00:00:00:11", "10.0.0.7/24")
 			}
-		}
-		within(t, quiet10, "the address is announced three times", func() bool {
-			n, _ := r.heard(known[0])
-			return n == 3
+			r.isAnnounced(start(t, r.node, "--announce=start", "--vip=none"))
 		})
-		r.untouched(formerMAC, moving...)
-		if n := p.metric(`own_address_conflicts_total{device="eth0"}`); n > 0 {
-			t.Errorf("%v conflicts are counted", n)
+	}
+}
+
+// isAnnounced checks that an agent that was just started announces what it has to.
+func (r *rebuilt) isAnnounced(p *process) {
+	t := r.t
+	t.Helper()
+	begun := time.Now()
+	for _, a := range known {
+		within(t, quiet10, a+" is known by its new address", func() bool { return r.knownBy(a) == nodeMAC })
+		t.Logf("the gateway knew %s after %v", a, time.Since(begun))
+		if _, probed := r.heard(a); probed != 3 {
+			t.Errorf("%s was probed for %d times before, want 3", a, probed)
 		}
-		if n := strings.Count(p.stderr.String(), `msg="address announced"`); n != len(known) {
-			t.Errorf("%d addresses are said to be announced:\n%s", n, p.stderr.String())
-		}
-		if code, took := p.stop(); code != 0 || took > time.Second {
-			t.Errorf("exit code %d after %v", code, took)
-		}
+	}
+	within(t, quiet10, "the address is announced three times", func() bool {
+		n, _ := r.heard(known[0])
+		return n == 3
 	})
+	r.untouched(formerMAC, moving...)
+	for _, device := range []string{"eth0", "eth1"} {
+		if n := p.metric(fmt.Sprintf(`own_address_conflicts_total{device=%q}`, device)); n > 0 {
+			t.Errorf("%s: %v conflicts are counted", device, n)
+		}
+	}
+	for _, a := range known {
+		if n := strings.Count(p.stderr.String(), fmt.Sprintf("msg=%q address=%s device=eth0", "address announced", a)); n != 1 {
+			t.Errorf("%s is said to be announced %d times:\n%s", a, n, p.stderr.String())
+		}
+	}
+	if code, took := p.stop(); code != 0 || took > time.Second {
+		t.Errorf("exit code %d after %v", code, took)
+	}
 }
 
 // An address that another host answers for is not announced. That is counted, and said.

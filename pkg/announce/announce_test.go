@@ -184,12 +184,14 @@ func (b *bench) run(ctx context.Context) (wait func()) {
 		Frames:   frames,
 		Conflict: func(device string) { b.set(func() { b.counted[device]++ }) },
 	})
+	ctx, stop := context.WithTimeout(ctx, time.Hour)
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
 	return func() {
 		b.t.Helper()
-		if err := <-done; err != nil {
-			b.t.Error(err)
+		defer stop()
+		if err := <-done; err != nil || errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			b.t.Errorf("it ended with %v, after an hour: %v", err, ctx.Err())
 		}
 		if b.open != 0 || b.unpaced != 0 {
 			b.t.Errorf("%d ports are open, %d frames had no turn", b.open, b.unpaced)
@@ -206,6 +208,18 @@ func (b *bench) about(addr string) string {
 		s = append(s, e.what)
 	}
 	return strings.Join(s, " ")
+}
+
+// until waits until just that was sent about an address.
+func (b *bench) until(addr, want string) {
+	b.t.Helper()
+	for range 1000 {
+		if b.about(addr) == want {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	b.t.Errorf("after ten seconds: %s, want %s", b.about(addr), want)
 }
 
 const whole = "probe probe probe announce announce announce"
@@ -232,11 +246,18 @@ func TestAnnounces(t *testing.T) {
 			if first >= probeWait {
 				t.Errorf("%s: the first probe after %v", addr, first)
 			}
-			for i, want := range []time.Duration{0, 1, 2, 3, 5, 7} {
+			times := []time.Duration{0, 1, 2, 3, 5, 7}
+			if len(sent) != len(times) {
+				t.Fatalf("%s: %d frames, want %d", addr, len(sent), len(times))
+			}
+			for i, want := range times {
 				if got := sent[i].at - first; got != want*time.Second {
 					t.Errorf("%s: frame %d after %v, want %d s", addr, i, got, want)
 				}
 			}
+		}
+		if len(b.sent) != 2 {
+			t.Fatalf("frames about %d addresses", len(b.sent))
 		}
 		if b.sent["10.0.0.1"][0].at == b.sent["2001:db8::1"][0].at {
 			t.Error("the first probes were sent at the same moment")
@@ -281,9 +302,7 @@ func TestConflictAtTheLastProbe(t *testing.T) {
 		b := newBench(t, own("10.0.0.1", eth0))
 		ctx, cancel := context.WithCancel(t.Context())
 		wait := b.run(ctx)
-		for b.about("10.0.0.1") != "probe probe" {
-			time.Sleep(10 * time.Millisecond)
-		}
+		b.until("10.0.0.1", "probe probe")
 		b.set(func() { b.holders["10.0.0.1"] = []byte{9} })
 		time.Sleep(30 * time.Second)
 		if got := b.about("10.0.0.1"); got != "probe probe probe" || b.counted["eth0"] != 1 {
@@ -327,9 +346,7 @@ func TestAddressesComeAndGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, own("10.0.0.1", eth0))
 		wait := b.run(t.Context())
-		for !strings.HasSuffix(b.about("10.0.0.1"), "announce") {
-			time.Sleep(10 * time.Millisecond)
-		}
+		b.until("10.0.0.1", "probe probe probe announce")
 		b.set(func() { b.own = []neigh.OwnAddr{own("10.0.0.2", eth0)} })
 		wait()
 		if got, want := b.about("10.0.0.1"), "probe probe probe announce"; got != want {
