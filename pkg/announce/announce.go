@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
 )
 
@@ -155,7 +156,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 			begun[k] = true
 			wg.Go(func() { a.keepTrying(ctx, k) })
 		}
-		if !time.Now().Before(until) || !sleep(ctx, lookPeriod) {
+		if !time.Now().Before(until) || !pace.Sleep(ctx, lookPeriod) {
 			return nil
 		}
 	}
@@ -164,11 +165,11 @@ func (a *Announcer) Run(ctx context.Context) error {
 // keepTrying tries to announce an address until there is nothing more to try.
 func (a *Announcer) keepTrying(ctx context.Context, k neigh.Key) {
 	for {
-		if !sleep(ctx, rand.N(probeWait)) { //nolint:gosec // spreads load, no secret
+		if !pace.Sleep(ctx, rand.N(probeWait)) { //nolint:gosec // spreads load, no secret
 			return
 		}
 		wait, more := a.try(ctx, k).again()
-		if !more || !sleep(ctx, wait) {
+		if !more || !pace.Sleep(ctx, wait) {
 			return
 		}
 	}
@@ -248,7 +249,7 @@ func (a *Announcer) probe(ctx context.Context, port Port, k neigh.Key, own []nei
 // still has it.
 func (a *Announcer) announce(ctx context.Context, port Port, k neigh.Key) Outcome {
 	for i := range announcements {
-		if i > 0 && !sleep(ctx, announceInterval) {
+		if i > 0 && !pace.Sleep(ctx, announceInterval) {
 			return Stopped
 		}
 		if a.Pace(ctx, k.Index, a.Frames(k.Addr)) != nil {
@@ -312,15 +313,3 @@ func (a *Announcer) first(what string) bool {
 }
 
 func keyOf(o *neigh.OwnAddr) neigh.Key { return neigh.Key{Addr: o.Addr, Index: o.Link.Index} }
-
-// sleep waits, and reports whether ctx is not done.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}

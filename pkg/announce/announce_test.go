@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
 )
 
@@ -135,7 +136,7 @@ func (p port) Probe(ctx context.Context, window time.Duration, heard func(neigh.
 	for _, h := range holders {
 		heard(lladdr(h))
 	}
-	if !sleep(ctx, window) {
+	if !pace.Sleep(ctx, window) {
 		return ctx.Err()
 	}
 	return nil
