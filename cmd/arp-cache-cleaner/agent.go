@@ -210,7 +210,7 @@ func (a *assembly) tableSizes() []neigh.TableSize {
 // web returns the endpoint of the metrics and the status page.
 func (a *assembly) web(page func() server.Page) (*server.Server, error) {
 	if err := server.CheckConfig(a.o.WebConfig); err != nil {
-		return nil, fmt.Errorf("--web.config.file: %w", err)
+		return nil, badInput{fmt.Errorf("--web.config.file: %w", err)}
 	}
 	return server.New("--web.listen-address", a.o.Web, a.o.WebConfig, server.Web(a.metrics.Handler(a.log), page), a.log), nil
 }

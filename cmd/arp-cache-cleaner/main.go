@@ -56,17 +56,26 @@ func run(ctx context.Context, o *options, err error, stdout, stderr io.Writer) i
 	}
 	err = do(ctx, o, stdout, stderr)
 	var said interface{ exitCode() int } // a command that has said all there is to say
+	var bad badInput
+	code := 1
 	switch {
 	case err == nil:
 		return 0
 	case errors.As(err, &said):
 		return said.exitCode()
+	case errors.As(err, &bad):
+		code = 2
 	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
 		err = errStopped
 	}
 	_, _ = fmt.Fprintln(stderr, "arp-cache-cleaner:", err)
-	return 1
+	return code
 }
+
+// badInput is what is wrong with a file that a flag names.
+type badInput struct{ error }
+
+func (b badInput) Unwrap() error { return b.error }
 
 // howToGrant is what to do about a missing capability.
 const howToGrant = "run as root; in Kubernetes with runAsUser: 0 and capabilities.add: [NET_ADMIN, NET_RAW]"

@@ -524,7 +524,7 @@ func TestWebConfigCannotBeUsed(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "web.yaml")
 	p := start(t, node(t), "--web.config.file="+file)
-	if code := p.wait(); code != 1 || !strings.Contains(p.stderr.String(), "arp-cache-cleaner: --web.config.file: web configuration "+file+": ") {
+	if code := p.wait(); code != 2 || !strings.Contains(p.stderr.String(), "arp-cache-cleaner: --web.config.file: web configuration "+file+": ") {
 		t.Errorf("exit code %d: %q", code, p.stderr.String())
 	}
 }
@@ -658,7 +658,7 @@ func TestCAFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := start(t, n, "--vip-ca-file="+garbage)
-	if code := p.wait(); code != 1 || strings.Count(p.stderr.String(), "\n") != 1 || !strings.Contains(p.stderr.String(), "--vip-ca-file: no usable CA file: "+garbage) {
+	if code := p.wait(); code != 2 || strings.Count(p.stderr.String(), "\n") != 1 || !strings.Contains(p.stderr.String(), "--vip-ca-file: no usable CA file: "+garbage) {
 		t.Errorf("exit code %d: %q", code, p.stderr.String())
 	}
 	p = start(t, n, "--vip-ca-file="+garbage+".later")

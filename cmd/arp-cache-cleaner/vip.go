@@ -82,7 +82,7 @@ func conflictPolicy(o *vipOptions, log *slog.Logger) (conflict vip.Conflict, hin
 		case errors.Is(err, fs.ErrNotExist): // a ConfigMap that Kubernetes has yet to fill
 			log.Warn("--vip-ca-file does not exist: until it does, no VIP can be checked", "file", o.CAFile)
 		case err != nil:
-			return conflict, hint, fmt.Errorf("--vip-ca-file: %w", err)
+			return conflict, hint, badInput{fmt.Errorf("--vip-ca-file: %w", err)}
 		}
 		return conflict, hint, nil
 	}
