@@ -77,7 +77,7 @@ fuzz: ## fuzz every decoder, the flags and the HTTP handlers for FUZZTIME each
 	  for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \
 	    echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
 
-generate: ## write the tables of README.md from the code
+generate: ## write the tables of docs from the code
 	go generate ./...
 
 screenshots: ## write the pictures of the status page into docs; needs Chromium

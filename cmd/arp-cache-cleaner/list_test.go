@@ -21,7 +21,7 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
 )
 
-var update = flag.Bool("update", false, "rewrite golden files and the generated tables of README.md")
+var update = flag.Bool("update", false, "rewrite golden files and the generated tables of docs")
 
 // golden compares got with a file, or writes it with -update.
 func golden(t *testing.T, file string, got []byte) {

@@ -3,7 +3,7 @@
 // interval.
 package main
 
-//go:generate go test -run "TestReadme|TestList|TestLog" -update .
+//go:generate go test -run "^(TestDocs|TestListTable|TestListJSON|TestLogFormats)$" -update .
 
 import (
 	"context"

@@ -121,7 +121,7 @@ func (r *run) report() string {
 	return ""
 }
 
-// event is what the agent is to report, as the README calls it.
+// event is what the agent is to report, as docs/vip.md calls it.
 func (r *run) event() string {
 	if _, rest, ok := strings.Cut(r.Says, `event="`); ok {
 		name, _, _ := strings.Cut(rest, `"`)

@@ -20,24 +20,31 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
 )
 
-const readme = "../../README.md"
-
-// The tables of README.md are written from the code: `make generate`.
-func TestReadme(t *testing.T) {
-	text, err := os.ReadFile(readme)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for section, content := range map[string]string{"flags": flagTable(), "metrics": metricTable(t), "list": listTable(t)} {
-		begin, end := fmt.Appendf(nil, "<!-- %s: generated -->\n", section), fmt.Appendf(nil, "<!-- /%s -->", section)
-		head, rest, found := bytes.Cut(text, begin)
-		_, tail, closed := bytes.Cut(rest, end)
-		if !found || !closed {
-			t.Fatalf("README.md has no section %q", section)
+// The tables of docs/ are written from the code: `make generate`.
+func TestDocs(t *testing.T) {
+	for _, doc := range []struct {
+		file     string
+		sections map[string]string
+	}{
+		{"flags.md", map[string]string{"flags": flagTable(), "commands": commandTable(), "command flags": commandFlagTable(), "list": listTable(t)}},
+		{"metrics.md", map[string]string{"metrics": metricTable(t)}},
+	} {
+		file := "../../docs/" + doc.file
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
 		}
-		text = slices.Concat(head, begin, []byte(content), end, tail)
+		for section, content := range doc.sections {
+			begin, end := fmt.Appendf(nil, "<!-- %s: generated -->\n", section), fmt.Appendf(nil, "<!-- /%s -->", section)
+			head, rest, found := bytes.Cut(text, begin)
+			_, tail, closed := bytes.Cut(rest, end)
+			if !found || !closed {
+				t.Fatalf("%s has no section %q", file, section)
+			}
+			text = slices.Concat(head, begin, []byte(content), end, tail)
+		}
+		golden(t, file, text)
 	}
-	golden(t, readme, text)
 }
 
 func listTable(t *testing.T) string {
@@ -47,16 +54,6 @@ func listTable(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return b.String() + "```\n"
-}
-
-func flagTable() string {
-	var b strings.Builder
-	b.WriteString("| flag | default | what it does | allowed |\n|---|---|---|---|\n")
-	f := newFlags("", &options{})
-	for _, p := range declared(f) {
-		fmt.Fprintf(&b, "| `--%s` | %s | %s | %s |\n", p.Name, p.DefValue, p.Usage, strings.ReplaceAll(allowed(p), "*", `\*`))
-	}
-	return b.String()
 }
 
 // metricTable gathers the metrics of an agent that has seen and done one of
