@@ -350,7 +350,7 @@ func TestFewChecksOfASlowServer(t *testing.T) {
 		t.Skip("takes half a minute")
 	}
 	t.Parallel()
-	const nodes = 8
+	const nodes = 20
 	s := newField(t, false)
 	s.talks(s.VIP.String(), "")
 	var agents []*process

@@ -626,6 +626,19 @@ func TestStartsWhileRefused(t *testing.T) {
 	})
 }
 
+// A client that connects a moment after the agent has started is seen soon.
+func TestClientConnectsAfterTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)}, auto)
+		b.start(t)
+		rest(2 * time.Second)
+		b.dial(theVIP)
+		if took := when(time.Minute, func() bool { return len(b.watched()) == 1 }); took > roundAtFirst+interval {
+			t.Errorf("watched after %v", took)
+		}
+	})
+}
+
 // That there is no VIP is said once.
 func TestNoVIP(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -17,7 +17,8 @@ import (
 
 const (
 	// roundEvery is how often VIPs are looked for, unless something is suspicious.
-	roundEvery = 30 * time.Second
+	roundEvery   = 30 * time.Second
+	roundAtFirst = 5 * time.Second
 	// roundGap is the least time between two such rounds.
 	roundGap = time.Second
 	// noneAfter is after what time it is said that there is no VIP.
@@ -103,8 +104,17 @@ func (w *Watcher) Run(ctx context.Context) error {
 		if !pace.Sleep(ctx, roundGap) {
 			return nil
 		}
-		timer.Reset(roundEvery - roundGap)
+		timer.Reset(w.pause() - roundGap)
 	}
+}
+
+// pause returns the time between two rounds: less at first, as long as there is no
+// VIP, because an agent may start before the node's clients have connected.
+func (w *Watcher) pause() time.Duration {
+	if len(w.watches) == 0 && time.Since(w.made) < noneAfter {
+		return roundAtFirst
+	}
+	return roundEvery
 }
 
 // turn looks for VIPs once.
