@@ -155,11 +155,11 @@ func TestFirstGoesFirst(t *testing.T) {
 			}
 			time.Sleep(3 * time.Second)
 		}
+		cancel()
+		wg.Wait()
 		if most := l.most(eth0, time.Second); most > PerSecond {
 			t.Errorf("%d in a second", most)
 		}
-		cancel()
-		wg.Wait()
 	})
 }
 

@@ -1,6 +1,7 @@
 package sweep
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,9 +17,10 @@ func TestClaims(t *testing.T) {
 		claimed, other := talking("10.0.0.1", eth0, 0), talking("10.0.0.2", eth0, 0)
 		table := newFake(claimed, other)
 		table.nextHop(claimed.Key, true) // so that it is reported one by one
-		claims := []neigh.Key{claimed.Key}
+		var claims atomic.Pointer[[]neigh.Key]
+		claims.Store(&[]neigh.Key{claimed.Key})
 		s := sweeper(table)
-		s.LeaveTo(func() []neigh.Key { return claims })
+		s.LeaveTo(func() []neigh.Key { return *claims.Load() })
 		stop := startSettled(t, s)
 		time.Sleep(2 * interval)
 		if got := of(table.log(), claimed.Key); len(got) > 0 {
@@ -36,7 +38,7 @@ func TestClaims(t *testing.T) {
 		if age := r.Entries[0].Ages[neigh.Resolved]; age > 2*period {
 			t.Errorf("asked for %v ago by the report, want %v at most", age, 2*period)
 		}
-		claims = nil
+		claims.Store(new([]neigh.Key))
 		time.Sleep(2 * interval)
 		if got := of(table.log(), claimed.Key); len(got) == 0 {
 			t.Error("the entry that was given back was not renewed")
