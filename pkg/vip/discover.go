@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
 )
 
 const (
@@ -16,6 +17,10 @@ const (
 	// wantedFor is how long an attempt to connect shows that an address is wanted:
 	// clients try again within that time. It is longer than from one round to the next.
 	wantedFor = roundEvery + 2*lookupTimeout
+	// abandonedFor is the same for an address that is in trouble while another one
+	// works, and from the beginning of the trouble: rounds are made more often then. A
+	// machine that was switched off, and that nobody asks for, is no trouble.
+	abandonedFor = 15 * time.Second
 	// maxSeen bounds the addresses that are remembered.
 	maxSeen = 64
 )
@@ -78,7 +83,11 @@ func (w *Watcher) discover(now time.Time) []Target {
 		for o, ok := range works {
 			elsewhere = elsewhere || ok && o != p
 		}
-		wanted := now.Sub(s.wanted) < wantedFor
+		patience := wantedFor
+		if elsewhere && w.troubledFor(now, p) > abandonedFor {
+			patience = abandonedFor
+		}
+		wanted := now.Sub(s.wanted) < patience
 		keep := s.established && (wanted || works[p] && now.Sub(s.wanted) < unusedFor || !works[p] && !elsewhere) ||
 			!s.established && wanted && !elsewhere
 		rank[p] = w.rank(p)
@@ -99,6 +108,24 @@ func (w *Watcher) discover(now time.Time) []Target {
 		}
 	}
 	return targets
+}
+
+// troubledFor returns for how long an address that is watched has not worked, 0 if it
+// does.
+func (w *Watcher) troubledFor(now time.Time, p place) time.Duration {
+	v := w.watches[p] // only this goroutine changes them
+	if v == nil {
+		return 0
+	}
+	if s := v.status.Load(); s != nil && troubled(s) {
+		return now.Sub(s.Verified)
+	}
+	return 0
+}
+
+// troubled reports whether a VIP does not work, as far as is known.
+func troubled(s *report.VIP) bool {
+	return s.State == StateSuspect.String() || s.State == StateSilent.String() || s.State == StateFailing.String()
 }
 
 // works reports whether an address that is watched works.

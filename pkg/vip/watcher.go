@@ -17,8 +17,8 @@ import (
 
 const (
 	// roundEvery is how often VIPs are looked for, unless something is suspicious.
-	roundEvery   = 30 * time.Second
-	roundAtFirst = 5 * time.Second
+	roundEvery = 30 * time.Second
+	roundSoon  = 5 * time.Second
 	// roundGap is the least time between two such rounds.
 	roundGap = time.Second
 	// noneAfter is after what time it is said that there is no VIP.
@@ -108,11 +108,18 @@ func (w *Watcher) Run(ctx context.Context) error {
 	}
 }
 
-// pause returns the time between two rounds: less at first, as long as there is no
-// VIP, because an agent may start before the node's clients have connected.
+// pause returns the time between two rounds. It is less at first, as long as there is
+// no VIP, because an agent may start before the node's clients have connected; and in
+// trouble, in which it matters who still wants which address.
 func (w *Watcher) pause() time.Duration {
-	if len(w.watches) == 0 && time.Since(w.made) < noneAfter {
-		return roundAtFirst
+	now := time.Now()
+	if len(w.watches) == 0 && now.Sub(w.made) < noneAfter {
+		return roundSoon
+	}
+	for p := range w.watches {
+		if w.troubledFor(now, p) > 0 {
+			return roundSoon
+		}
 	}
 	return roundEvery
 }
@@ -148,11 +155,7 @@ func (w *Watcher) again() {
 // started: nobody had a connection to it.
 func (w *Watcher) inTrouble() bool {
 	for _, v := range w.watches {
-		switch s := v.status.Load(); {
-		case !v.connected.Load() && time.Since(v.made) < youngFor:
-			return true
-		case s == nil:
-		case s.State == StateSuspect.String(), s.State == StateSilent.String(), s.State == StateFailing.String():
+		if !v.connected.Load() && time.Since(v.made) < youngFor || w.troubledFor(time.Now(), v.target.place()) > 0 {
 			return true
 		}
 	}
