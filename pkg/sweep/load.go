@@ -26,7 +26,7 @@ type load struct {
 	usual float64       // how many it finds due, if they are even
 	early time.Duration // how much sooner entries are due, because later they would be too many
 	need  float64       // solicitations a second, so that entries are renewed in time
-	since time.Duration // that has been more than usual
+	since time.Time     // when that began to be more than usual; zero: it is not
 	rate  float64       // solicitations a second
 	said  bool          // that more than usual are needed
 }
@@ -45,15 +45,17 @@ func (l *load) count(left time.Duration, t *policy.Timing) bool {
 }
 
 // plan draws the conclusions of a complete scan.
-func (l *load) plan(t *policy.Timing, period time.Duration) {
+func (l *load) plan(now time.Time, t *policy.Timing, period time.Duration) {
 	l.usual = float64(l.inUse) * period.Seconds() / t.Threshold().Seconds()
 	l.need = max(pace.PerSecond, spare*float64(l.inUse)/t.Threshold().Seconds())
 	// What is overdue at a start is no reason to hurry: so many are not due again for
 	// most of an interval.
 	if l.rate = l.need; l.need <= pace.PerSecond {
-		l.since = 0
-	} else if l.since < t.Interval/3 {
-		l.since += period
+		l.since = time.Time{}
+	} else if l.since.IsZero() {
+		l.since = now
+	}
+	if now.Sub(l.since) < t.Interval/3 {
 		l.rate = pace.PerSecond
 	}
 	l.early = 0
@@ -106,7 +108,7 @@ func (s *Sweeper) endLoads() {
 			s.setPace(device, 0)
 			continue
 		}
-		l.plan(&s.cfg.Timing, s.cfg.ScanPeriod)
+		l.plan(time.Now(), &s.cfg.Timing, s.cfg.ScanPeriod)
 		s.setPace(device, l.rate)
 		if l.need > pace.PerSecond && !l.said {
 			l.said = true

@@ -194,11 +194,11 @@ func TestTooManyAtATimeAreEarly(t *testing.T) {
 		timing := policy.NewTiming(interval, min(interval/15, 30*time.Second))
 		for _, n := range []int{1, 10, 1000, 5000} {
 			at := func(left time.Duration) *load {
-				l := &load{since: interval}
+				l := &load{since: time.Now().Add(-interval)}
 				for range n {
 					l.count(left, &timing)
 				}
-				l.plan(&timing, interval/15)
+				l.plan(time.Now(), &timing, interval/15)
 				return l
 			}
 			// From when on does it have them renewed?
