@@ -247,3 +247,20 @@ func TestRationTakesTheMostUrgent(t *testing.T) {
 		t.Errorf("%d of the uplink and %d others, want what two scan periods and a second have room for, and all", uplinks, others)
 	}
 }
+
+// A start stays at the usual pace for a third of an interval, though a pass that leaves
+// work scans again at once.
+func TestScansDoNotHurryAStart(t *testing.T) {
+	t.Parallel()
+	timing := policy.NewTiming(60*time.Second, 4*time.Second)
+	l := &load{inUse: 1000}
+	start := time.Now()
+	for at := time.Duration(0); at < timing.Interval/3; at += 10 * time.Millisecond {
+		if l.plan(start.Add(at), &timing, 4*time.Second); l.rate != pace.PerSecond {
+			t.Fatalf("%v a second after %v, want %d", l.rate, at, pace.PerSecond)
+		}
+	}
+	if l.plan(start.Add(timing.Interval/3), &timing, 4*time.Second); l.rate <= pace.PerSecond {
+		t.Errorf("%v a second after a third of the interval, want what is needed", l.rate)
+	}
+}
