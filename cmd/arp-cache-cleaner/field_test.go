@@ -190,6 +190,42 @@ func TestMoves(t *testing.T) {
 	}
 }
 
+// Two link-layer addresses that answer for the VIP are told from two hosts: by a
+// connection, and without a packet of anybody else going another way.
+func TestTwoLinkLayerAddresses(t *testing.T) {
+	t.Parallel()
+	for name, one := range map[string]bool{"of one host": true, "of two hosts": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newField(t, false, "--interval=20s") // everybody is asked more often
+			if one {
+				s.One.Plug(s.Switch, "eth1", "02:00:00:00:01:03") // it answers for eth0's addresses: arp_ignore is 0
+			} else {
+				s.give(s.Two, "eth0") // its server has a certificate for the same address, of the same CA
+			}
+			s.Node.IP(fmt.Sprintf("neigh replace %s lladdr %s dev eth0 nud reachable", s.VIP, holderMAC)) // else either may be first
+			s.talks(s.VIP.String(), "")
+			s.agent(s.VIP.String())
+			if two := fmt.Sprintf("vip_holders{one_host=\"%v\",vip=%q} 2", one, s.VIP); !s.Says(two, 40*time.Second) {
+				t.Fatalf("the agent does not say %s", two)
+			}
+			within(t, 10*time.Second, "the service is checked", func() bool { return s.p.metric(fmt.Sprintf("vip_checks_total{result=\"served\",vip=%q}", s.VIP)) > 0 })
+			if two := fmt.Sprintf("vip_holders{one_host=\"%v\",vip=%q} 2", one, s.VIP); !s.Says(two, 2*time.Second) {
+				t.Errorf("after a check the agent does not say %s", two)
+			}
+			if named := s.Named(); named != holderMAC {
+				t.Errorf("the entry names %s", named)
+			}
+			if n := s.client.Resets(); n > 0 {
+				t.Errorf("%d connections of the client were reset", n)
+			}
+			if got := strings.Count(s.p.stderr.String(), "link-layer addresses of one host"); got != map[bool]int{true: 1}[one] {
+				t.Errorf("said %d times that it is one host", got)
+			}
+		})
+	}
+}
+
 // A VIP that this node's firewall translates has no neighbour. It works, and nobody
 // is told otherwise.
 func TestTranslatedVIP(t *testing.T) {

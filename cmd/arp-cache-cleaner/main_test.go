@@ -668,7 +668,7 @@ func TestCAFile(t *testing.T) {
 	}
 	p.stop()
 	// One that has become none is named by every check.
-	v := serviceChecker(&vipOptions{CAFile: garbage, Health: "https"}, vip.Verified).Check(t.Context(), vip.Endpoint{Addr: netip.MustParseAddrPort("127.0.0.1:1")})
+	v := serviceChecker(&vipOptions{CAFile: garbage, Health: "https"}, vip.Verified, slog.New(slog.DiscardHandler)).Check(t.Context(), vip.Endpoint{Addr: netip.MustParseAddrPort("127.0.0.1:1")})
 	if !v.Unknown || v.Served || v.Err == nil || v.Err.Error() != "--vip-ca-file: no usable CA file: "+garbage+" holds no PEM certificate" {
 		t.Errorf("checked: %+v", v)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/kernel"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/metrics"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/solicit"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/vip"
 )
 
@@ -51,7 +52,7 @@ func (a *assembly) watcher(renewed func(neigh.Key, time.Time)) (*vip.Watcher, er
 		Sockets:   sockets,
 		Subscribe: func() (vip.Changes, error) { return kernel.Subscribe() },
 		Attempts:  attempts,
-		Checker:   serviceChecker(&a.o.VIP, conflict),
+		Checker:   serviceChecker(&a.o.VIP, conflict, a.log),
 		Lookup: func(ctx context.Context, name string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
 		},
@@ -174,7 +175,7 @@ func names[T ~string](values []T) []string {
 
 // serviceChecker returns what --vip-health asks for. A holder that is followed
 // whatever its certificate says is not asked to prove anything.
-func serviceChecker(o *vipOptions, conflict vip.Conflict) vip.Checker {
+func serviceChecker(o *vipOptions, conflict vip.Conflict, log *slog.Logger) vip.Checker {
 	c := &apicheck.Checker{CAFile: o.CAFile, Plain: o.Health == "tcp"}
 	switch {
 	case o.Health == "none":
@@ -182,21 +183,45 @@ func serviceChecker(o *vipOptions, conflict vip.Conflict) vip.Checker {
 	case conflict == vip.Healthy:
 		c.CAFile = ""
 	}
-	return checker{c}
+	return checker{c, log}
 }
 
 // checker lets the watch check through pkg/apicheck.
-type checker struct{ *apicheck.Checker }
+type checker struct {
+	*apicheck.Checker
+	log *slog.Logger
+}
 
 // Check implements vip.Checker.
 func (c checker) Check(ctx context.Context, e vip.Endpoint) vip.CheckResult {
-	r := c.Checker.Check(ctx, apicheck.Server{Addr: e.Addr, Name: e.Name, Device: e.Device})
+	server := apicheck.Server{Addr: e.Addr, Name: e.Name, Device: e.Device}
+	var same []neigh.LLAddr
+	if len(e.Beside) > 0 {
+		server.Connected = func(conn *net.TCPConn) { same = c.same(ctx, conn, &e) }
+	}
+	r := c.Checker.Check(ctx, server)
 	unknown := errors.Is(r.Err, apicheck.ErrCAFile)
 	if unknown {
 		r.Err = fmt.Errorf("--vip-ca-file: %w", r.Err)
 	}
 	return vip.CheckResult{
 		Unknown: unknown, Served: r.Outcome == apicheck.Served, Unwell: r.Outcome == apicheck.Unwell,
-		Verified: r.Verified, Certificate: r.Certificate, Outcome: string(r.Outcome), Err: r.Err,
+		Verified: r.Verified, Outcome: string(r.Outcome), Err: r.Err, Same: same,
 	}
+}
+
+// same returns behind which link-layer addresses the host is that has the other end of
+// a connection.
+func (c checker) same(ctx context.Context, conn *net.TCPConn, e *vip.Endpoint) (same []neigh.LLAddr) {
+	for _, a := range e.Beside {
+		is, err := solicit.SameHost(ctx, e.Index, conn, a.Bytes())
+		if err != nil {
+			c.log.Debug("comparing the hosts that answer for a VIP", "vip", e.Addr, "lladdr", a, "err", err)
+		}
+		if !is {
+			break // who is another has reset the connection
+		}
+		same = append(same, a)
+	}
+	return same
 }

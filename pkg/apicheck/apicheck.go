@@ -19,7 +19,6 @@ import (
 	"bufio"
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -95,6 +94,9 @@ type Server struct {
 	// servers that are reached by sockets bound to one, or in a VRF. Before Linux
 	// 5.7 that takes CAP_NET_RAW.
 	Device string
+	// Connected is called with the connection once the server has served by it, and
+	// before it is closed; nil is nothing. It may end the connection.
+	Connected func(*net.TCPConn)
 }
 
 // Result is what a check found.
@@ -106,11 +108,9 @@ type Result struct {
 	// Unproven says why a certificate that leads to CAFile is not Verified. A
 	// server serves all the same.
 	Unproven error
-	// Certificate is the SHA-256 of the server's, or zero if it sent none.
-	Certificate [sha256.Size]byte
-	Status      int // of HTTP, or 0 if there was no response
-	Took        time.Duration
-	Err         error // nil if it served
+	Status   int // of HTTP, or 0 if there was no response
+	Took     time.Duration
+	Err      error // nil if it served
 }
 
 // Check asks a server on a connection of its own, which is closed when it
@@ -146,6 +146,7 @@ func (c *Checker) check(ctx context.Context, s Server, r *Result) (Outcome, erro
 		return classify(err, Unreachable), err
 	}
 	if c.Plain {
+		s.connected(raw)
 		_ = raw.Close()
 		return Served, nil
 	}
@@ -162,7 +163,6 @@ func (c *Checker) check(ctx context.Context, s Server, r *Result) (Outcome, erro
 		return classify(err, TLS), fmt.Errorf("TLS handshake with %s: %w", s.Addr, err)
 	}
 	chain := conn.ConnectionState().PeerCertificates
-	r.Certificate = sha256.Sum256(chain[0].Raw)
 	if roots != nil {
 		if err := leadsTo(roots, chain); err != nil {
 			return TLS, fmt.Errorf("certificate of %s: %w", s.Addr, err)
@@ -178,7 +178,14 @@ func (c *Checker) check(ctx context.Context, s Server, r *Result) (Outcome, erro
 	case r.Status >= http.StatusInternalServerError:
 		return Unwell, fmt.Errorf("GET /livez from %s: HTTP status %d", s.Addr, r.Status)
 	}
+	s.connected(raw)
 	return Served, nil
+}
+
+func (s *Server) connected(raw net.Conn) {
+	if conn, ok := raw.(*net.TCPConn); ok && s.Connected != nil {
+		s.Connected(conn)
+	}
 }
 
 func dial(ctx context.Context, s Server) (net.Conn, error) {

@@ -3,7 +3,6 @@ package apicheck
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -475,25 +474,40 @@ func TestTimeForEachPart(t *testing.T) {
 	}
 }
 
-// Who serves with the same certificate may be the same host.
-func TestCertificate(t *testing.T) {
+// Whoever wants to know more of a server that serves gets the connection, once, while it
+// is open; of one that does not serve nobody does.
+func TestConnected(t *testing.T) {
 	ca := newCA(t)
-	one, two := ca.Issue("127.0.0.1"), ca.Issue("127.0.0.1")
-	c := Checker{Timeout: long}
-	for _, cert := range []tls.Certificate{one, two} {
-		want := sha256.Sum256(cert.Certificate[0])
-		for range 2 {
-			addr := serveHTTPS(t, "127.0.0.1", status(500), &tls.Config{Certificates: []tls.Certificate{cert}})
-			if r := c.Check(t.Context(), Server{Addr: addr}); r.Certificate != want {
-				t.Errorf("%+v, want certificate %x", r, want)
+	for name, tt := range map[string]struct {
+		plain  bool
+		status int
+		want   int
+	}{
+		"serves":            {false, 200, 1},
+		"serves others":     {false, 403, 1},
+		"unwell":            {false, 500, 0},
+		"takes connections": {true, 200, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			addr := serveTCP(t, func(c net.Conn) { _, _ = c.Read(make([]byte, 1)) })
+			if !tt.plain {
+				addr = serveHTTPS(t, "127.0.0.1", status(tt.status), &tls.Config{Certificates: []tls.Certificate{ca.Issue("127.0.0.1")}})
 			}
-		}
+			calls := 0
+			c := Checker{Timeout: long, Plain: tt.plain}
+			c.Check(t.Context(), Server{Addr: addr, Connected: func(conn *net.TCPConn) {
+				calls++
+				if err := conn.SetNoDelay(true); err != nil || conn.RemoteAddr().(*net.TCPAddr).AddrPort() != addr {
+					t.Errorf("a connection to %s: %v", conn.RemoteAddr(), err)
+				}
+			}})
+			if calls != tt.want {
+				t.Errorf("called %d times, want %d", calls, tt.want)
+			}
+		})
 	}
-	if bytes.Equal(one.Certificate[0], two.Certificate[0]) {
-		t.Error("the same certificate twice: this test shows nothing")
-	}
-	if r := c.Check(t.Context(), Server{Addr: serveTCP(t, sendReset)}); r.Certificate != [32]byte{} {
-		t.Errorf("%+v, want no certificate", r)
+	if r := (&Checker{Timeout: long}).Check(t.Context(), Server{Addr: serveTCP(t, sendReset), Connected: func(*net.TCPConn) { t.Error("called for a server that resets") }}); r.Outcome != Reset {
+		t.Errorf("%+v", r)
 	}
 }
 
@@ -508,8 +522,8 @@ func TestBoundToDevice(t *testing.T) {
 	one.Plug(sw1, "eth0", "", "10.0.0.2/24")
 	two.Plug(sw2, "eth0", "", "10.0.0.2/24", "10.0.1.2/24")
 	ca := l.CA()
-	one.ServeAPI(ca, ":6443", []string{"10.0.0.2"})
-	two.ServeAPI(ca, ":6443", []string{"10.0.0.2"})
+	first := one.ServeAPI(ca, ":6443", []string{"10.0.0.2"})
+	second := two.ServeAPI(ca, ":6443", []string{"10.0.0.2"})
 	c := Checker{CAFile: ca.File(t.TempDir()), Timeout: long}
 	check := func(device string) (r Result) {
 		_ = node.Do(func() error {
@@ -518,14 +532,16 @@ func TestBoundToDevice(t *testing.T) {
 		})
 		return r
 	}
-	unbound, first, second := check(""), check("eth0"), check("eth1")
-	for _, r := range []Result{unbound, first, second} {
-		if r.Outcome != Served || !r.Verified {
-			t.Fatalf("%+v, want it served", r)
+	for _, tt := range []struct {
+		device string
+		served [2]int
+	}{{"", [2]int{1, 0}}, {"eth0", [2]int{2, 0}}, {"eth1", [2]int{2, 1}}} {
+		if r := check(tt.device); r.Outcome != Served || !r.Verified {
+			t.Fatalf("by %q: %+v, want it served", tt.device, r)
 		}
-	}
-	if unbound.Certificate != first.Certificate || second.Certificate == first.Certificate {
-		t.Errorf("unbound %x, by eth0 %x, by eth1 %x: want the second server by eth1 alone", unbound.Certificate, first.Certificate, second.Certificate)
+		if got := [2]int{first.Livez(), second.Livez()}; got != tt.served {
+			t.Errorf("by %q: the servers have been asked %v times, want %v", tt.device, got, tt.served)
+		}
 	}
 	if r := check("eth7"); r.Outcome != Unreachable || !errors.Is(r.Err, unix.ENODEV) || !strings.Contains(r.Err.Error(), "binding to device eth7") {
 		t.Errorf("no such device: %+v", r)

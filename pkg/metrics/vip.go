@@ -104,7 +104,7 @@ var (
 		"Always 1; the labels say which holder this node's entry for the VIP names, on which device, how the VIP is known (source: auto, from this node's own connections; address or name, from --vip), and by which name.",
 		"vip", "device", "lladdr", "source", "name")
 	vipHoldersDesc = desc("vip_holders",
-		"Link-layer addresses that answered for the VIP when everybody was last asked, about once a minute: 1 is right. one_host is true where they are known to be those of one host, because the same certificate is behind each.", "vip", "one_host")
+		"Link-layer addresses that answered for the VIP when everybody was last asked, about once a minute: 1 is right. one_host is true where they are known to be those of one host, because a connection that was made by one is acknowledged at each. It takes a check of the service to know.", "vip", "one_host")
 	vipHereDesc   = desc("vip_held_here", "1 if this node itself has the address, 0 if not.", "vip")
 	vipOnLinkDesc = desc("vip_on_link",
 		"1 if the VIP is a neighbour of this node, so that it can be watched, 0 if it is held here or behind a gateway.", "vip")

@@ -18,7 +18,7 @@ type VIP struct {
 	Since         time.Time // when the entry began to name that holder
 	// Holders counts the hosts that answered when everybody was last asked.
 	Holders int
-	OneHost bool // these are link-layer addresses of one host, as its certificate shows
+	OneHost bool // these are link-layer addresses of one host
 	OnLink  bool
 	// HeldHere: this node has the address. Then Checked says that the service behind
 	// it was checked, and Serving what came of it.

@@ -162,14 +162,19 @@ func parseNA(b []byte, h header) (claim, bool) {
 // 8.1) and the payload of an ICMPv6 packet without extension headers: 0xffff if
 // its checksum is right, the complement of the checksum if that is zero.
 func sum(packet []byte) uint16 {
-	s := uint32(len(packet)-ipv6Len) + unix.IPPROTO_ICMPV6 //nolint:gosec // at most 64 KiB
-	for b := packet[ipv6Source:]; len(b) > 0; {
+	return onesSum(uint32(len(packet)-ipv6Len)+unix.IPPROTO_ICMPV6, packet[ipv6Source:]) //nolint:gosec // at most 64 KiB
+}
+
+// onesSum returns the ones' complement sum of parts (RFC 1071), added to what is given.
+// All but the last have an even number of bytes.
+func onesSum(s uint32, parts ...[]byte) uint16 {
+	for _, b := range parts {
+		for ; len(b) > 1; b = b[2:] {
+			s += uint32(binary.BigEndian.Uint16(b))
+		}
 		if len(b) == 1 {
 			s += uint32(b[0]) << 8
-			break
 		}
-		s += uint32(binary.BigEndian.Uint16(b))
-		b = b[2:]
 	}
 	for s > 0xffff {
 		s = s>>16 + s&0xffff

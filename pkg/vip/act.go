@@ -34,6 +34,8 @@ func (v *watch) do(ctx context.Context, s Step, e *Evidence) bool {
 		goOn = v.askEverybody(ctx, e)
 	case CheckHolder:
 		goOn = v.checkHolder(ctx, e)
+	case CompareHolders:
+		v.compare(ctx, e)
 	case TryOther:
 		goOn = v.try(ctx, s.Other, e)
 	case FollowOther:
@@ -231,7 +233,7 @@ func (v *watch) checkHolder(ctx context.Context, e *Evidence) bool {
 	if !v.budgets.checks.AllowN(e.Now, 1) {
 		return false
 	}
-	r := v.ask(ctx)
+	r := v.ask(ctx, nil)
 	now := time.Now()
 	if ctx.Err() != nil {
 		return false
@@ -240,7 +242,7 @@ func (v *watch) checkHolder(ctx context.Context, e *Evidence) bool {
 	if named := v.named(); named != e.Holder && named != (neigh.LLAddr{}) {
 		return false // it was another holder that was checked
 	}
-	v.holders.checked(now, e.Holder, &r)
+	v.holders.checked(now, &r)
 	if r.Unknown {
 		v.say(slog.LevelWarn, "the VIP cannot be checked", "err", r.Err)
 		return false
@@ -258,9 +260,29 @@ func (v *watch) checkHolder(ctx context.Context, e *Evidence) bool {
 	return true
 }
 
-// ask checks the service at the VIP.
-func (v *watch) ask(ctx context.Context) CheckResult {
-	r := v.cfg.Checker.Check(ctx, v.target.endpoint())
+// compare finds out which of the hosts that answer beside the holder are the holder
+// itself: an alert for two holders would be wrong for ever. Traffic stays where it is.
+func (v *watch) compare(ctx context.Context, e *Evidence) {
+	if !v.budgets.checks.AllowN(e.Now, 1) {
+		return
+	}
+	others := v.holders.unlike(e.Now, e.Round.others(e.Holder))
+	r := v.ask(ctx, others)
+	if ctx.Err() != nil || v.named() != e.Holder {
+		return
+	}
+	v.holders.compares(time.Now(), e.Holder, others, r.Same)
+	if all := e.Round.lladdrs(); v.holders.oneHost(all) {
+		v.say(slog.LevelInfo, "those that answer for the VIP are link-layer addresses of one host", "holders", all)
+	}
+}
+
+// ask checks the service at the VIP, and compares its server with hosts that answer
+// beside it.
+func (v *watch) ask(ctx context.Context, beside []neigh.LLAddr) CheckResult {
+	endpoint := v.target.endpoint()
+	endpoint.Beside, endpoint.Index = beside, v.way.Link.Index
+	r := v.cfg.Checker.Check(ctx, endpoint)
 	if ctx.Err() == nil && v.cfg.Hooks.Checked != nil {
 		v.cfg.Hooks.Checked(v.target.String(), r.Outcome)
 	}
@@ -318,7 +340,7 @@ func (v *watch) trial(ctx context.Context, h, incumbent neigh.LLAddr, silent boo
 	done := make(chan CheckResult, 1)
 	go func() {
 		defer checked()
-		done <- v.ask(checking)
+		done <- v.ask(checking, nil)
 	}()
 	back := silent && v.answersAgain(asking, incumbent)
 	if back {
@@ -328,7 +350,7 @@ func (v *watch) trial(ctx context.Context, h, incumbent neigh.LLAddr, silent boo
 	if back {
 		return r, named, false
 	}
-	v.holders.checked(time.Now(), h, &r)
+	v.holders.checked(time.Now(), &r)
 	v.log.Debug("trial of another holder", "lladdr", h, "outcome", r.Outcome, "verified", r.Verified, "err", r.Err)
 	return r, v.named(), true
 }

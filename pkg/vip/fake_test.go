@@ -50,7 +50,7 @@ type host struct {
 	api    api
 	proves bool // its certificate is the right one
 
-	certificate byte
+	body int // that it shares with the hosts of the same number; 0 is its own
 
 	down        bool       // neither answers nor accepts connections
 	noUnicast   bool       // is deaf to requests that are for it alone
@@ -452,9 +452,15 @@ func (n *network) Check(ctx context.Context, ep Endpoint) CheckResult {
 		checking(holder)
 	}
 	n.mu.Lock()
-	lenient, a, proves, cert := n.lenient, frozen, false, [32]byte{}
+	lenient, a, proves := n.lenient, frozen, false
+	var same []neigh.LLAddr
 	if h != nil && !h.down {
-		a, proves, cert = h.api, h.proves, [32]byte{h.certificate}
+		a, proves = h.api, h.proves
+		for _, beside := range ep.Beside {
+			if o := n.host(beside); ep.Index == key.Index && o != nil && !o.down && o.body == h.body && h.body != 0 {
+				same = append(same, beside)
+			}
+		}
 	}
 	n.mu.Unlock()
 	switch {
@@ -472,7 +478,7 @@ func (n *network) Check(ctx context.Context, ep Endpoint) CheckResult {
 	case !proves && !lenient:
 		return CheckResult{Outcome: "tls", Err: errFake}
 	}
-	return CheckResult{Served: true, Verified: proves, Outcome: "served", Certificate: cert}
+	return CheckResult{Served: true, Verified: proves, Outcome: "served", Same: same}
 }
 
 // resolve is what the kernel does for a packet to a VIP without an address: the

@@ -126,7 +126,7 @@ func (v *watch) elsewhere(ctx context.Context, e *Evidence) {
 	if e.Where != Here || v.cfg.Checker == nil || e.Now.Sub(v.check.At) < servingEvery {
 		return
 	}
-	r := v.ask(ctx)
+	r := v.ask(ctx, nil)
 	if ctx.Err() != nil {
 		return
 	}

@@ -1,6 +1,7 @@
 package vip
 
 import (
+	"slices"
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
@@ -10,6 +11,14 @@ import (
 // unprovableFor is how long no other holder is tried after a check could not be made,
 // or a hold had to be given up.
 const unprovableFor = time.Minute
+
+// compareEvery is how often hosts that answer beside the holder, and are others, are
+// compared with it again.
+const compareEvery = 10 * time.Minute
+
+// maxCompared is how many are compared: no host has more link-layer addresses on a
+// segment, and it may take a moment for each.
+const maxCompared = 4
 
 // slack is how much longer than the interval it may take from one look to the next.
 const slack = 2 * time.Second
@@ -28,12 +37,14 @@ type holders struct {
 	contested  time.Time    // when a hold had to be given up
 	previous   neigh.LLAddr // the holder before this one
 
-	rivals       map[neigh.LLAddr]int // that answer beside the holder, and for how many rounds they have not
-	certificates map[neigh.LLAddr][32]byte
+	rivals map[neigh.LLAddr]int // that answer beside the holder, and for how many rounds they have not
+	same   []neigh.LLAddr       // of one host
+	// compared is when others were compared with the holder.
+	compared map[neigh.LLAddr]time.Time
 }
 
 func newHolders(now time.Time) holders {
-	return holders{heard: now, asked: now, rivals: make(map[neigh.LLAddr]int), certificates: make(map[neigh.LLAddr][32]byte)}
+	return holders{heard: now, asked: now, rivals: make(map[neigh.LLAddr]int), compared: make(map[neigh.LLAddr]time.Time)}
 }
 
 // known reports whether a host answers beside the holder, or did not prove itself.
@@ -59,6 +70,7 @@ func (h *holders) candidates(holder neigh.LLAddr) (all []neigh.LLAddr) {
 // changed notes that the entry was given from one holder to another.
 func (h *holders) changed(now time.Time, from, to neigh.LLAddr) {
 	h.previous = from
+	clear(h.compared)
 	h.heard, h.unheard, h.deaf, h.unproven, h.rival = now, time.Time{}, false, now, h.known(to)
 }
 
@@ -103,26 +115,48 @@ func (h *holders) provable(now time.Time) bool {
 	return now.Sub(h.unprovable) >= unprovableFor && now.Sub(h.contested) >= unprovableFor
 }
 
-// checked notes what a check found out about a host.
-func (h *holders) checked(now time.Time, a neigh.LLAddr, r *CheckResult) {
+// checked notes whether a check could be made.
+func (h *holders) checked(now time.Time, r *CheckResult) {
 	h.unprovable = time.Time{}
 	if r.Unknown {
 		h.unprovable = now
 	}
-	if r.Certificate == ([32]byte{}) {
-		return
-	}
-	if len(h.certificates) >= maxKnown {
-		clear(h.certificates)
-	}
-	h.certificates[a] = r.Certificate
 }
 
-// oneHost reports whether several link-layer addresses are known to be those of
-// one host: a server with the same certificate is behind each.
+// unlike returns those of several hosts that have to be compared with the holder.
+func (h *holders) unlike(now time.Time, others []neigh.LLAddr) (due []neigh.LLAddr) {
+	if len(others) > maxCompared {
+		return nil
+	}
+	for _, a := range others {
+		at, compared := h.compared[a]
+		if !slices.Contains(h.same, a) && (!compared || now.Sub(at) >= compareEvery) {
+			due = append(due, a)
+		}
+	}
+	return due
+}
+
+// compares notes that others were compared with the holder, and which of them are the
+// same host.
+func (h *holders) compares(now time.Time, holder neigh.LLAddr, others, same []neigh.LLAddr) {
+	if len(h.compared) >= maxKnown {
+		clear(h.compared)
+	}
+	for _, a := range others {
+		h.compared[a] = now
+	}
+	if !slices.Contains(h.same, holder) || len(h.same) >= maxKnown {
+		h.same = []neigh.LLAddr{holder}
+	}
+	h.same = append(h.same, same...)
+}
+
+// oneHost reports whether several link-layer addresses are known to be those of one
+// host.
 func (h *holders) oneHost(all []neigh.LLAddr) bool {
 	for _, a := range all {
-		if c := h.certificates[a]; c == ([32]byte{}) || c != h.certificates[all[0]] {
+		if !slices.Contains(h.same, a) {
 			return false
 		}
 	}

@@ -13,9 +13,9 @@ func TestHoldersAreBounded(t *testing.T) {
 	h := newHolders(time.Now())
 	for n := range 5 * maxKnown {
 		h.reject(mac(n))
-		h.checked(time.Now(), mac(n), &CheckResult{Certificate: [32]byte{1}})
-		if len(h.rivals) > maxKnown || len(h.certificates) > maxKnown {
-			t.Fatalf("%d rivals and %d certificates after %d hosts", len(h.rivals), len(h.certificates), n+1)
+		h.compares(time.Now(), mac(1), []neigh.LLAddr{mac(n)}, []neigh.LLAddr{mac(n)})
+		if n := max(len(h.rivals), len(h.same)-1, len(h.compared)); n > maxKnown {
+			t.Fatalf("%+v", h)
 		}
 	}
 }

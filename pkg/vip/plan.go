@@ -12,14 +12,15 @@ type Action uint8
 
 // The actions.
 const (
-	Nothing       Action = iota
-	AskEverybody         // one round of requests to everybody, under the shield
-	CheckHolder          // check the service at the holder
-	TryOther             // give the entry to another holder, and keep it there if the service answers
-	FollowOther          // give the entry to another holder, which cannot be made to prove itself
-	AskKnown             // the same by unicast, of those that have answered before
-	LeaveToKernel        // have the kernel verify the holder, and ask everybody if it is gone
-	GiveUpHolder         // have the kernel ask everybody at once
+	Nothing        Action = iota
+	AskEverybody          // one round of requests to everybody, under the shield
+	CheckHolder           // check the service at the holder
+	CompareHolders        // find out who of those that answer is the holder itself
+	TryOther              // give the entry to another holder, and keep it there if the service answers
+	FollowOther           // give the entry to another holder, which cannot be made to prove itself
+	AskKnown              // the same by unicast, of those that have answered before
+	LeaveToKernel         // have the kernel verify the holder, and ask everybody if it is gone
+	GiveUpHolder          // have the kernel ask everybody at once
 )
 
 // Step is an action, and the other holder that it is about.
@@ -38,6 +39,7 @@ type means struct {
 	checks     bool // the service can be checked
 	suppresses bool // a bridge below the device answers for others (neigh.Link)
 	known      func(neigh.LLAddr) bool
+	unlike     func(time.Time, []neigh.LLAddr) []neigh.LLAddr
 }
 
 // plan chooses the next step of one look, by the verdict and by what may be
@@ -48,10 +50,7 @@ func plan(v Verdict, e *Evidence, a *attempts, m *means) Step {
 	case e.Where != OnLink:
 		return Step{}
 	case !v.Trouble():
-		if able && !m.suppresses && e.Unicast != Unanswered && (e.Due || !e.Now.Before(a.renews)) && a.asked.Before(e.Began) {
-			return Step{Action: AskEverybody}
-		}
-		return Step{}
+		return planRenewal(e, a, m, able)
 	case able && !e.Round.At.Before(e.Began):
 		if step := planOthers(e, a, m); step.Action != Nothing {
 			return step
@@ -62,6 +61,18 @@ func plan(v Verdict, e *Evidence, a *attempts, m *means) Step {
 	there := e.Unicast != Unanswered && e.Unicast != NotAsked || e.Round.heard(e.Holder)
 	if m.checks && there && !e.Now.Before(a.checks) && e.Check.At.Before(e.Began) {
 		return Step{Action: CheckHolder}
+	}
+	return Step{}
+}
+
+// planRenewal decides what is done about a VIP that works.
+func planRenewal(e *Evidence, a *attempts, m *means, able bool) Step {
+	switch {
+	case !able || m.suppresses || e.Unicast == Unanswered:
+	case (e.Due || !e.Now.Before(a.renews)) && a.asked.Before(e.Began):
+		return Step{Action: AskEverybody}
+	case m.checks && !e.Round.At.Before(e.Began) && e.Round.heard(e.Holder) && len(m.unlike(e.Now, e.Round.others(e.Holder))) > 0:
+		return Step{Action: CompareHolders}
 	}
 	return Step{}
 }

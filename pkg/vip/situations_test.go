@@ -464,26 +464,59 @@ func TestCertificateByANameThatClientsKnow(t *testing.T) {
 	}
 }
 
-// Two link-layer addresses of one host show the same certificate.
+// One host with two link-layer addresses answers by both, and nothing is wrong. That it is
+// one host is found out by a single check, said once, and moves nothing. Two hosts that
+// both serve are two, however often they are compared.
 func TestTwoAddressesOfOneHost(t *testing.T) {
-	h := newHolders(time.Now())
-	for n, certificate := range map[int]byte{1: 7, 2: 7, 3: 8, 4: 0} {
-		h.checked(time.Now(), mac(n), &CheckResult{Certificate: [32]byte{certificate}})
-	}
-	for _, tt := range []struct {
-		holders []neigh.LLAddr
-		want    bool
-	}{
-		{nil, false},
-		{[]neigh.LLAddr{mac(1)}, false},
-		{[]neigh.LLAddr{mac(1), mac(2)}, true},
-		{[]neigh.LLAddr{mac(1), mac(2), mac(3)}, false},
-		{[]neigh.LLAddr{mac(1), mac(4)}, false},
-		{[]neigh.LLAddr{mac(4), mac(5)}, false},
-	} {
-		if got := h.oneHost(tt.holders); got != tt.want {
-			t.Errorf("%v: %v", tt.holders, got)
-		}
+	for name, one := range map[string]bool{"one host": true, "two hosts": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				first, second := good(1), good(2)
+				if one {
+					first.body, second.body = 7, 7
+				}
+				b := newBench([]*host{first, second})
+				b.settle2(t)
+				const hours = 2
+				rest(3 * time.Minute)
+				if s := b.w.Status()[0]; s.Holders != 2 || s.OneHost != one {
+					t.Errorf("%d holders, of one host: %v", s.Holders, s.OneHost)
+				}
+				rest(hours * time.Hour)
+				if s := b.w.Status()[0]; s.Holders != 2 || s.OneHost != one {
+					t.Errorf("after %d hours: %d holders, of one host: %v", hours, s.Holders, s.OneHost)
+				}
+				b.wantEvents(t, Duplicate)
+				most, least := 1, 1
+				if !one {
+					most, least = hours*7+1, hours*4
+				}
+				if n := len(b.checked()); n < least || n > most {
+					t.Errorf("%d checks in %d hours, want %d to %d", n, hours, least, most)
+				}
+				if n := len(b.lines("of one host")); one && n != 1 || !one && n != 0 {
+					t.Errorf("said %d times", n)
+				}
+				for _, o := range b.ops {
+					if strings.HasPrefix(o.do, "give") {
+						t.Errorf("%+v", o)
+					}
+				}
+				b.change(func() { first.down = true }) // the other address is as good as ever
+				rest(10 * time.Second)
+				if b.named() != mac(2) {
+					t.Errorf("the entry names %s", b.named())
+				}
+				if s := b.w.Status()[0]; s.OneHost {
+					t.Errorf("a single holder is no several of one host: %+v", s)
+				}
+				b.change(func() { first.down = false })
+				rest(3 * time.Minute)
+				if s := b.w.Status()[0]; s.Holders != 2 || s.OneHost != one {
+					t.Errorf("with both again: %d holders, of one host: %v", s.Holders, s.OneHost)
+				}
+			})
+		})
 	}
 }
 

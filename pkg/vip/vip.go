@@ -83,18 +83,24 @@ type Endpoint struct {
 	Addr   netip.AddrPort
 	Name   string // that the VIP was given by; "" for none
 	Device string // that connections to it are bound to; "" for none
+
+	// Beside are hosts that answer for the address as well, on the device with the
+	// index Index. A check finds out which of them the server itself is.
+	Beside []neigh.LLAddr
+	Index  int
 }
 
 // CheckResult is what a check of the service behind a VIP found.
 type CheckResult struct {
 	Unknown  bool // the check could not be made
 	Served   bool
-	Unwell   bool // it answered that it cannot serve (5xx)
-	Verified bool // the server has proved who it is
-	// Certificate identifies the server's certificate; zero for none.
-	Certificate [32]byte
-	Outcome     string // one word, for logs and metric labels
-	Err         error
+	Unwell   bool   // it answered that it cannot serve (5xx)
+	Verified bool   // the server has proved who it is
+	Outcome  string // one word, for logs and metric labels
+	Err      error
+	// Same are those of Endpoint.Beside behind which the same server is: they have
+	// acknowledged the connection of the check, which was made by the entry.
+	Same []neigh.LLAddr
 }
 
 // Checker finds out whether the service behind an address serves.

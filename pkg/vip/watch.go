@@ -168,7 +168,7 @@ func (v *watch) look(ctx context.Context) {
 	if e.Entry.Valid() || e.Unicast == Answered {
 		v.translated = false
 	}
-	m := &means{checks: v.cfg.Checker != nil, suppresses: v.way.Link.Suppresses, known: v.holders.known}
+	m := &means{checks: v.cfg.Checker != nil, suppresses: v.way.Link.Suppresses, known: v.holders.known, unlike: v.holders.unlike}
 	for range maxSteps {
 		v.record(e, Judge(e))
 		if ctx.Err() != nil {
