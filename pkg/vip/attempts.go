@@ -22,9 +22,11 @@ const (
 
 	// lonelySpread is within what a service is checked, at random, whose holder has
 	// no rival: the check only informs people. Of N nodes no more than N/30 a second
-	// make one.
+	// make one; N/40 on average, as some seconds have more than others. And it takes less
+	// than 50 s from the beginning of a trouble until a check has refuted it, which is
+	// what the alert ArpCacheCleanerVIPUnhealthy waits for: the check may take 4 s.
 	lonelySpread = 40 * time.Second
-	lonelyEvery  = 30 * time.Second
+	lonelyEvery  = 35 * time.Second
 
 	// againFirst is how long another holder is not tried again that did not prove
 	// itself: traffic may be with it for as long as a check takes. It doubles each
@@ -91,7 +93,7 @@ func (a *attempts) askSoon() { a.asks = earlier(a.asks, a.asked.Add(askAtOnce)) 
 
 // checkedAt notes that the service was checked, whose holder has no rival.
 func (a *attempts) checkedAt(now time.Time) {
-	a.checks = now.Add(lonelyEvery + random(lonelySpread/2))
+	a.checks = now.Add(lonelyEvery + random(lonelySpread-lonelyEvery))
 }
 
 // failed notes that a holder did not prove itself.

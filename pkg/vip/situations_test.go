@@ -193,6 +193,48 @@ func TestNoHerdOfChecks(t *testing.T) {
 	})
 }
 
+// The alert for a VIP that does not work fires where it was last known to work 50 s
+// ago. A suspicion that a check can refute is refuted before, each time, and a server
+// that hangs is known to fail before.
+func TestChecksComeBeforeTheAlert(t *testing.T) {
+	const page, nodes = 50 * time.Second, 100
+	synctest.Test(t, func(t *testing.T) {
+		all := make([]*bench, nodes)
+		for i := range all {
+			b := newBench([]*host{good(1)})
+			c := b.dial(theVIP)
+			b.start(t)
+			go func() { // its requests are never answered
+				for pace.Sleep(t.Context(), 7*time.Second+time.Duration(i)*17*ms) {
+					b.change(func() { c.sent, c.waits = time.Now(), true })
+				}
+			}()
+			all[i] = b
+		}
+		rest(time.Minute)
+		oldest := time.Duration(0)
+		for range 1200 {
+			rest(500 * ms)
+			for _, b := range all {
+				oldest = max(oldest, time.Since(b.w.Status()[0].Verified))
+			}
+		}
+		if oldest >= page || oldest < page/4 {
+			t.Errorf("the oldest suspicion was %v old when a check refuted it", oldest)
+		}
+		for _, b := range all {
+			b.wantEvents(t)
+			b.change(func() { b.hosts[0].api = frozen })
+		}
+		rest(page + 7*time.Second) // somebody has to ask for something first
+		for i, b := range all {
+			if b.count(Failing) != 1 {
+				t.Errorf("node %d: events %v", i, b.events)
+			}
+		}
+	})
+}
+
 // A slow server is asked for, and not checked.
 func TestSlowServerIsNotChecked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

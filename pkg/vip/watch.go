@@ -137,7 +137,7 @@ func (v *watch) next() time.Time {
 	}
 	due := []time.Time{v.connections.next(), v.attempts.renews}
 	if v.verdict.Trouble() {
-		due = append(due, v.attempts.asks)
+		due = append(due, v.attempts.asks, v.attempts.checks)
 	}
 	for _, t := range due {
 		// Not sooner than makes sense: what is due already was dealt with, or is
