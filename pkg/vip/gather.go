@@ -280,7 +280,7 @@ func (v *watch) observe(now time.Time) {
 	if v.connections.established {
 		v.connected.Store(true)
 	}
-	if at := v.refused.Swap(nil); at != nil {
+	if at := v.refusedAt.Swap(nil); at != nil {
 		v.connections.refused = *at
 	}
 }

@@ -27,21 +27,17 @@ const (
 	maxTrials = 4
 )
 
-// watch is the loop over one VIP. All but the atomics belong to its goroutine.
+// watch is the loop over one VIP. All but shared belongs to its goroutine.
 type watch struct {
 	*Watcher
+	shared
 	target  Target
+	made    time.Time
+	cancel  context.CancelFunc
+	done    chan struct{}
 	log     *slog.Logger
 	diary   report.Diary
 	budgets budgets
-	cancel  context.CancelFunc
-	done    chan struct{}
-
-	status    atomic.Pointer[report.VIP]
-	claimed   atomic.Pointer[neigh.Key]
-	connected atomic.Bool                    // there was a connection
-	listed    atomic.Pointer[[]neigh.Socket] // the connections that the Watcher listed last, until they are looked up
-	refused   atomic.Pointer[time.Time]      // when an attempt to connect was refused last
 
 	way         way
 	line        line
@@ -50,10 +46,22 @@ type watch struct {
 	tracker     Tracker
 	attempts    attempts
 	hold        *hold
+	findings
+}
 
-	made     time.Time
+// shared is what the watch and other goroutines tell each other.
+type shared struct {
+	status    atomic.Pointer[report.VIP]
+	claimed   atomic.Pointer[neigh.Key]
+	connected atomic.Bool                    // there was a connection
+	listed    atomic.Pointer[[]neigh.Socket] // the connections that the Watcher listed last, until they are looked up
+	refusedAt atomic.Pointer[time.Time]      // when an attempt to connect was refused last
+}
+
+// findings are what the looks at a VIP have found.
+type findings struct {
 	began    time.Time // of the present look
-	verified time.Time
+	verified time.Time // when the VIP was last known to work
 	round    Round
 	check    Check
 	verdict  Verdict
@@ -65,8 +73,8 @@ type watch struct {
 func newWatch(w *Watcher, t Target) *watch {
 	now := time.Now()
 	v := &watch{
-		Watcher: w, target: t, log: w.cfg.Log.With("vip", t.String()), diary: report.NewDiary(), budgets: newBudgets(), made: now, verified: now,
-		done: make(chan struct{}), holders: newHolders(now),
+		Watcher: w, target: t, log: w.cfg.Log.With("vip", t.String()), diary: report.NewDiary(), budgets: newBudgets(), made: now,
+		done: make(chan struct{}), holders: newHolders(now), findings: findings{verified: now},
 	}
 	v.line = line{watch: v}
 	return v

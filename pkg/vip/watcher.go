@@ -255,7 +255,7 @@ func (w *Watcher) follow(ctx context.Context, targets []Target, sockets []neigh.
 		v.pass(sockets)
 		if s := w.seen[p]; s != nil && !s.refused.IsZero() {
 			at := s.refused
-			v.refused.Store(&at)
+			v.refusedAt.Store(&at)
 		}
 		w.mu.Lock()
 		w.watches[p] = v
@@ -366,7 +366,7 @@ func (w *Watcher) refused(s *neigh.Socket) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if v := w.watches[p]; v != nil && v.target.has(s) {
-		v.refused.Store(&now)
+		v.refusedAt.Store(&now)
 	}
 	if !w.cfg.Auto || s.Remote.Port() != w.cfg.Port {
 		return
