@@ -1,6 +1,7 @@
 package vip
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -35,9 +36,9 @@ type Watcher struct {
 	made time.Time
 
 	// Of the goroutine that runs Run.
-	seen     map[place]*sighting     // by sockets
-	resolved map[string][]netip.Addr // names, and what they last resolved to
-	ended    *listener               // to connections that have ended; nil while there is no need
+	seen     map[place]*sighting                 // by sockets
+	resolved map[string]map[netip.Addr]time.Time // names, what they resolved to, and when last
+	ended    *listener                           // to connections that have ended; nil while there is no need
 
 	mu      sync.Mutex
 	watches map[place]*watch
@@ -48,7 +49,7 @@ type Watcher struct {
 func New(cfg Config) *Watcher {
 	return &Watcher{
 		cfg: cfg, wake: make(chan struct{}, 1), made: time.Now(), seen: make(map[place]*sighting),
-		resolved: make(map[string][]netip.Addr), watches: make(map[place]*watch), tried: make(map[place]time.Time),
+		resolved: make(map[string]map[netip.Addr]time.Time), watches: make(map[place]*watch), tried: make(map[place]time.Time),
 	}
 }
 
@@ -166,17 +167,15 @@ func (w *Watcher) inTrouble() bool {
 // first.
 func (w *Watcher) targets(ctx context.Context, now time.Time) []Target {
 	var all []Target
-	resolved := w.lookup(ctx)
+	w.lookup(ctx, now)
 	for _, g := range w.cfg.Given {
 		if g.Name == "" {
 			all = append(all, Target{Addr: g.Addr, Port: g.Port, Source: FromAddress})
 		}
 	}
 	for _, g := range w.cfg.Given {
-		if g.Name != "" {
-			for _, a := range resolved[g.Name] {
-				all = append(all, Target{Addr: a, Port: g.Port, Source: FromName, Name: g.Name})
-			}
+		for _, a := range w.addresses(g.Name, now) {
+			all = append(all, Target{Addr: a, Port: g.Port, Source: FromName, Name: g.Name})
 		}
 	}
 	if w.cfg.Auto {
@@ -191,9 +190,31 @@ func (w *Watcher) targets(ctx context.Context, now time.Time) []Target {
 	return chosen
 }
 
+// addresses returns what a name resolves to, and what it resolved to a while ago: a
+// name server may answer with some of the addresses at a time. Of those, one that does
+// not work is let go at once, as the name may have been given another address for that
+// reason.
+func (w *Watcher) addresses(name string, now time.Time) []netip.Addr {
+	resolved := w.resolved[name]
+	var latest time.Time
+	for _, at := range resolved {
+		if at.After(latest) {
+			latest = at
+		}
+	}
+	for a, at := range resolved {
+		if at.Before(latest) && (now.Sub(at) >= unusedFor || w.troubledFor(now, place{addr: a}) > 0) {
+			delete(resolved, a)
+		}
+	}
+	return slices.SortedFunc(maps.Keys(resolved), func(a, b netip.Addr) int {
+		return cmp.Or(resolved[b].Compare(resolved[a]), a.Compare(b)) // there may be too many
+	})
+}
+
 // lookup resolves all names. While that fails, what one last resolved to is true:
 // the name server may be behind what is broken.
-func (w *Watcher) lookup(ctx context.Context) map[string][]netip.Addr {
+func (w *Watcher) lookup(ctx context.Context, now time.Time) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	var mu sync.Mutex
@@ -210,18 +231,17 @@ func (w *Watcher) lookup(ctx context.Context) map[string][]netip.Addr {
 			if err != nil || len(addrs) == 0 {
 				return
 			}
-			all := make([]netip.Addr, len(addrs))
-			for i, a := range addrs {
-				all[i] = a.Unmap()
-			}
-			slices.SortFunc(all, netip.Addr.Compare)
 			mu.Lock()
 			defer mu.Unlock()
-			w.resolved[g.Name] = all
+			if w.resolved[g.Name] == nil {
+				w.resolved[g.Name] = make(map[netip.Addr]time.Time)
+			}
+			for _, a := range addrs {
+				w.resolved[g.Name][a.Unmap()] = now
+			}
 		})
 	}
 	wg.Wait()
-	return w.resolved
 }
 
 // follow starts and ends watches, so that there is one for each target, and passes
