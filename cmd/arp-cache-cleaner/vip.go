@@ -195,7 +195,7 @@ type checker struct {
 // Check implements vip.Checker.
 func (c checker) Check(ctx context.Context, e vip.Endpoint) vip.CheckResult {
 	server := apicheck.Server{Addr: e.Addr, Name: e.Name, Device: e.Device}
-	var same []neigh.LLAddr
+	var same map[neigh.LLAddr]bool
 	if len(e.Beside) > 0 {
 		server.Connected = func(conn *net.TCPConn) { same = c.same(ctx, conn, &e) }
 	}
@@ -210,18 +210,21 @@ func (c checker) Check(ctx context.Context, e vip.Endpoint) vip.CheckResult {
 	}
 }
 
-// same returns behind which link-layer addresses the host is that has the other end of
-// a connection.
-func (c checker) same(ctx context.Context, conn *net.TCPConn, e *vip.Endpoint) (same []neigh.LLAddr) {
-	for _, a := range e.Beside {
-		is, err := solicit.SameHost(ctx, e.Index, conn, a.Bytes())
-		if err != nil {
-			c.log.Debug("comparing the hosts that answer for a VIP", "vip", e.Addr, "lladdr", a, "err", err)
-		}
-		if !is {
-			break // who is another has reset the connection
-		}
-		same = append(same, a)
+// same returns which hosts that answer beside the holder of a VIP are the holder itself,
+// by a connection to it; nil if nothing is found out.
+func (c checker) same(ctx context.Context, conn *net.TCPConn, e *vip.Endpoint) map[neigh.LLAddr]bool {
+	others := make([]net.HardwareAddr, len(e.Beside))
+	for i, a := range e.Beside {
+		others[i] = a.Bytes()
+	}
+	found, err := solicit.SameHost(ctx, e.Index, conn, e.Holder.Bytes(), others)
+	if err != nil {
+		c.log.Debug("comparing those that answer for a VIP", "vip", e.Addr, "err", err)
+		return nil
+	}
+	same := make(map[neigh.LLAddr]bool, len(others))
+	for i, a := range e.Beside {
+		same[a] = found[i]
 	}
 	return same
 }

@@ -15,63 +15,107 @@ import (
 )
 
 const (
-	// sameHostWithin is how long an acknowledgement is waited for: many times as long
-	// as any host of a segment takes.
-	sameHostWithin = 300 * time.Millisecond
-	sameHostPoll   = 5 * time.Millisecond
+	// ackWithin is how long an acknowledgement is waited for: many times as long as any
+	// host of a segment takes.
+	ackWithin = 300 * time.Millisecond
+	ackPoll   = 5 * time.Millisecond
+	// ackRest is how long a connection rests before a segment: Linux acknowledges one
+	// that is out of order once in half a second (tcp_invalid_ratelimit).
+	ackRest = 600 * time.Millisecond
+	// outdated is how far in the past the acknowledgement number of a segment lies. A
+	// host that does not know the connection resets it with that number (RFC 9293
+	// section 3.5.2), which is then too old for the kernel here. Connection tracking
+	// lets it pass: less than MAXACKWINCONST of nf_conntrack_proto_tcp.c.
+	outdated = 20000
 )
 
-// SameHost reports whether the host at the other end of a TCP connection is the one
-// behind a link-layer address, too, on the interface with this index. The connection
-// is this host's, and idle: all that was sent is acknowledged.
+// ErrUnacknowledged says that whoever has a connection does not acknowledge what it has
+// received already. Nothing can be told by it.
+var ErrUnacknowledged = errors.New("a keep-alive was not acknowledged")
+
+// SameHost finds out behind which other link-layer addresses the host is that is at the
+// other end of a TCP connection, on the interface with this index. The connection is
+// this host's, made by way of holder, and idle. The result is as long as others. It takes
+// a second, and one more for each of them.
 //
-// A keep-alive segment of the connection is sent to the link-layer address (RFC 9293
-// section 3.8.4: no data, and a sequence number that is acknowledged already). Whoever
-// has the connection acknowledges it. Another host that has the address resets it
-// (section 3.5.2), which ends conn. So nothing that anybody else sends goes another way,
-// and no neighbour entry is read or changed. False is that nothing was acknowledged.
+// A keep-alive segment of the connection is sent to each (RFC 9293 section 3.8.4: no
+// data, and a sequence number that is acknowledged already), and to holder first. Whoever
+// has the connection acknowledges it. Who has the address, and not the connection,
+// resets it, which does it no harm. A router drops the segment: its TTL is 1. No neighbour
+// entry is read or changed, and nothing that anybody else sends goes another way. Somebody
+// on the segment who answers for the holder can forge an acknowledgement.
 //
 // It is to be called in the network namespace of conn, and takes CAP_NET_RAW, and
 // CAP_NET_ADMIN for TCP_REPAIR (tcp_can_repair_sock in net/ipv4/tcp.c): ErrPermission.
-func SameHost(ctx context.Context, index int, conn *net.TCPConn, to net.HardwareAddr) (bool, error) {
-	if len(to) != len(lladdr{}) {
-		return false, fmt.Errorf("cannot send to %s: %w", to, ErrNotEthernet)
-	}
+// The other errors are ErrUnacknowledged, that of ctx, and ErrNotEthernet.
+func SameHost(ctx context.Context, index int, conn *net.TCPConn, holder net.HardwareAddr, others []net.HardwareAddr) ([]bool, error) {
 	c, err := openTCP(conn)
+	if err != nil {
+		return nil, err
+	}
+	same := make([]bool, len(others))
+	for i, to := range append([]net.HardwareAddr{holder}, others...) {
+		acknowledged, err := c.keepAlive(ctx, index, conn, to)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("a keep-alive of %s to %s: %w", conn.RemoteAddr(), to, err)
+		case i > 0:
+			same[i-1] = acknowledged
+		case !acknowledged:
+			return nil, fmt.Errorf("%w: %s by %s", ErrUnacknowledged, conn.RemoteAddr(), to)
+		}
+	}
+	return same, nil
+}
+
+// keepAlive sends a keep-alive segment to a link-layer address, and reports whether it
+// was acknowledged.
+func (c tcp) keepAlive(ctx context.Context, index int, conn *net.TCPConn, to net.HardwareAddr) (bool, error) {
+	if len(to) != len(lladdr{}) {
+		return false, ErrNotEthernet
+	}
+	before, err := c.await(ctx, func(i *unix.TCPInfo) bool { return i.Last_ack_recv >= uint32(ackRest/time.Millisecond) }, 2*ackRest)
 	if err != nil {
 		return false, err
 	}
 	seq, ack, err := c.sequence()
 	if err != nil {
-		return false, fmt.Errorf("reading the sequence numbers of a connection: %w", explainTCP(err))
-	}
-	before, err := c.info()
-	if err != nil {
-		return false, err
+		return false, fmt.Errorf("reading sequence numbers: %w", explainTCP(err))
 	}
 	local, remote := conn.LocalAddr().(*net.TCPAddr).AddrPort(), conn.RemoteAddr().(*net.TCPAddr).AddrPort()
-	if err := sendPacket(index, lladdr(to), ackSegment(local, remote, seq-1, ack)); err != nil {
-		return false, fmt.Errorf("sending a keep-alive for %s to %s: %w", remote, to, explainTCP(err))
+	if err := sendPacket(index, lladdr(to), ackSegment(local, remote, seq-1, ack-outdated)); err != nil {
+		return false, explainTCP(err)
 	}
-	ticks := time.NewTicker(sameHostPoll)
+	after, err := c.await(ctx, func(i *unix.TCPInfo) bool { return i.Last_ack_recv < before.Last_ack_recv }, ackWithin)
+	if err == nil && after.Data_segs_in != before.Data_segs_in {
+		err = errBusy
+	}
+	return err == nil && after.Last_ack_recv < before.Last_ack_recv, err
+}
+
+var errBusy = errors.New("the connection is not idle")
+
+// await waits for something to become of the connection, for a time at most, and returns
+// what has. The connection has to stay idle.
+func (c tcp) await(ctx context.Context, what func(*unix.TCPInfo) bool, within time.Duration) (*unix.TCPInfo, error) {
+	ticks := time.NewTicker(ackPoll)
 	defer ticks.Stop()
-	for deadline := time.Now().Add(sameHostWithin); time.Now().Before(deadline); {
-		select {
-		case <-ctx.Done():
-			return false, fmt.Errorf("waiting for an acknowledgement by %s: %w", to, ctx.Err())
-		case <-ticks.C:
-		}
-		now, err := c.info()
+	for deadline := time.Now().Add(within); ; {
+		i, err := c.info()
 		switch {
 		case err != nil:
-			return false, err
-		case now.State != tcpEstablished || now.Data_segs_in != before.Data_segs_in:
-			return false, nil // it was reset, or the server had something to say
-		case now.Segs_in != before.Segs_in:
-			return true, nil
+			return nil, err
+		case i.State != tcpEstablished || i.Unacked > 0:
+			return nil, errBusy
+		case what(i) || time.Now().After(deadline):
+			return i, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-ticks.C:
 		}
 	}
-	return false, nil
 }
 
 func explainTCP(err error) error {
@@ -113,9 +157,9 @@ func (c tcp) info() (i *unix.TCPInfo, err error) {
 // tcpEstablished is TCP_ESTABLISHED of include/net/tcp_states.h.
 const tcpEstablished = 1
 
-// repairOff is TCP_REPAIR_OFF_NO_WP, since Linux 4.20: without it a window probe is
-// sent, which is acknowledged as well.
-const repairOff = -1
+// repairOff is TCP_REPAIR_OFF_NO_WP, since Linux 4.20. Before, a window probe is sent,
+// which is acknowledged as well.
+const repairOff, repairOffWithProbe = -1, 0
 
 // sequence returns the next sequence number that the connection sends, and the next that
 // it expects. The kernel tells them where a connection is to be moved to another
@@ -134,7 +178,11 @@ func (c tcp) sequence() (seq, ack uint32, err error) {
 			*n = uint32(value) //nolint:gosec // the bits are what matters
 			return err
 		}
-		return errors.Join(read(sending, &seq), read(receiving, &ack), unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, repairOff))
+		err := errors.Join(read(sending, &seq), read(receiving, &ack))
+		if off := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, repairOff); off != nil {
+			err = errors.Join(err, off, unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, repairOffWithProbe))
+		}
+		return err
 	})
 	return seq, ack, err
 }
@@ -155,9 +203,9 @@ func sendPacket(index int, to lladdr, packet []byte) error {
 }
 
 // ackSegment returns an IP packet with a TCP segment that acknowledges, and carries
-// nothing.
+// nothing. No router forwards it.
 func ackSegment(local, remote netip.AddrPort, seq, ack uint32) []byte {
-	const size, acks, window, hops, dontFragment = 20, 0x10, 512, 64, 0x40
+	const size, acks, window, hops, dontFragment = 20, 0x10, 512, 1, 0x40
 	src, dst := local.Addr().Unmap().AsSlice(), remote.Addr().Unmap().AsSlice()
 	segment := binary.BigEndian.AppendUint16(nil, local.Port())
 	segment = binary.BigEndian.AppendUint16(segment, remote.Port())

@@ -263,25 +263,31 @@ func (v *watch) checkHolder(ctx context.Context, e *Evidence) bool {
 // compare finds out which of the hosts that answer beside the holder are the holder
 // itself: an alert for two holders would be wrong for ever. Traffic stays where it is.
 func (v *watch) compare(ctx context.Context, e *Evidence) {
-	if !v.budgets.checks.AllowN(e.Now, 1) {
+	if !v.budgets.comparisons.AllowN(e.Now, 1) {
 		return
 	}
-	others := v.holders.unlike(e.Now, e.Round.others(e.Holder))
-	r := v.ask(ctx, others)
+	all := e.Round.lladdrs()
+	before := v.holders.oneHost(e.Holder, all)
+	r := v.ask(ctx, &Endpoint{Beside: v.holders.toCompare(e.Now, e.Round.others(e.Holder)), Holder: e.Holder})
 	if ctx.Err() != nil || v.named() != e.Holder {
 		return
 	}
-	v.holders.compares(time.Now(), e.Holder, others, r.Same)
-	if all := e.Round.lladdrs(); v.holders.oneHost(all) {
+	v.holders.compares(time.Now(), r.Same)
+	switch one := v.holders.oneHost(e.Holder, all); {
+	case one && !before:
 		v.say(slog.LevelInfo, "those that answer for the VIP are link-layer addresses of one host", "holders", all)
+	case before && !one:
+		v.say(slog.LevelWarn, "those that answer for the VIP are link-layer addresses of one host no more", "holders", all)
 	}
 }
 
 // ask checks the service at the VIP, and compares its server with hosts that answer
 // beside it.
-func (v *watch) ask(ctx context.Context, beside []neigh.LLAddr) CheckResult {
+func (v *watch) ask(ctx context.Context, compare *Endpoint) CheckResult {
 	endpoint := v.target.endpoint()
-	endpoint.Beside, endpoint.Index = beside, v.way.Link.Index
+	if compare != nil {
+		endpoint.Beside, endpoint.Holder, endpoint.Index = compare.Beside, compare.Holder, v.way.Link.Index
+	}
 	r := v.cfg.Checker.Check(ctx, endpoint)
 	if ctx.Err() == nil && v.cfg.Hooks.Checked != nil {
 		v.cfg.Hooks.Checked(v.target.String(), r.Outcome)

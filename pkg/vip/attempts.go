@@ -136,13 +136,15 @@ func jitter(d time.Duration) time.Duration { return d/2 + random(d) }
 // budgets bound what is done about one VIP: some at once, and then so much a second.
 // Each VIP has its own, so that a flood of answers for one delays no other's repair.
 type budgets struct {
-	broadcasts, checks *rate.Limiter
+	broadcasts, checks, comparisons *rate.Limiter
 }
 
 func newBudgets() budgets {
 	return budgets{
 		broadcasts: rate.NewLimiter(1, 2*misses*misses),
 		checks:     rate.NewLimiter(rate.Every(10*time.Second), 2*maxTrials),
+		// Whoever answers as a new host each time has everybody compare.
+		comparisons: rate.NewLimiter(rate.Every(compareEvery/2), 2),
 	}
 }
 

@@ -453,13 +453,12 @@ func (n *network) Check(ctx context.Context, ep Endpoint) CheckResult {
 	}
 	n.mu.Lock()
 	lenient, a, proves := n.lenient, frozen, false
-	var same []neigh.LLAddr
+	same := make(map[neigh.LLAddr]bool)
 	if h != nil && !h.down {
 		a, proves = h.api, h.proves
 		for _, beside := range ep.Beside {
-			if o := n.host(beside); ep.Index == key.Index && o != nil && !o.down && o.body == h.body && h.body != 0 {
-				same = append(same, beside)
-			}
+			o := n.host(beside)
+			same[beside] = ep.Index == key.Index && ep.Holder == h.lladdr && o != nil && !o.down && o.body == h.body && h.body != 0
 		}
 	}
 	n.mu.Unlock()

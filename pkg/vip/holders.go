@@ -1,7 +1,6 @@
 package vip
 
 import (
-	"slices"
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
@@ -12,8 +11,8 @@ import (
 // or a hold had to be given up.
 const unprovableFor = time.Minute
 
-// compareEvery is how often hosts that answer beside the holder, and are others, are
-// compared with it again.
+// compareEvery is how often hosts that answer beside the holder are compared with it: a
+// link-layer address may move to another host, as that of VRRP does.
 const compareEvery = 10 * time.Minute
 
 // maxCompared is how many are compared: no host has more link-layer addresses on a
@@ -37,14 +36,18 @@ type holders struct {
 	contested  time.Time    // when a hold had to be given up
 	previous   neigh.LLAddr // the holder before this one
 
-	rivals map[neigh.LLAddr]int // that answer beside the holder, and for how many rounds they have not
-	same   []neigh.LLAddr       // of one host
-	// compared is when others were compared with the holder.
-	compared map[neigh.LLAddr]time.Time
+	rivals   map[neigh.LLAddr]int // that answer beside the holder, and for how many rounds they have not
+	compared map[neigh.LLAddr]comparison
+}
+
+// comparison is what was found out about a host that answers beside the holder.
+type comparison struct {
+	at   time.Time
+	same bool // it is the holder itself, by another link-layer address
 }
 
 func newHolders(now time.Time) holders {
-	return holders{heard: now, asked: now, rivals: make(map[neigh.LLAddr]int), compared: make(map[neigh.LLAddr]time.Time)}
+	return holders{heard: now, asked: now, rivals: make(map[neigh.LLAddr]int), compared: make(map[neigh.LLAddr]comparison)}
 }
 
 // known reports whether a host answers beside the holder, or did not prove itself.
@@ -123,40 +126,34 @@ func (h *holders) checked(now time.Time, r *CheckResult) {
 	}
 }
 
-// unlike returns those of several hosts that have to be compared with the holder.
-func (h *holders) unlike(now time.Time, others []neigh.LLAddr) (due []neigh.LLAddr) {
+// toCompare returns those of several hosts that have to be compared with the holder.
+func (h *holders) toCompare(now time.Time, others []neigh.LLAddr) (due []neigh.LLAddr) {
 	if len(others) > maxCompared {
 		return nil
 	}
 	for _, a := range others {
-		at, compared := h.compared[a]
-		if !slices.Contains(h.same, a) && (!compared || now.Sub(at) >= compareEvery) {
+		if c, ok := h.compared[a]; !ok || now.Sub(c.at) >= compareEvery {
 			due = append(due, a)
 		}
 	}
 	return due
 }
 
-// compares notes that others were compared with the holder, and which of them are the
-// same host.
-func (h *holders) compares(now time.Time, holder neigh.LLAddr, others, same []neigh.LLAddr) {
-	if len(h.compared) >= maxKnown {
+// compares notes which hosts are the holder itself.
+func (h *holders) compares(now time.Time, same map[neigh.LLAddr]bool) {
+	if len(h.compared)+len(same) > maxKnown {
 		clear(h.compared)
 	}
-	for _, a := range others {
-		h.compared[a] = now
+	for a, is := range same {
+		h.compared[a] = comparison{now, is}
 	}
-	if !slices.Contains(h.same, holder) || len(h.same) >= maxKnown {
-		h.same = []neigh.LLAddr{holder}
-	}
-	h.same = append(h.same, same...)
 }
 
-// oneHost reports whether several link-layer addresses are known to be those of one
-// host.
-func (h *holders) oneHost(all []neigh.LLAddr) bool {
+// oneHost reports whether all of several link-layer addresses are known to be those of
+// the holder.
+func (h *holders) oneHost(holder neigh.LLAddr, all []neigh.LLAddr) bool {
 	for _, a := range all {
-		if !slices.Contains(h.same, a) {
+		if a != holder && !h.compared[a].same {
 			return false
 		}
 	}

@@ -39,7 +39,7 @@ type means struct {
 	checks     bool // the service can be checked
 	suppresses bool // a bridge below the device answers for others (neigh.Link)
 	known      func(neigh.LLAddr) bool
-	unlike     func(time.Time, []neigh.LLAddr) []neigh.LLAddr
+	toCompare  func(time.Time, []neigh.LLAddr) []neigh.LLAddr
 }
 
 // plan chooses the next step of one look, by the verdict and by what may be
@@ -71,7 +71,7 @@ func planRenewal(e *Evidence, a *attempts, m *means, able bool) Step {
 	case !able || m.suppresses || e.Unicast == Unanswered:
 	case (e.Due || !e.Now.Before(a.renews)) && a.asked.Before(e.Began):
 		return Step{Action: AskEverybody}
-	case m.checks && !e.Round.At.Before(e.Began) && e.Round.heard(e.Holder) && len(m.unlike(e.Now, e.Round.others(e.Holder))) > 0:
+	case m.checks && !e.Round.At.Before(e.Began) && e.Round.heard(e.Holder) && len(m.toCompare(e.Now, e.Round.others(e.Holder))) > 0:
 		return Step{Action: CompareHolders}
 	}
 	return Step{}

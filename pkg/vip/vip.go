@@ -84,9 +84,11 @@ type Endpoint struct {
 	Name   string // that the VIP was given by; "" for none
 	Device string // that connections to it are bound to; "" for none
 
-	// Beside are hosts that answer for the address as well, on the device with the
-	// index Index. A check finds out which of them the server itself is.
+	// Beside are hosts that answer for the address beside Holder, which the entry names,
+	// on the device with the index Index. A check finds out which of them are the holder
+	// itself.
 	Beside []neigh.LLAddr
+	Holder neigh.LLAddr
 	Index  int
 }
 
@@ -98,9 +100,9 @@ type CheckResult struct {
 	Verified bool   // the server has proved who it is
 	Outcome  string // one word, for logs and metric labels
 	Err      error
-	// Same are those of Endpoint.Beside behind which the same server is: they have
-	// acknowledged the connection of the check, which was made by the entry.
-	Same []neigh.LLAddr
+	// Same says which of Endpoint.Beside the holder itself is, and which not: it has
+	// acknowledged the connection of the check there, or not. Nil: nothing was found out.
+	Same map[neigh.LLAddr]bool
 }
 
 // Checker finds out whether the service behind an address serves.

@@ -176,7 +176,7 @@ func (v *watch) look(ctx context.Context) {
 	if e.Entry.Valid() || e.Unicast == Answered {
 		v.translated = false
 	}
-	m := &means{checks: v.cfg.Checker != nil, suppresses: v.way.Link.Suppresses, known: v.holders.known, unlike: v.holders.unlike}
+	m := &means{checks: v.cfg.Checker != nil, suppresses: v.way.Link.Suppresses, known: v.holders.known, toCompare: v.holders.toCompare}
 	for range maxSteps {
 		v.record(e, Judge(e))
 		if ctx.Err() != nil {
@@ -194,6 +194,10 @@ func (v *watch) look(ctx context.Context) {
 func (v *watch) record(e *Evidence, verdict Verdict) {
 	v.verdict = verdict
 	switch verdict.State {
+	case StateUnknown:
+		if v.attempts.began.IsZero() { // nothing has said yet that it does not work
+			v.verified = e.Now
+		}
 	case StateWorks:
 		v.verified = e.Now
 		v.round, v.check = Round{}, Check{}
@@ -246,7 +250,7 @@ func (v *watch) publish() {
 	s := &report.VIP{
 		Name: v.target.String(), Addr: v.target.Addr, Given: v.target.Name, Source: string(v.target.Source),
 		State: v.verdict.State.String(), Reason: v.verdict.Reason.String(),
-		Holders: v.tracker.Holders(), OneHost: v.holders.oneHost(v.tracker.holders),
+		Holders: v.tracker.Holders(), OneHost: v.holders.oneHost(v.tracker.holder, v.tracker.holders),
 		OnLink: v.way.where == OnLink && !v.translated, HeldHere: v.way.where == Here, Pinned: v.pinned,
 		Verified: v.verified,
 	}
@@ -299,7 +303,7 @@ func (v *watch) happened(c Change, ok bool) {
 	add("cause", c.Cause, c.Cause != "")
 	add("took", c.Took.Round(time.Millisecond), c.Took > 0)
 	add("holders", c.Holders, len(c.Holders) > 0)
-	add("one_host", true, c.Event == Duplicate && v.holders.oneHost(c.Holders))
+	add("one_host", true, c.Event == Duplicate && v.holders.oneHost(v.tracker.holder, c.Holders))
 	add("reason", c.Reason, c.Reason != "")
 	v.say(level, "vip "+c.Event.String(), args...)
 }

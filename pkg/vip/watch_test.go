@@ -1026,7 +1026,7 @@ func (b *bench) bounded(t *testing.T, since, d time.Duration) {
 		}
 	}
 	v := b.w.watches[place{addr: theVIP}]
-	if n := max(len(v.holders.rivals), len(v.holders.same), len(v.holders.compared), len(v.attempts.tried)); n > maxKnown+1 || len(v.tracker.holders) > 3*perAsk {
+	if n := max(len(v.holders.rivals), len(v.holders.compared), len(v.attempts.tried)); n > maxKnown+1 || len(v.tracker.holders) > 3*perAsk {
 		t.Errorf("%d hosts are remembered, and %d holders", n, len(v.tracker.holders))
 	}
 }

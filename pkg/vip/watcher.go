@@ -1,7 +1,6 @@
 package vip
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -20,6 +19,9 @@ const (
 	// roundEvery is how often VIPs are looked for, unless something is suspicious.
 	roundEvery = 30 * time.Second
 	roundSoon  = 5 * time.Second
+	// leftOutFor is how long an address is left out of the answers to its name before
+	// that may mean that it is none of them any more: longer than one round.
+	leftOutFor = roundEvery + roundSoon
 	// roundGap is the least time between two such rounds.
 	roundGap = time.Second
 	// noneAfter is after what time it is said that there is no VIP.
@@ -164,7 +166,7 @@ func (w *Watcher) inTrouble() bool {
 }
 
 // targets returns the VIPs to be watched: at most maxVIPs, those that were given
-// first.
+// first, and last what names resolved to a while ago.
 func (w *Watcher) targets(ctx context.Context, now time.Time) []Target {
 	var all []Target
 	w.lookup(ctx, now)
@@ -173,16 +175,21 @@ func (w *Watcher) targets(ctx context.Context, now time.Time) []Target {
 			all = append(all, Target{Addr: g.Addr, Port: g.Port, Source: FromAddress})
 		}
 	}
+	var former []Target
 	for _, g := range w.cfg.Given {
-		for _, a := range w.addresses(g.Name, now) {
-			all = append(all, Target{Addr: a, Port: g.Port, Source: FromName, Name: g.Name})
-		}
+		latest, before := w.addresses(now, &g)
+		all, former = append(all, latest...), append(former, before...)
 	}
 	if w.cfg.Auto {
-		all = append(all, w.discover(now)...)
+		for _, t := range w.discover(now) {
+			if i := slices.IndexFunc(former, func(f Target) bool { return f.place() == t.place() }); i >= 0 {
+				t = former[i] // it is known by its name
+			}
+			all = append(all, t)
+		}
 	}
 	chosen := make([]Target, 0, maxVIPs)
-	for _, t := range all {
+	for _, t := range append(all, former...) {
 		if len(chosen) < maxVIPs && !slices.ContainsFunc(chosen, func(c Target) bool { return c.place() == t.place() }) {
 			chosen = append(chosen, t)
 		}
@@ -191,25 +198,29 @@ func (w *Watcher) targets(ctx context.Context, now time.Time) []Target {
 }
 
 // addresses returns what a name resolves to, and what it resolved to a while ago: a
-// name server may answer with some of the addresses at a time. Of those, one that does
-// not work is let go at once, as the name may have been given another address for that
-// reason.
-func (w *Watcher) addresses(name string, now time.Time) []netip.Addr {
-	resolved := w.resolved[name]
-	var latest time.Time
+// name server may answer with some of the addresses at a time. Of the latter, one that
+// is in trouble and was left out for a while is let go: the name may have been given
+// another address for that reason. Time passes with answers only.
+func (w *Watcher) addresses(now time.Time, g *Given) (latest, former []Target) {
+	resolved := w.resolved[g.Name]
+	var last time.Time
 	for _, at := range resolved {
-		if at.After(latest) {
-			latest = at
+		if at.After(last) {
+			last = at
 		}
 	}
-	for a, at := range resolved {
-		if at.Before(latest) && (now.Sub(at) >= unusedFor || w.troubledFor(now, place{addr: a}) > 0) {
+	for _, a := range slices.SortedFunc(maps.Keys(resolved), netip.Addr.Compare) {
+		t := Target{Addr: a, Port: g.Port, Source: FromName, Name: g.Name}
+		switch left := last.Sub(resolved[a]); {
+		case left == 0:
+			latest = append(latest, t)
+		case left < leftOutFor || left < unusedFor && w.troubledFor(now, t.place()) == 0:
+			former = append(former, t)
+		default:
 			delete(resolved, a)
 		}
 	}
-	return slices.SortedFunc(maps.Keys(resolved), func(a, b netip.Addr) int {
-		return cmp.Or(resolved[b].Compare(resolved[a]), a.Compare(b)) // there may be too many
-	})
+	return latest, former
 }
 
 // lookup resolves all names. While that fails, what one last resolved to is true:

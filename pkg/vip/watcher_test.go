@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
 )
 
 func addr(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, byte(n)}) }
@@ -208,7 +209,12 @@ func TestNames(t *testing.T) {
 		if lookups < 5 || lookups > 10 {
 			t.Errorf("%d lookups in two minutes and a half", lookups)
 		}
-		rest(unusedFor)
+		rest(unusedFor) // no answer says anything else
+		if got := b.watched(); !slices.Equal(got, addrs(7, 100)) {
+			t.Errorf("watched are %v, want what the name resolved to before", got)
+		}
+		change(addrs(7), false)
+		rest(unusedFor + roundEvery)
 		if got := b.watched(); !slices.Equal(got, addrs(7)) {
 			t.Errorf("watched are %v, want what the name resolved to last", got)
 		}
@@ -271,8 +277,64 @@ func TestNameOfSeveralAddresses(t *testing.T) {
 			t.Errorf("%d times an address was let go: %s", len(lines), lines[0])
 		}
 		b.change(func() { gone, b.mute = true, three[2] })
-		if took := when(time.Hour, func() bool { return len(b.watched()) == 2 }); took > 2*roundEvery {
+		if took := when(time.Hour, func() bool { return len(b.watched()) == 2 }); took > 2*leftOutFor {
 			t.Errorf("what the name does not resolve to any more, and does not work, was let go after %v", took)
+		}
+	})
+}
+
+// An address in trouble that its name resolves to in every other answer is repaired as
+// soon as any, and the alert's condition holds without a gap until it is.
+func TestNameInTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		b := newBench([]*host{good(1)}, func(c *Config) {
+			c.Given = []Given{{Name: "vip.lab", Port: port}}
+			c.Lookup = func(context.Context, string) ([]netip.Addr, error) {
+				n++
+				return []netip.Addr{addr(100 + n%2)}, nil
+			}
+		})
+		b.kubelet(t, time.Second)
+		b.start(t)
+		rest(5 * roundEvery)
+		since := time.Now()
+		b.change(func() { b.hosts[0].down = true })
+		for time.Since(since) < 10*time.Minute {
+			rest(interval)
+			i := slices.IndexFunc(b.w.Status(), func(s *report.VIP) bool { return s.Addr == theVIP })
+			if i < 0 {
+				t.Fatalf("not watched after %v", time.Since(since))
+			}
+			if age := time.Since(b.w.Status()[i].Verified); age < time.Since(since)-2*interval {
+				t.Fatalf("after %v it was last known to work %v ago", time.Since(since), age)
+			}
+		}
+		b.change(func() { b.hosts = []*host{good(2)} })
+		if took := when(time.Minute, func() bool { return b.named() == mac(2) }); took > askLate+2*interval {
+			t.Errorf("repaired after %v", took)
+		}
+	})
+}
+
+// What a name resolved to a while ago takes nobody's place.
+func TestNameOfTooManyAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		b := newBench([]*host{good(1)}, func(c *Config) {
+			c.Auto, c.Given = true, []Given{{Name: "vip.lab", Port: port}}
+			c.Lookup = func(context.Context, string) ([]netip.Addr, error) {
+				n++
+				return []netip.Addr{addr(1 + n%(2*maxVIPs))}, nil
+			}
+		})
+		b.kubelet(t, time.Second)
+		b.start(t)
+		for range 30 {
+			rest(roundEvery)
+			if got := b.watched(); !slices.Contains(got, theVIP) || len(got) > maxVIPs {
+				t.Fatalf("watched are %v, and a client is connected to %s", got, theVIP)
+			}
 		}
 	})
 }
