@@ -9,7 +9,8 @@
 // arp_accept 0, ndisc_recv_na in net/ipv6/ndisc.c).
 //
 // A Conn asks for any addresses, now and then. A Line (line.go) is for one that is
-// asked for all the time, and hears it announced as well.
+// asked for all the time, and hears it announced as well. SameHost tells two link-layer
+// addresses of one host from two hosts, by a TCP connection.
 //
 // arp.go and nd.go are pure: bytes to values and back. filter.go is what the
 // kernel runs on each frame, socket.go the only file that knows the socket.
