@@ -69,7 +69,7 @@ func panels(t *testing.T) []panel {
 
 // Whoever is woken by an alert finds what to do, and the alert is known to fire.
 func TestAlertsAreDocumentedAndTested(t *testing.T) {
-	runbook := string(read(t, deploy+"RUNBOOK.md"))
+	runbook := string(read(t, "../../docs/alerts.md"))
 	var file struct {
 		Tests []struct {
 			Rules []struct {
@@ -90,9 +90,9 @@ func TestAlertsAreDocumentedAndTested(t *testing.T) {
 	}
 	for _, a := range alerts(t) {
 		if !strings.Contains(runbook, "\n## "+a.Name+"\n") {
-			t.Errorf("%s: deploy/RUNBOOK.md has no section", a.Name)
+			t.Errorf("%s: docs/alerts.md has no section", a.Name)
 		}
-		if want := "/deploy/RUNBOOK.md#" + strings.ToLower(a.Name); !strings.HasSuffix(a.Annotations["runbook_url"], want) {
+		if want := "/docs/alerts.md#" + strings.ToLower(a.Name); !strings.HasSuffix(a.Annotations["runbook_url"], want) {
 			t.Errorf("%s: runbook_url %q does not end in %s", a.Name, a.Annotations["runbook_url"], want)
 		}
 		if !slices.Contains([]string{"critical", "warning", "info"}, a.Labels["severity"]) || a.Annotations["summary"] == "" {
