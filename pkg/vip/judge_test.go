@@ -76,6 +76,7 @@ func TestJudge(t *testing.T) {
 		{"this node has the VIP", Evidence{Where: Here}, Verdict{StateHeldHere, OwnAddress}},
 		{"behind a gateway", Evidence{Where: Behind}, Verdict{StateNotOnLink, OffLink}},
 	}
+	var rows []string // of docs/vip.md
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			e := tt.e
@@ -92,7 +93,11 @@ func TestJudge(t *testing.T) {
 			if got := Judge(&e); got != tt.want {
 				t.Errorf("%s, %s; want %s, %s", got.State, got.Reason, tt.want.State, tt.want.Reason)
 			}
+			rows = append(rows, documentedRow(tt.name, &e, tt.want))
 		})
+	}
+	if len(rows) == len(tests) { // all were run
+		documented(t, rows)
 	}
 }
 
