@@ -2,13 +2,19 @@
 // nothing announced, and shows how long a node takes to use the right holder:
 // with the agent, and without. It runs in network namespaces and needs no root
 // where user namespaces are allowed.
+//
+// With -docs it also writes the figures to DIR/pictures/failover.csv, from which
+// hack/pictures draws, and the table into DIR/vip.md.
 package main
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +22,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/hack/markdown"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/hack/record"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/lab"
 )
 
@@ -23,8 +31,9 @@ func main() {
 	agent := flag.String("agent", "bin/arp-cache-cleaner", "path of the agent")
 	patience := flag.Duration("for", time.Minute, "how long to wait for what may never happen")
 	parallel := flag.Int("parallel", 4, "how many cases run at once")
+	docs := flag.String("docs", "", "directory of the documents to write the figures into")
 	flag.Parse()
-	if err := errors.Join(lab.Enter(), bench(*agent, *patience, *parallel)); err != nil {
+	if err := errors.Join(lab.Enter(), bench(*agent, *patience, *parallel, *docs)); err != nil {
 		fmt.Fprintln(os.Stderr, "bench-vip:", err)
 		os.Exit(1)
 	}
@@ -40,7 +49,7 @@ type run struct {
 	err    error
 }
 
-func bench(agent string, patience time.Duration, parallel int) error {
+func bench(agent string, patience time.Duration, parallel int, docs string) error {
 	var runs []*run
 	for _, c := range lab.FailoverCases {
 		for _, ipv6 := range []bool{false, true} {
@@ -63,25 +72,72 @@ func bench(agent string, patience time.Duration, parallel int) error {
 	}
 	wg.Wait()
 	fmt.Fprintln(os.Stderr)
-	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	fmt.Printf("Linux %s. Seconds from the moment the VIP moved, with nothing announced, until the node's\n"+
+	var errs []error
+	for _, r := range runs {
+		errs = append(errs, r.err)
+	}
+	var text strings.Builder
+	if err := errors.Join(append(errs, table(&text, runs, patience))...); err != nil {
+		return err
+	}
+	fmt.Print(text.String())
+	if docs == "" {
+		return nil
+	}
+	return errors.Join(figures(runs, patience).Write(filepath.Join(docs, "pictures", "failover.csv")),
+		splice(filepath.Join(docs, "vip.md"), "```\n"+text.String()+"```\n"))
+}
+
+// table prints one line for each case and family.
+func table(out io.Writer, runs []*run, patience time.Duration) error {
+	fmt.Fprintf(out, "Linux %s. Seconds from the moment the VIP moved, with nothing announced, until the node's\n"+
 		"entry named the new holder, a new HTTPS connection was served there, a UDP datagram\n"+
 		"arrived there, and the HTTPS client that was connected before was served there; -: not within %v.\n\n",
-		strings.TrimSpace(string(kernel)), patience)
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+		record.Kernel(), patience)
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "\t\twithout the agent\t\t\t\twith the agent")
 	fmt.Fprintln(w, "case\tfamily\tentry\tconnect\tUDP\tTCP\tentry\tconnect\tUDP\tTCP\treported")
-	var errs []error
 	for pair := range slices.Chunk(runs, 2) {
 		without, with := pair[0], pair[1]
-		errs = append(errs, without.err, with.err)
-		family := "ipv4"
-		if with.ipv6 {
-			family = "ipv6"
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", with.Name, family, without.times(), with.times(), with.report())
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", with.Name, with.family(), without.times(), with.times(), with.report())
 	}
-	return errors.Join(append(errs, w.Flush())...)
+	return w.Flush()
+}
+
+func (r *run) family() string {
+	if r.ipv6 {
+		return "ipv6"
+	}
+	return "ipv4"
+}
+
+// figures are the times of the cases that can be repaired, in seconds.
+func figures(runs []*run, patience time.Duration) *record.Record {
+	rec := record.New("make bench-vip", "case", "family", "agent", "waited", "entry", "connect", "udp", "tcp")
+	for _, r := range runs {
+		if r.Says != "" {
+			continue
+		}
+		row := []string{r.Name, r.family(), map[bool]string{true: "with", false: "without"}[r.agent], fmt.Sprint(patience.Seconds())}
+		for _, s := range strings.Split(r.times(), "\t") {
+			row = append(row, cmp.Or(map[string]string{"-": "never"}[s], s))
+		}
+		rec.Rows = append(rec.Rows, row)
+	}
+	return rec
+}
+
+// splice puts the table into a document.
+func splice(file, table string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	out, err := markdown.Splice(string(text), "bench-vip", table)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	return os.WriteFile(file, []byte(out), 0o644)
 }
 
 // times are the columns of a case that can be repaired.
