@@ -25,11 +25,13 @@ func Splice(text, section, content string) (string, error) {
 type Page struct {
 	Title   string // the first heading
 	Intro   string // the first line below it that is not empty
-	Last    string // the last line that is not empty
+	Last    string // the first line of the last paragraph
 	Lines   int
 	Anchors map[string]bool // of headings, as GitHub makes them, and of HTML
 	Links   []Link
 	Blocks  []Block
+
+	within bool // a paragraph
 }
 
 // Link is a link or a picture.
@@ -64,7 +66,7 @@ func Parse(text string) *Page {
 		p.Lines++
 		line = strings.TrimRight(line, "\r\n")
 		if m := fence.FindStringSubmatch(line); m != nil && closing == "" {
-			closing = m[1]
+			closing, p.within = m[1], false
 			p.Blocks = append(p.Blocks, Block{Line: p.Lines, Info: strings.TrimSpace(m[2])})
 			continue
 		}
@@ -84,6 +86,7 @@ func Parse(text string) *Page {
 // prose reads a line that is not code.
 func (p *Page) prose(line string) {
 	if strings.TrimSpace(line) == "" {
+		p.within = false
 		return
 	}
 	if m := heading.FindStringSubmatch(line); m != nil {
@@ -94,7 +97,9 @@ func (p *Page) prose(line string) {
 	} else if p.Title != "" && p.Intro == "" {
 		p.Intro = line
 	}
-	p.Last = line
+	if !p.within {
+		p.Last, p.within = line, true
+	}
 	line = code.ReplaceAllString(line, "")
 	for _, pattern := range []*regexp.Regexp{inline, reference, attribute} {
 		for _, m := range pattern.FindAllStringSubmatch(line, -1) {

@@ -59,8 +59,11 @@ func Read(file string) (*Record, error) {
 		return nil, fmt.Errorf("%s: the first line does not say which run this is", file)
 	}
 	rows, err := csv.NewReader(strings.NewReader(rest)).ReadAll()
-	if err != nil || len(rows) < 2 {
-		return nil, fmt.Errorf("%s: %d lines: %w", file, len(rows), err)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	if len(rows) < 2 {
+		return nil, fmt.Errorf("%s: there are no rows", file)
 	}
 	return &Record{Run: run, Columns: rows[0], Rows: rows[1:]}, nil
 }
