@@ -21,7 +21,7 @@ NFPM        ?= go run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4
 GOVULNCHECK ?= go run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 CYCLONEDX   ?= go run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 
-.PHONY: build run test test-all demo bench bench-hour bench-footprint bench-loss bench-vip lint fuzz generate screenshots manifests check-deploy packages check-packages interop e2e soak faults oldkernel cover govulncheck sbom image clean
+.PHONY: build run test test-all demo bench bench-hour bench-footprint bench-loss bench-vip lint fuzz generate measure pictures check-docs manifests check-deploy packages check-packages interop e2e soak faults oldkernel cover govulncheck sbom image clean
 
 build: ## compile bin/arp-cache-cleaner
 	VERSION=$(VERSION) COMMIT=$(COMMIT) hack/build.sh bin/arp-cache-cleaner
@@ -61,7 +61,7 @@ bin/bench:
 bench-loss: build ## packets lost while an entry is renewed: the agent beside the usual commands
 	go run ./hack/bench-loss
 
-bench-vip: build ## seconds until a moved VIP is used, with the agent and without
+bench-vip: build ## seconds until a moved VIP is used, with the agent and without; see measure as well
 	go run ./hack/bench-vip
 
 lint: ## formatting, vet, linters, tidy modules
@@ -80,8 +80,16 @@ fuzz: ## fuzz every decoder, the flags and the HTTP handlers for FUZZTIME each
 generate: ## write the tables of docs from the code
 	go generate ./...
 
-screenshots: ## write the pictures of the status page into docs; needs Chromium
-	ARP_LAB_REQUIRE=1 go test -count=1 -run '^TestScreenshots$$' ./pkg/status -screenshots ../../docs
+measure: build ## measure what the pictures of docs/ are drawn from; the machine must be idle for 20 minutes
+	go run ./hack/bench-vip -docs docs
+	go run ./hack/pictures -measure 10m
+
+pictures: ## draw the pictures of docs/ from what was measured, and take those of the status page; needs Chromium
+	go run ./hack/pictures
+	ARP_LAB_REQUIRE=1 go test -count=1 -run '^TestScreenshots$$' ./pkg/status -screenshots ../../docs/pictures
+
+check-docs: build ## links and anchors of the documents lead somewhere, and what they say to type runs
+	go run ./hack/check-docs
 
 manifests: ## render deploy/chart into everything else under deploy/
 	hack/manifests.sh $(HELM)

@@ -207,6 +207,10 @@ echo "== alerts"
 command -v promtool >/dev/null || fail "promtool is missing: it comes with Prometheus"
 promtool check rules deploy/chart/files/alerts.yaml
 promtool test rules deploy/alerts_test.yaml
+# The configuration that the document proposes for machines, with these alerts.
+sed -n '/^rule_files:/,/^```$/p' docs/metrics.md | sed '$d' >"$tmp/prometheus.yaml"
+cp deploy/chart/files/alerts.yaml "$tmp"
+promtool check config "$tmp/prometheus.yaml"
 
 echo "== workflows"
 $ACTIONLINT

@@ -50,8 +50,8 @@ if command -v systemd-analyze >/dev/null; then
   score=$(sed -n 's/.*Overall exposure level for.*: \([0-9.]* [A-Z]*\).*/\1/p' "$tmp/security")
   version=$(systemd-analyze --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
   echo "systemd-analyze security, systemd $version: $score"
-  if grep -qF "(systemd $version)" docs/packages.md; then
-    grep -qF "$score" docs/packages.md || fail "docs/packages.md quotes another score than $score"
+  if grep -qF "(systemd $version)" docs/install.md; then
+    grep -qF "$score" docs/install.md || fail "docs/install.md quotes another score than $score"
   fi
 else
   echo "not verified: there is no systemd-analyze here"

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/hack/markdown"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/metrics"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
@@ -26,34 +27,100 @@ func TestDocs(t *testing.T) {
 		file     string
 		sections map[string]string
 	}{
-		{"flags.md", map[string]string{"flags": flagTable(), "commands": commandTable(), "command flags": commandFlagTable(), "list": listTable(t)}},
-		{"metrics.md", map[string]string{"metrics": metricTable(t)}},
+		{"README.md", map[string]string{"list": listTable(t, "eth0"), "probe": probeTable(t)}},
+		{"docs/configuration.md", map[string]string{"flags": flagTable()}},
+		{"docs/cli.md", map[string]string{"commands": commandTable(), "command flags": commandFlagTable(), "list": listTable(t, ""), "probe": probeTable(t), "reasons": reasonTable(t)}},
+		{"docs/metrics.md", map[string]string{"metrics": metricTable(t)}},
 	} {
-		file := "../../docs/" + doc.file
-		text, err := os.ReadFile(file)
+		file := "../../" + doc.file
+		b, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
+		text := string(b)
 		for section, content := range doc.sections {
-			begin, end := fmt.Appendf(nil, "<!-- %s: generated -->\n", section), fmt.Appendf(nil, "<!-- /%s -->", section)
-			head, rest, found := bytes.Cut(text, begin)
-			_, tail, closed := bytes.Cut(rest, end)
-			if !found || !closed {
-				t.Fatalf("%s has no section %q", file, section)
+			if text, err = markdown.Splice(text, section, content); err != nil {
+				t.Fatalf("%s: %v", file, err)
 			}
-			text = slices.Concat(head, begin, []byte(content), end, tail)
 		}
-		golden(t, file, text)
+		golden(t, file, []byte(text))
 	}
 }
 
-func listTable(t *testing.T) string {
+// listTable shows the rows of one device for IPv4, or all.
+func listTable(t *testing.T, device string) string {
 	t.Helper()
-	b := bytes.NewBufferString("```\n$ arp-cache-cleaner list\n")
-	if err := printRows(b, sampleRows(t), 0); err != nil {
+	command, rows := "arp-cache-cleaner list", sampleRows(t)
+	if device != "" {
+		command += " --family=ipv4 --interface=" + device
+		rows = slices.DeleteFunc(rows, func(r row) bool { return r.Device != device || strings.Contains(r.Address, ":") })
+	}
+	b := bytes.NewBufferString("```\n$ " + command + "\n")
+	if err := printRows(b, rows, 0); err != nil {
 		t.Fatal(err)
 	}
 	return b.String() + "```\n"
+}
+
+// probeTable shows an address that two hosts hold.
+func probeTable(t *testing.T) string {
+	t.Helper()
+	r := &result{Address: "10.0.0.100", Device: "eth0", Source: "10.0.0.12", Asked: 3, Holders: []holder{
+		{LLAddr: "00:50:56:00:00:01", Answers: 3, Min: 0.000213, Max: 0.000397, Current: true},
+		{LLAddr: "00:50:56:00:00:0b", Answers: 3, Min: 0.000305, Max: 0.000611},
+	}}
+	b := bytes.NewBufferString("```\n$ sudo arp-cache-cleaner probe " + r.Address + "\n")
+	if err := printHolders(b, r); err != nil {
+		t.Fatal(err)
+	}
+	return strings.ReplaceAll(b.String(), "  \n", "\n") + "```\n"
+}
+
+// reasonsInWords says what each reason means to those who read `list` and kept_entries.
+var reasonsInWords = map[policy.Reason]string{
+	policy.OtherFamily:   "`--family` excludes it",
+	policy.UnknownDevice: "its device came or went a moment ago",
+	policy.Loopback:      "on a loopback device",
+	policy.NoARPDevice:   "on a device without ARP",
+	policy.PointToPoint:  "on a point-to-point device",
+	policy.OtherDevice:   "`--interface` or `--exclude-interface` excludes it",
+	policy.OtherCIDR:     "`--cidr` or `--exclude-cidr` excludes it",
+	policy.IsPermanent:   "`PERMANENT`: somebody pinned it",
+	policy.IsNoARP:       "`NOARP`: multicast, broadcast and the like",
+	policy.IsNone:        "`NONE`: not an entry yet",
+	policy.OtherState:    "a state that this version does not know",
+	policy.IsProxy:       "proxy entry: this node answers for another host",
+	policy.ExtLearned:    "`extern_learn`: a control plane such as BGP EVPN or Cilium owns it",
+	policy.Offloaded:     "`offload`: hardware has a copy",
+	policy.Sticky:        "`sticky`: must not move",
+	policy.OtherFlag:     "a flag that this version does not know",
+	policy.Managed:       "`managed`: the kernel keeps it resolved for its owner",
+	policy.OtherExtFlag:  "an extended flag that this version does not know",
+	policy.OtherProtocol: "`proto`: a routing daemon or the like owns it",
+	policy.Resolving:     "`INCOMPLETE`: the kernel is asking, and packets wait for the answer",
+	policy.Probing:       "behind a bridge that answers for others, and the kernel is asking",
+	policy.Watched:       "a VIP: its watch renews it",
+	policy.Unanswered:    "`PROBE`: the neighbour does not answer",
+	policy.Idle:          "`STALE`, and no next hop: not in use",
+	policy.HasFailed:     "`FAILED`: names no neighbour",
+	policy.InUse:         "`REACHABLE` or `DELAY`: in use",
+	policy.NextHop:       "a route leads through it",
+	policy.Suppressed:    "behind a bridge that answers for others",
+}
+
+// reasonTable has every reason of list.
+func reasonTable(t *testing.T) string {
+	t.Helper()
+	var b strings.Builder
+	b.WriteString("| reason | what it says of the entry |\n|---|---|\n")
+	for i := 1; i < policy.NumReasons; i++ {
+		r := policy.Reason(i)
+		if reasonsInWords[r] == "" {
+			t.Errorf("docs/cli.md: nothing says what the reason %s means", r)
+		}
+		fmt.Fprintf(&b, "| `%s` | %s |\n", r, reasonsInWords[r])
+	}
+	return b.String()
 }
 
 // metricTable gathers the metrics of an agent that has seen and done one of

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v2"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/hack/markdown"
 )
 
 const deploy = "../../deploy/"
@@ -204,6 +206,14 @@ scrape_configs:
 		series, _ := query(`sum_over_time(up{job="arp-cache-cleaner"}[1m]) >= 5`)
 		return len(series) > 0
 	})
+	for _, b := range markdown.Parse(string(read(t, "../../docs/metrics.md"))).Blocks {
+		if b.Info != "promql" {
+			continue
+		}
+		if _, problem := query(b.Text); problem != "" {
+			t.Errorf("docs/metrics.md:%d: %s", b.Line, problem)
+		}
+	}
 	for _, p := range panels(t) {
 		for _, target := range p.Targets {
 			expr := strings.NewReplacer("$node", ".*", "$__rate_interval", "10s").Replace(target.Expr)

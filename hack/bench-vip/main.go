@@ -94,14 +94,19 @@ func table(out io.Writer, runs []*run, patience time.Duration) error {
 		"entry named the new holder, a new HTTPS connection was served there, a UDP datagram\n"+
 		"arrived there, and the HTTPS client that was connected before was served there; -: not within %v.\n\n",
 		record.Kernel(), patience)
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	var columns strings.Builder
+	w := tabwriter.NewWriter(&columns, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "\t\twithout the agent\t\t\t\twith the agent")
 	fmt.Fprintln(w, "case\tfamily\tentry\tconnect\tUDP\tTCP\tentry\tconnect\tUDP\tTCP\treported")
 	for pair := range slices.Chunk(runs, 2) {
 		without, with := pair[0], pair[1]
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", with.Name, with.family(), without.times(), with.times(), with.report())
 	}
-	return w.Flush()
+	err := w.Flush()
+	for line := range strings.Lines(columns.String()) {
+		fmt.Fprintln(out, strings.TrimRight(line, " \n"))
+	}
+	return err
 }
 
 func (r *run) family() string {

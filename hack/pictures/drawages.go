@@ -28,7 +28,7 @@ func drawAges(r *record.Record) (string, error) {
 	p := newPicture(880, 340, "Ages of the entries of two neighbour tables over ten minutes, and the bound of 300 seconds")
 	var uses []string
 	for i, side := range sides {
-		a := panel{left: 60 + 415*float64(i), top: 50, width: 380, height: 210, seconds: length, most: length}
+		a := panel{left: 60 + 430*float64(i), top: 50, width: 366, height: 210, seconds: length, most: length}
 		a.axes(p, side)
 		for c, name := range r.Columns {
 			rest, mine := strings.CutPrefix(name, side+": ")

@@ -76,24 +76,27 @@ func drawFailover(r *record.Record) (string, error) {
 	return p.end(), nil
 }
 
-// find returns how long a case lasted: until new connections and the client that was
-// connected before are both served by the new holder.
-func find(r *record.Record, name, agent string) (o outage, err error) {
+// find returns how long a case lasted.
+func find(r *record.Record, name, agent string) (outage, error) {
 	for _, row := range r.Rows {
-		if value(r, row, "case") != name || value(r, row, "family") != "ipv4" || value(r, row, "agent") != agent {
-			continue
+		if value(r, row, "case") == name && value(r, row, "family") == "ipv4" && value(r, row, "agent") == agent {
+			return lasted(r, row)
 		}
-		for _, c := range []string{"connect", "tcp"} {
-			v := value(r, row, c)
-			if v == "never" {
-				v, o.never = value(r, row, "waited"), true
-			}
-			s, e := strconv.ParseFloat(v, 64)
-			o.seconds, err = max(o.seconds, s), errors.Join(err, e)
-		}
-		return o, err
 	}
-	return o, fmt.Errorf("no case %q, %s the agent", name, agent)
+	return outage{}, fmt.Errorf("no case %q, %s the agent", name, agent)
+}
+
+// lasted returns how long the case of a row lasted: until new connections and the client
+// that was connected before, if there was one, are both served by the new holder.
+func lasted(r *record.Record, row []string) (o outage, err error) {
+	for _, v := range []string{value(r, row, "connect"), cmp.Or(value(r, row, "tcp"), "0")} {
+		if v == "never" {
+			v, o.never = value(r, row, "waited"), true
+		}
+		s, e := strconv.ParseFloat(v, 64)
+		o.seconds, err = max(o.seconds, s), errors.Join(err, e)
+	}
+	return o, err
 }
 
 // value returns the cell of a row in the column of that name.

@@ -4,6 +4,8 @@
 // with -measure, in network namespaces).
 package main
 
+//go:generate go run . -dir ../../docs/pictures
+
 import (
 	"context"
 	"errors"

@@ -58,7 +58,7 @@ func New(info Info) *Metrics {
 		devices:  make(map[string]struct{}),
 		renewals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: namespace, Name: "renewals_total",
-			Help: "Attempts to renew an entry, by device, method (delete: removed while idle; broadcast: asked for by broadcast, every answer heard; stale: set to NUD_STALE and used, so that the kernel verifies it by unicast, or has TCP vouch for it; probe: set to NUD_PROBE, so that the kernel verifies it at once) and result (ok; unanswered: nobody answered three broadcasts, left to the kernel; undecided: others than the holder that the entry names answered them, and not one alone each time, left to the kernel; gone: vanished before it was reached; changed: called for another verdict when read again; failed: refused by the kernel).",
+			Help: "Attempts to renew an entry, by device, method (delete: removed while idle; broadcast: asked for by broadcast, every answer heard; stale: set to NUD_STALE and used, so that the kernel verifies it by unicast, or TCP confirms it; probe: set to NUD_PROBE, so that the kernel verifies it at once) and result (ok; unanswered: nobody answered three broadcasts, left to the kernel; undecided: others than the holder that the entry names answered them, and not one alone each time, left to the kernel; gone: vanished before it was reached; changed: called for another verdict when read again; failed: refused by the kernel).",
 		}, []string{"device", "method", "result"}),
 		renewalAge: histogram("renewal_age_seconds",
 			[]float64{1, 10, 60, 120, 180, 240, 270, 285, 300, 315, 360, 600, 3600},
@@ -258,7 +258,7 @@ var (
 		"Entries in the neighbour table at the last scan, by uplink (all other devices are \"other\"), family and NUD state. Combinations without entries are left out.",
 		"device", "family", "state")
 	oldestDesc = desc("oldest_entry_age_seconds",
-		"Greatest age in seconds of any learned entry, by clock: used, confirmed and updated are the kernel's, as `ip -statistics neighbour` shows them (confirmed starts at 2 x base_reachable_time, 60 by default, for an entry that was never confirmed); resolved is the agent's own, since it last had the entry asked for afresh.",
+		"Greatest age in seconds of any learned entry, by clock: used, confirmed and updated are the kernel's, as `ip -statistics neighbour` shows them (confirmed starts at 2 x base_reachable_time, 60 by default, for an entry that was never confirmed); resolved is the agent's own, since it last renewed the entry.",
 		"device", "family", "clock")
 	entryDesc = desc("entry_age_seconds",
 		"Age in seconds of single entries by clock, as in oldest_entry_age_seconds: of the next hops of routes (32 at most, default gateways first), and of as many others as --metrics-per-entry allows.",

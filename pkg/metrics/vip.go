@@ -30,7 +30,7 @@ func NewVIPs(l VIPLabels) *VIPs {
 	return &VIPs{
 		labels: l,
 		moves: counter("vip_moves_total",
-			"Changes of the holder that this node's entry for the VIP names, by whomever they were made.", "vip"),
+			"Changes of the holder that this node's entry for the VIP names, whether by the kernel or by the agent.", "vip"),
 		repairs: counter("vip_repairs_total",
 			"Changes of that holder by the agent, by cause (stale: the old holder did not answer any more, and another did; zombie: it answered, but did not serve, and another did; silent: nobody had answered for a while).", "vip", "cause"),
 		events: counter("vip_events_total",
@@ -97,7 +97,7 @@ var (
 	vipsDesc = desc("vips",
 		"VIPs that are watched, by how they are known (auto: from this node's own connections; address or name: from --vip).", "source")
 	vipStateDesc = desc("vip_state",
-		"Always 1; the labels say what is to be thought of the VIP (state), and why (reason).", "vip", "state", "reason")
+		"Always 1; the labels are the agent's verdict on the VIP (state), and why (reason).", "vip", "state", "reason")
 	vipServingDesc = desc("vip_serving",
 		"On the node that has the VIP: 1 if its own server answered through the VIP when it was last checked, every 30 s, 0 if not.", "vip")
 	vipInfoDesc = desc("vip_info",

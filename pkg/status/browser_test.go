@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"image"
@@ -25,7 +26,7 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/server"
 )
 
-var screenshots = flag.String("screenshots", "", "write the pictures of the documentation to this directory")
+var screenshots = flag.String("screenshots", "", "write the picture of the documentation to this directory")
 
 // browser is a real Chromium, which can reach this machine alone.
 type browser struct {
@@ -232,25 +233,20 @@ func TestNamesInABrowser(t *testing.T) {
 	}
 }
 
-// TestScreenshots writes the pictures of the documentation: `make screenshots`.
+// TestScreenshots writes the picture of the documentation: `make pictures`.
 func TestScreenshots(t *testing.T) {
 	if *screenshots == "" {
-		t.Skip("it is made by `make screenshots`")
+		t.Skip("it is made by `make pictures`")
 	}
 	b := newBrowser(t, sample())
-	for name, size := range map[string]image.Point{"status.png": {800, 1580}, "status-phone.png": {390, 1180}} {
-		img := b.picture("/", size.X, size.Y, "--blink-settings=preferredColorScheme=1")
-		f, err := os.Create(filepath.Join(*screenshots, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		enc := png.Encoder{CompressionLevel: png.BestCompression}
-		if err := enc.Encode(f, fewColours(img)); err != nil {
-			t.Fatal(err)
-		}
-		if err := f.Close(); err != nil {
-			t.Fatal(err)
-		}
+	img := b.picture("/", 800, 1580, "--blink-settings=preferredColorScheme=1")
+	f, err := os.Create(filepath.Join(*screenshots, "status.png"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	enc := png.Encoder{CompressionLevel: png.BestCompression}
+	if err := errors.Join(enc.Encode(f, fewColours(img)), f.Close()); err != nil {
+		t.Fatal(err)
 	}
 }
 
