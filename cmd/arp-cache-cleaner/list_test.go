@@ -56,7 +56,7 @@ func sampleRows(t *testing.T) []row {
 	entries := []neigh.Entry{
 		{Key: key("10.0.0.100", 2), LLAddr: lladdr(1), State: neigh.Reachable, Used: 199 * time.Second, Confirmed: 280 * time.Millisecond, Updated: 199 * time.Second},
 		{Key: key("10.0.0.1", 2), LLAddr: lladdr(2), State: neigh.Stale, Used: 42 * time.Second, Confirmed: 42 * time.Second, Updated: 7 * time.Second},
-		{Key: key("10.0.0.9", 2), LLAddr: lladdr(9), State: neigh.Stale, Used: 250 * time.Second, Confirmed: 310 * time.Second, Updated: 250 * time.Second},
+		{Key: key("10.0.0.9", 2), LLAddr: lladdr(9), State: neigh.Stale, Used: 250 * time.Second, Confirmed: 258 * time.Second, Updated: 250 * time.Second},
 		{Key: key("10.0.0.12", 2), State: neigh.Failed, Used: 3 * time.Second, Confirmed: 63 * time.Second, Updated: time.Second},
 		{Key: key("10.0.0.200", 2), LLAddr: lladdr(3), State: neigh.Permanent},
 		{Key: key("10.0.0.201", 2), LLAddr: lladdr(4), State: neigh.Stale, Flags: neigh.FlagExtLearned},

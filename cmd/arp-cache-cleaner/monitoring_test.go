@@ -94,6 +94,10 @@ func TestAlertsAreDocumentedAndTested(t *testing.T) {
 		if !strings.Contains(runbook, "\n## "+a.Name+"\n") {
 			t.Errorf("%s: docs/alerts.md has no section", a.Name)
 		}
+		index := regexp.MustCompile(`\n\| ` + a.Labels["severity"] + ` \|.*\(#` + strings.ToLower(a.Name) + `\)`)
+		if !index.MatchString(runbook) {
+			t.Errorf("%s: it is not among those of severity %s at the top of docs/alerts.md", a.Name, a.Labels["severity"])
+		}
 		if want := "/docs/alerts.md#" + strings.ToLower(a.Name); !strings.HasSuffix(a.Annotations["runbook_url"], want) {
 			t.Errorf("%s: runbook_url %q does not end in %s", a.Name, a.Annotations["runbook_url"], want)
 		}
