@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -122,5 +123,29 @@ func TestReadme(t *testing.T) {
 	}
 	if !strings.Contains(string(readme), want) {
 		t.Errorf("README.md has no %q", want)
+	}
+}
+
+// What was measured is what the documents say: no age passes the bound with the agent,
+// and without it some do.
+func TestMeasuredAges(t *testing.T) {
+	r, err := record.Read("../../docs/pictures/ages.csv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	greatest := map[string]float64{}
+	for c, name := range r.Columns {
+		side, _, found := strings.Cut(name, ": ")
+		if !found {
+			continue
+		}
+		ages, err := column(r, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		greatest[side] = max(greatest[side], slices.Max(ages))
+	}
+	if greatest[sides[0]] <= bound || greatest[sides[1]] > bound || len(greatest) != 2 {
+		t.Errorf("greatest ages %v, bound %d", greatest, bound)
 	}
 }
