@@ -772,6 +772,14 @@ func TestNoVIP(t *testing.T) {
 			t.Errorf("log %q", b.lines(""))
 		}
 	})
+	synctest.Test(t, func(t *testing.T) { // as was asked for
+		b := newBench(nil, func(c *Config) { c.Auto, c.Given = false, nil })
+		b.start(t)
+		rest(time.Hour)
+		if lines := b.lines(""); len(lines) > 0 {
+			t.Errorf("with --vip=none: log %q", lines)
+		}
+	})
 }
 
 // A repair frees the clients that would wait for the old holder.

@@ -138,7 +138,7 @@ func (w *Watcher) turn(ctx context.Context) {
 	targets := w.targets(ctx, now)
 	w.follow(ctx, targets, sockets)
 	w.listen(ctx, w.cfg.Auto && len(targets) == 0 || w.inTrouble())
-	if len(targets) == 0 && now.Sub(w.made) >= noneAfter {
+	if len(targets) == 0 && (w.cfg.Auto || len(w.cfg.Given) > 0) && now.Sub(w.made) >= noneAfter {
 		w.said.do("none", func() {
 			w.cfg.Log.Warn("no VIP is watched: this node has no connection to an API server on --vip-port; --vip=ADDRESS or --vip=NAME names one, --vip=none says that there is none",
 				"vip_port", w.cfg.Port)
