@@ -307,25 +307,25 @@ func (v *watch) try(ctx context.Context, h neigh.LLAddr, e *Evidence) bool {
 	}
 	incumbent, silent := e.Holder, e.Unicast != Answered
 	paused := v.pause()
-	r, named, ok := v.trial(ctx, h, incumbent, silent)
-	if ok && named == incumbent && !silent { // announced again in the middle of it, which says nothing about the other
-		r, named, ok = v.trial(ctx, h, incumbent, silent)
+	r, named, checked := v.trial(ctx, h, incumbent, silent)
+	if checked && named == incumbent && !silent { // announced again in the middle of it, which says nothing about the other
+		r, named, checked = v.trial(ctx, h, incumbent, silent)
 	}
 	now := time.Now()
 	switch {
-	case ok && named == h && r.Served && (v.cfg.OnConflict != Verified || r.Verified || v.clientsTrust(ctx, h)):
+	case checked && named == h && r.Served && (v.cfg.OnConflict != Verified || r.Verified || v.clientsTrust(ctx, h)):
 		v.tracker.Hold(false)
 		v.moved(now, h, e)
 		return false
-	case ok && named != h && named != incumbent && !v.round.heard(named):
+	case checked && named != h && named != incumbent && !v.round.heard(named):
 		v.tracker.Hold(false)
 		return false // it has been announced meanwhile, and is newer than what the round knows
 	}
-	v.give(incumbent)
+	v.giveBack(incumbent)
 	if paused != nil {
 		v.guard(paused.held, paused.rejected)
 	}
-	if ctx.Err() != nil || r.Unknown { // which says nothing about the other
+	if ctx.Err() != nil || !checked || r.Unknown { // which says nothing about the other
 		return false
 	}
 	v.attempts.failed(h, now)
@@ -334,18 +334,18 @@ func (v *watch) try(ctx context.Context, h neigh.LLAddr, e *Evidence) bool {
 }
 
 // trial gives the entry to a holder and checks the service. It returns the holder that the
-// entry names afterwards, and false if it was not made. Where the incumbent was
-// silent, it ends as soon as that one answers again.
-func (v *watch) trial(ctx context.Context, h, incumbent neigh.LLAddr, silent bool) (r CheckResult, named neigh.LLAddr, ok bool) {
+// entry names afterwards, and false if the service was not checked: the entry could not be
+// written, or the incumbent, which was silent, answered again.
+func (v *watch) trial(ctx context.Context, h, incumbent neigh.LLAddr, silent bool) (r CheckResult, named neigh.LLAddr, checked bool) {
 	if ctx.Err() != nil || !v.give(h) {
 		return r, named, false
 	}
 	checking, cancel := context.WithCancel(ctx)
 	defer cancel()
-	asking, checked := context.WithCancel(ctx)
+	asking, end := context.WithCancel(ctx)
 	done := make(chan CheckResult, 1)
 	go func() {
-		defer checked()
+		defer end()
 		done <- v.ask(checking, nil)
 	}()
 	back := silent && v.answersAgain(asking, incumbent)
@@ -446,6 +446,16 @@ func (v *watch) moved(now time.Time, h neigh.LLAddr, e *Evidence) {
 	v.closeStuck(now, began)
 }
 
+// giveBack has the entry name the incumbent again after a trial. Where there was none,
+// the kernel is to ask everybody again.
+func (v *watch) giveBack(incumbent neigh.LLAddr) {
+	if incumbent != (neigh.LLAddr{}) {
+		v.give(incumbent)
+	} else if err := v.cfg.Table.SetState(v.key(), neigh.Failed); err != nil && !errors.Is(err, neigh.ErrGone) {
+		v.log.Debug("giving up the entry", "err", err)
+	}
+}
+
 // give has the entry name a holder, unless it does, or is gone or somebody else's.
 func (v *watch) give(h neigh.LLAddr) bool {
 	entry, err := v.cfg.Table.Get(v.key())
@@ -483,17 +493,19 @@ func (v *watch) freeClients(e *Evidence) {
 // trouble began: they are with the old holder, and their owners would wait for it
 // until their time-outs.
 func (v *watch) closeStuck(now, began time.Time) {
-	all, err := v.cfg.Sockets.List(v.target.Port)
+	all, failed := v.cfg.Sockets.List(v.target.Port)
 	closed := 0
 	for _, s := range stuck(now, began, v.ours(all)) {
-		if err = v.cfg.Sockets.Destroy(&s); err == nil {
+		if err := v.cfg.Sockets.Destroy(&s); err == nil {
 			closed++
-		} else if errors.Is(err, neigh.ErrUnsupported) || errors.Is(err, neigh.ErrPermission) {
+		} else if failed = err; errors.Is(err, neigh.ErrUnsupported) || errors.Is(err, neigh.ErrPermission) {
 			break
 		}
 	}
-	if closed > 0 || err != nil {
-		v.say(slog.LevelInfo, "closed this node's connections to the old holder", "closed", closed, "err", err)
+	if failed != nil {
+		v.say(slog.LevelInfo, "connections to the old holder are left to their owners", "closed", closed, "err", failed)
+	} else if closed > 0 {
+		v.say(slog.LevelInfo, "closed this node's connections to the old holder", "closed", closed)
 	}
 	v.connections.reconnecting(now, reconnectIn)
 }

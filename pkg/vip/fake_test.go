@@ -443,6 +443,9 @@ func extLearned(e *entry) { e.Flags |= neigh.FlagExtLearned }
 func (n *network) Check(ctx context.Context, ep Endpoint) CheckResult {
 	key := neigh.Key{Addr: ep.Addr.Addr(), Index: eth0}
 	n.mu.Lock()
+	if p, ok := n.places[key.Addr]; ok && !p.Here {
+		key.Index = p.Link.Index
+	}
 	n.resolve(key)
 	holder := n.holderOf(key)
 	n.checks = append(n.checks, holder)

@@ -108,6 +108,7 @@ func (v *watch) locate(now time.Time) Where {
 	}
 	if where == OnLink && v.way.where == OnLink && p.Link.Index != v.way.Link.Index {
 		v.tracker, v.holders = Tracker{}, newHolders(now) // what was known is about another entry
+		v.round, v.check = Round{}, Check{}
 		v.release()
 		v.line.close()
 	}
@@ -186,7 +187,7 @@ func (v *watch) names(now time.Time, entry *neigh.Entry, foreign bool) {
 	}
 	c, moved := v.tracker.Names(now, entry.LLAddr, Announced, v.attempts.began)
 	v.happened(c, moved && !foreign)
-	if before != (neigh.LLAddr{}) {
+	if before != (neigh.LLAddr{}) || v.holders.known(entry.LLAddr) {
 		v.holders.changed(now, before, entry.LLAddr)
 		v.round, v.check = Round{}, Check{}
 		v.attempts.askSoon()

@@ -22,7 +22,15 @@ const (
 	numStates // not a state
 )
 
-var stateNames = [numStates]string{"unknown", "works", "suspect", "silent", "failing", "held_here", "not_on_link"}
+var stateNames = [numStates]string{
+	StateUnknown:   "unknown",
+	StateWorks:     "works",
+	StateSuspect:   "suspect",
+	StateSilent:    "silent",
+	StateFailing:   "failing",
+	StateHeldHere:  "held_here",
+	StateNotOnLink: "not_on_link",
+}
 
 // String returns the state as it stands in logs and labels.
 func (s State) String() string {
@@ -77,11 +85,28 @@ const (
 )
 
 var reasonNames = [numReasons]string{
-	"none", "no_evidence",
-	"tcp_progress", "translated", "holder_answers", "check_served", "tcp_idle",
-	"resolving", "no_answer", "broadcast_only", "others_answer", "attempt_unanswered", "attempt_refused", "retransmits",
-	"request_unanswered", "no_connection_left", "unproven_holder",
-	"nobody_answers", "check_failed", "server_error", "own_address", "off_link",
+	None:              "none",
+	NoEvidence:        "no_evidence",
+	TCPProgress:       "tcp_progress",
+	Translated:        "translated",
+	HolderAnswer:      "holder_answers",
+	CheckServed:       "check_served",
+	TCPIdle:           "tcp_idle",
+	Resolving:         "resolving",
+	NoAnswer:          "no_answer",
+	BroadcastOnly:     "broadcast_only",
+	OthersAnswer:      "others_answer",
+	AttemptUnanswered: "attempt_unanswered",
+	AttemptRefused:    "attempt_refused",
+	Retransmits:       "retransmits",
+	RequestUnanswered: "request_unanswered",
+	NoConnectionLeft:  "no_connection_left",
+	UnprovenHolder:    "unproven_holder",
+	NobodyAnswers:     "nobody_answers",
+	CheckFailed:       "check_failed",
+	ServerError:       "server_error",
+	OwnAddress:        "own_address",
+	OffLink:           "off_link",
 }
 
 // String returns the reason as it stands in logs and labels.

@@ -1,6 +1,7 @@
 package vip
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -110,6 +111,18 @@ func TestSomewhere(t *testing.T) {
 	}
 	if step := plan(v, e, &attempts{}, &means{checks: true}); step != (Step{}) {
 		t.Errorf("%+v", step)
+	}
+}
+
+// Every state, reason and event has a name of its own.
+func TestNamesAreDistinct(t *testing.T) {
+	for what, all := range map[string][]string{
+		"state": stateNames[:], "reason": reasonNames[:], "event": eventNames[:],
+	} {
+		sorted := slices.Sorted(slices.Values(all))
+		if n := len(slices.Compact(sorted)); n != len(all) || slices.Contains(all, "") {
+			t.Errorf("the names of each %s: %q", what, all)
+		}
 	}
 }
 

@@ -606,6 +606,58 @@ func TestUnknownIsNoTrouble(t *testing.T) {
 	})
 }
 
+// A trial that ended because the holder answered again, or that could not be made, says
+// nothing about the other host. It is tried as soon as any when the holder really goes.
+func TestUnfinishedTrialsAreNotHeldAgainstAHost(t *testing.T) {
+	for name, fail := range map[string]func(*bench){
+		"the holder stands still": func(b *bench) {
+			b.change(func() { b.hosts[0].down = true; b.hosts = append(b.hosts, zombie(2, frozen)) })
+			when(10*time.Second, func() bool { return len(b.checked()) > 0 })
+			b.change(func() { b.hosts[0].down = false })
+			rest(interval)
+			b.change(func() { b.hosts = []*host{b.hosts[0]} })
+			rest(time.Second)
+		},
+		"the entry cannot be written": func(b *bench) {
+			b.change(func() { b.replaceErr = errFake; b.hosts = []*host{good(2)} })
+			rest(4 * time.Second)
+			b.change(func() { b.replaceErr = nil })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench([]*host{good(1)})
+				b.settle2(t)
+				fail(b)
+				b.change(func() { b.hosts = []*host{good(2)} })
+				if took := when(time.Minute, func() bool { return b.named() == mac(2) }); took > 5*time.Second {
+					t.Errorf("repaired after %v", took)
+				}
+			})
+		})
+	}
+}
+
+// A zombie that is the first to have the entry, because nobody else answers, is not
+// believed to serve after a trial has shown that it does not.
+func TestZombieIsTheFirstHolder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{zombie(2, refuses)})
+		b.entries[key].State, b.entries[key].LLAddr = neigh.Incomplete, neigh.LLAddr{}
+		b.kubelet(t, time.Second)
+		b.start(t)
+		rest(2 * time.Minute)
+		if s := b.w.Status()[0]; s.State == StateWorks.String() {
+			t.Errorf("%s, %s; events %v", s.State, s.Reason, b.events)
+		}
+		for _, o := range b.ops {
+			if o.do == "give " {
+				t.Errorf("the entry was given to nobody: %+v", o)
+			}
+		}
+	})
+}
+
 // Which addresses are watched: those that somebody wants, or that nothing else
 // makes up for.
 func TestWhichAddresses(t *testing.T) {

@@ -36,7 +36,18 @@ var Events = func() (all [numEvents]Event) {
 	return all
 }()
 
-var eventNames = [numEvents]string{"moved", "duplicate", "silent", "failing", "recovered", "held", "contested", "held_here", "not_on_link", "pinned"}
+var eventNames = [numEvents]string{
+	Moved:     "moved",
+	Duplicate: "duplicate",
+	Silent:    "silent",
+	Failing:   "failing",
+	Recovered: "recovered",
+	Held:      "held",
+	Contested: "contested",
+	HeldHere:  "held_here",
+	NotOnLink: "not_on_link",
+	Pinned:    "pinned",
+}
 
 // String returns the event as it stands in logs and labels.
 func (e Event) String() string {

@@ -237,7 +237,9 @@ func (v *watch) suspicious(since time.Time) {
 func (v *watch) claim(e *Evidence) {
 	var key *neigh.Key
 	able := !e.HandsOff && e.Unicast != CannotAsk && !v.way.Link.Suppresses && e.Entry.Valid()
-	if able && e.Now.Sub(v.attempts.asked) < 2*v.everybodyEvery() || able && v.attempts.asked.IsZero() && !e.Due {
+	recent := e.Now.Sub(v.attempts.asked) < 2*v.everybodyEvery()
+	untouched := v.attempts.asked.IsZero() && !e.Due
+	if able && (recent || untouched) {
 		k := v.key()
 		key = &k
 	}

@@ -1102,6 +1102,31 @@ func TestAnotherDevice(t *testing.T) {
 	})
 }
 
+// What a check found out about a holder on one device says nothing about the holder on
+// another one that the VIP is reached by now.
+func TestAnotherDeviceServes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.settle(t)
+		b.change(func() { b.hosts[0].api = refuses })
+		if when(2*time.Minute, func() bool { return b.count(Failing) == 1 }) == never {
+			t.Fatal("it is not known to fail")
+		}
+		other := neigh.Key{Addr: theVIP, Index: eth1}
+		b.change(func() {
+			e := *b.entries[key]
+			e.Key, e.LLAddr, e.State = other, mac(2), neigh.Reachable
+			b.hosts = append(b.hosts, good(2))
+			b.entries[other] = &e
+			b.places[theVIP] = onLink(eth1)
+		})
+		rest(lonelySpread + interval)
+		if n := b.count(Failing); n != 1 {
+			t.Errorf("said to fail %d times: %v", n, b.events)
+		}
+	})
+}
+
 // After a repair the connections of the node are new ones, and the next failure is
 // noticed as soon as the first was.
 func TestFailsAgainAfterARepair(t *testing.T) {
