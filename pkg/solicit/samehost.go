@@ -74,9 +74,13 @@ func (c tcp) keepAlive(ctx context.Context, index int, conn *net.TCPConn, to net
 	if len(to) != len(lladdr{}) {
 		return false, ErrNotEthernet
 	}
-	before, err := c.await(ctx, func(i *unix.TCPInfo) bool { return i.Last_ack_recv >= uint32(ackRest/time.Millisecond) }, 2*ackRest)
-	if err != nil {
+	rested := func(i *unix.TCPInfo) bool { return i.Last_ack_recv >= uint32(ackRest/time.Millisecond) }
+	before, ok, err := c.await(ctx, rested, 2*ackRest)
+	switch {
+	case err != nil:
 		return false, err
+	case !ok:
+		return false, errBusy
 	}
 	seq, ack, err := c.sequence()
 	if err != nil {
@@ -86,33 +90,36 @@ func (c tcp) keepAlive(ctx context.Context, index int, conn *net.TCPConn, to net
 	if err := sendPacket(index, lladdr(to), ackSegment(local, remote, seq-1, ack-outdated)); err != nil {
 		return false, explainTCP(err)
 	}
-	after, err := c.await(ctx, func(i *unix.TCPInfo) bool { return i.Last_ack_recv < before.Last_ack_recv }, ackWithin)
+	acknowledged := func(i *unix.TCPInfo) bool { return i.Last_ack_recv < before.Last_ack_recv }
+	after, ok, err := c.await(ctx, acknowledged, ackWithin)
 	if err == nil && after.Data_segs_in != before.Data_segs_in {
-		err = errBusy
+		return false, errBusy
 	}
-	return err == nil && after.Last_ack_recv < before.Last_ack_recv, err
+	return ok, err
 }
 
 var errBusy = errors.New("the connection is not idle")
 
-// await waits for something to become of the connection, for a time at most, and returns
-// what has. The connection has to stay idle.
-func (c tcp) await(ctx context.Context, what func(*unix.TCPInfo) bool, within time.Duration) (*unix.TCPInfo, error) {
+// await waits until something is true of the connection, for a time at most, and reports
+// whether it is. The connection has to stay idle.
+func (c tcp) await(ctx context.Context, what func(*unix.TCPInfo) bool, within time.Duration) (i *unix.TCPInfo, ok bool, err error) {
 	ticks := time.NewTicker(ackPoll)
 	defer ticks.Stop()
 	for deadline := time.Now().Add(within); ; {
 		i, err := c.info()
 		switch {
 		case err != nil:
-			return nil, err
+			return nil, false, err
 		case i.State != tcpEstablished || i.Unacked > 0:
-			return nil, errBusy
-		case what(i) || time.Now().After(deadline):
-			return i, nil
+			return nil, false, errBusy
+		case what(i):
+			return i, true, nil
+		case time.Now().After(deadline):
+			return i, false, nil
 		}
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, false, ctx.Err()
 		case <-ticks.C:
 		}
 	}
