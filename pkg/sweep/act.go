@@ -109,20 +109,13 @@ func (s *Sweeper) verify(ctx context.Context, jobs []Job) {
 		s.clocks.ask(s.clocks.find(&jobs[i].Entry.Key), now)
 		s.inFlight[jobs[i].Entry.Key] = struct{}{}
 	}
-	s.cfg.Verifier.Verify(ctx, jobs, func(j *Job, o Outcome) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.outcomes = append(s.outcomes, outcome{o, *j, time.Now()})
-	})
+	s.cfg.Verifier.Verify(ctx, jobs, func(j *Job, o Outcome) { s.inbox.addOutcome(outcome{o, *j, time.Now()}) })
 }
 
 // recordAll records the outcomes reported so far, and returns the first
 // failure among them.
 func (s *Sweeper) recordAll(tally func(Method, Result)) (first error) {
-	s.mu.Lock()
-	outcomes := s.outcomes
-	s.outcomes = nil
-	s.mu.Unlock()
+	outcomes := s.inbox.takeOutcomes()
 	for i := range outcomes {
 		o := &outcomes[i]
 		delete(s.inFlight, o.job.Entry.Key)

@@ -20,12 +20,9 @@ type dueFunc func(e *neigh.Entry, link *neigh.Link, resolved time.Duration) bool
 // picks it leaves to a: what is to be deleted part by part, what is to be verified
 // in s.verifies.
 func (s *Sweeper) scan(ctx context.Context, isDue dueFunc, a *actor) error {
-	s.mu.Lock()
-	for k, at := range s.renewed {
+	for k, at := range s.inbox.takeRenewed() {
 		s.clocks.renewed(s.clocks.find(&k), at)
 	}
-	clear(s.renewed)
-	s.mu.Unlock()
 	var err error
 	for range dumpTries {
 		if err = s.look(ctx, isDue, a); !errors.Is(err, neigh.ErrInterrupted) && !errors.Is(err, neigh.ErrOverrun) {

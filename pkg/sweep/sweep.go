@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -126,16 +125,7 @@ type Sweeper struct {
 
 	watched func() []neigh.Key // what somebody else renews; nil: nothing
 
-	mu       sync.Mutex
-	renewed  map[neigh.Key]time.Time // by their owner, and not recorded yet
-	outcomes []outcome               // reported, and not recorded yet
-}
-
-// outcome is a reported Outcome that waits for the sweep's own goroutine.
-type outcome struct {
-	Outcome
-	job Job
-	at  time.Time
+	inbox inbox
 }
 
 // status is the outcome of the last scan.
@@ -149,7 +139,7 @@ func New(cfg Config) *Sweeper {
 	now := time.Now()
 	return &Sweeper{
 		cfg: cfg, made: now, first: true, random: evenly(rand.Float64()), phase: rand.Float64, clocks: newClocks(now), //nolint:gosec // nothing to guess
-		loads: make(map[int]*load), contests: make(map[neigh.Key]*shield.Contest), renewed: make(map[neigh.Key]time.Time), inFlight: make(map[neigh.Key]struct{}),
+		loads: make(map[int]*load), contests: make(map[neigh.Key]*shield.Contest), inFlight: make(map[neigh.Key]struct{}),
 		diary: report.NewDiary(),
 	}
 }
@@ -188,11 +178,7 @@ func (s *Sweeper) Live(now time.Time) error {
 func (s *Sweeper) LeaveTo(claims func() []neigh.Key) { s.watched = claims }
 
 // Renewed restarts the clock of an entry that its owner had asked for afresh.
-func (s *Sweeper) Renewed(k neigh.Key, at time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.renewed[k] = at
-}
+func (s *Sweeper) Renewed(k neigh.Key, at time.Time) { s.inbox.addRenewed(k, at) }
 
 // Report returns what the last complete scan saw, nil before the first.
 func (s *Sweeper) Report() *report.Report { return s.report.Load() }
