@@ -113,7 +113,7 @@ func (s *Sweeper) endLoads() {
 		if l.need > pace.PerSecond && !l.said {
 			l.said = true
 			s.cfg.Log.Info("so many entries are in use that more solicitations are sent than usual",
-				"device", s.topology.Links[device].Name, "entries", l.inUse, "a_second", math.Ceil(l.need), "usual", pace.PerSecond)
+				"device", s.around.Links[device].Name, "entries", l.inUse, "a_second", math.Ceil(l.need), "usual", pace.PerSecond)
 		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"maps"
 	"slices"
 	"time"
 
@@ -36,7 +35,7 @@ func (s *Sweeper) scan(ctx context.Context, isDue dueFunc, a *actor) error {
 func (s *Sweeper) look(ctx context.Context, isDue dueFunc, a *actor) error {
 	start := time.Now()
 	s.verifies, s.deletes, s.idle, s.inUse = s.verifies[:0], s.deletes[:0], 0, 0
-	if err := s.readTopology(start); err != nil {
+	if err := s.around.read(s.cfg.Table, start, min(topologyAge, s.cfg.Timing.Interval/10)); err != nil {
 		return err
 	}
 	if s.cfg.Missed != nil {
@@ -46,7 +45,7 @@ func (s *Sweeper) look(ctx context.Context, isDue dueFunc, a *actor) error {
 	if s.watched != nil {
 		sc.watched = s.watched()
 	}
-	sc.on(s.topology.Links[0])
+	sc.on(s.around.Links[0])
 	s.clocks.begin()
 	s.beginLoads()
 	if err := s.cfg.Table.DumpParts(sc.entry, func(since time.Time) { sc.part(ctx, since) }); err != nil {
@@ -54,31 +53,6 @@ func (s *Sweeper) look(ctx context.Context, isDue dueFunc, a *actor) error {
 	}
 	sc.end()
 	return nil
-}
-
-// readTopology reads the devices and routes, unless what is known of them is young.
-func (s *Sweeper) readTopology(now time.Time) error {
-	if now.Sub(s.topologyAt) < min(topologyAge, s.cfg.Timing.Interval/10) {
-		return nil
-	}
-	topology, err := s.cfg.Table.Topology()
-	if err != nil {
-		return err
-	}
-	s.topology, s.topologyAt, s.fewHops = topology, now, nil
-	if len(topology.NextHops) <= maxFewHops {
-		s.fewHops = slices.AppendSeq([]neigh.Key{}, maps.Keys(topology.NextHops))
-	}
-	return nil
-}
-
-// nextHop says whether a route points at an entry, and whether a default route does.
-func (s *Sweeper) nextHop(k *neigh.Key) (nextHop, isDefault bool) {
-	if s.fewHops != nil && !slices.Contains(s.fewHops, *k) {
-		return false, false
-	}
-	isDefault, nextHop = s.topology.NextHops[*k]
-	return nextHop, isDefault
 }
 
 // scanner takes in the table while it is being read.
@@ -103,12 +77,12 @@ func (sc *scanner) on(link neigh.Link) {
 // entry takes in one entry: what it is, how old, and whether it is due.
 func (sc *scanner) entry(e *neigh.Entry) {
 	if e.Index != sc.link.Index {
-		sc.on(sc.topology.Links[e.Index])
+		sc.on(sc.around.Links[e.Index])
 	}
-	nextHop, isDefault := sc.nextHop(&e.Key)
+	nextHop, isDefault := sc.around.nextHop(&e.Key)
 	verdict := sc.cfg.Scope.DecideOn(e, sc.device, nextHop)
 	if verdict.Reason == policy.UnknownDevice {
-		sc.topologyAt = time.Time{} // a device newer than the snapshot
+		sc.around.outdated() // it came, or went, a moment ago
 	}
 	if verdict.Reason.Foreign() || verdict.Reason == policy.Resolving {
 		sc.report.Add(e, &sc.link, verdict, nil, nextHop, isDefault)
@@ -209,7 +183,7 @@ func (sc *scanner) end() {
 			delete(sc.contests, k)
 			continue
 		}
-		link := sc.topology.Links[k.Index]
+		link := sc.around.Links[k.Index]
 		sc.report.AddContested(&link)
 	}
 	sc.first = false

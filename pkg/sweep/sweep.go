@@ -40,13 +40,6 @@ const (
 	// startSpread is within what verifications that are overdue at start are
 	// spread.
 	startSpread = 3 * time.Second
-
-	// topologyAge bounds how old the view of devices and routes may be.
-	topologyAge = 30 * time.Second
-
-	// maxFewHops is up to how many next hops it is quicker to look at each than to
-	// hash the key of an entry. Most nodes have one.
-	maxFewHops = 8
 )
 
 // Table is the kernel's neighbour table.
@@ -103,10 +96,8 @@ type Sweeper struct {
 	random func() float64 // where in the first interval an entry is due
 	phase  func() float64 // where in the first scan period the second scan begins
 
-	topology   neigh.Topology
-	topologyAt time.Time   // zero: read it again
-	fewHops    []neigh.Key // the next hops, nil where there are many
-	missed     time.Duration
+	around surroundings
+	missed time.Duration
 
 	report atomic.Pointer[report.Report]
 	status atomic.Pointer[status]
