@@ -57,17 +57,17 @@ type actor struct {
 // part deletes what is idle in the part of the table that was read last, and
 // stood as it is at since.
 func (a *actor) part(ctx context.Context, since time.Time) {
-	if len(a.s.deletes) == 0 {
+	if len(a.s.found.deletes) == 0 {
 		return
 	}
 	start := time.Now()
 	if start.Sub(a.handed) >= handOver {
 		a.verify(ctx)
 	}
-	n := min(len(a.s.deletes), a.deletes, passLimit)
-	a.more = a.more || n < len(a.s.deletes)
+	n := min(len(a.s.found.deletes), a.deletes, passLimit)
+	a.more = a.more || n < len(a.s.found.deletes)
 	a.deletes -= n
-	for batch := range slices.Chunk(a.s.deletes[:n], batchSize) {
+	for batch := range slices.Chunk(a.s.found.deletes[:n], batchSize) {
 		if a.stopped || ctx.Err() != nil {
 			break
 		}
@@ -88,7 +88,7 @@ func (a *actor) part(ctx context.Context, since time.Time) {
 
 // verify has those in use verified that have been found by now.
 func (a *actor) verify(ctx context.Context) {
-	jobs := a.s.verifies
+	jobs := a.s.found.verifies
 	if a.loops {
 		jobs = a.s.ration(jobs)
 	}
@@ -98,7 +98,7 @@ func (a *actor) verify(ctx context.Context) {
 	if n > 0 {
 		a.s.verify(ctx, slices.Clone(jobs[:n]))
 	}
-	a.s.verifies = a.s.verifies[:0]
+	a.s.found.verifies = a.s.found.verifies[:0]
 	a.handed = time.Now()
 }
 
@@ -159,11 +159,11 @@ func (s *Sweeper) delete(batch []Job, since time.Time, tally func(Method, Result
 			return err
 		}
 	}
-	s.keys = s.keys[:0]
+	s.found.keys = s.found.keys[:0]
 	for i := range batch {
-		s.keys = append(s.keys, batch[i].Entry.Key)
+		s.found.keys = append(s.found.keys, batch[i].Entry.Key)
 	}
-	failed, err := s.cfg.Table.Delete(s.keys)
+	failed, err := s.cfg.Table.Delete(s.found.keys)
 	if err != nil {
 		return err
 	}
@@ -186,13 +186,13 @@ func (s *Sweeper) delete(batch []Job, since time.Time, tally func(Method, Result
 // deleted.
 func (s *Sweeper) stillIdle(batch []Job, tally func(Method, Result)) ([]Job, error) {
 	jobs := make(map[neigh.Key]*Job, len(batch))
-	s.keys = s.keys[:0]
+	s.found.keys = s.found.keys[:0]
 	for i := range batch {
 		jobs[batch[i].Entry.Key] = &batch[i]
-		s.keys = append(s.keys, batch[i].Entry.Key)
+		s.found.keys = append(s.found.keys, batch[i].Entry.Key)
 	}
 	idle := make([]Job, 0, len(batch))
-	err := s.cfg.Table.GetAll(s.keys, func(e *neigh.Entry) {
+	err := s.cfg.Table.GetAll(s.found.keys, func(e *neigh.Entry) {
 		j := jobs[e.Key]
 		if j == nil {
 			return

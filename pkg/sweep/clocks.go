@@ -41,20 +41,26 @@ type clock struct {
 // before it, and is found without a look into the map: for a large table that is a
 // quarter of the cost of a scan.
 type clocks struct {
-	base time.Time
-	scan uint32
-	seen int // by this scan
-	all  map[id]*clock
-	head clock  // before the first one
-	last *clock // that this scan has seen
+	base   time.Time
+	missed time.Duration // that the base allows for
+	scan   uint32
+	seen   int // by this scan
+	all    map[id]*clock
+	head   clock  // before the first one
+	last   *clock // that this scan has seen
 }
 
 func newClocks(now time.Time) *clocks {
 	return &clocks{base: now, all: make(map[id]*clock)}
 }
 
-// advance makes everything older.
-func (c *clocks) advance(d time.Duration) { c.base = c.base.Add(-d) }
+// catchUp makes everything older by what the clocks have missed since it was last
+// called, which it returns: missed is what they have missed in all.
+func (c *clocks) catchUp(missed time.Duration) time.Duration {
+	gap := max(0, missed-c.missed)
+	c.base, c.missed = c.base.Add(-gap), missed
+	return gap
+}
 
 // since is a time as the clocks keep it.
 func (c *clocks) since(at time.Time) time.Duration { return at.Sub(c.base) }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
 )
 
 // stillTable is a table that shows the same entries in parts, as the kernel
@@ -52,8 +53,8 @@ func TestScanDoesNotAllocatePerEntry(t *testing.T) {
 			if err := s.scan(t.Context(), s.cfg.Timing.Due, &a); err != nil || a.err != nil || a.more {
 				t.Fatal(err, a.err, a.more)
 			}
-			if want := map[bool]int{true: n}[age >= interval]; s.idle != want {
-				t.Fatalf("%d entries were due, want %d", s.idle, want)
+			if want := map[bool]int{true: n}[age >= interval]; s.found.idle != want {
+				t.Fatalf("%d entries were due, want %d", s.found.idle, want)
 			}
 		}
 		table.age = age
@@ -80,7 +81,7 @@ func BenchmarkScan(b *testing.B) {
 	const n = 10000
 	table := newStill(n)
 	s := sweeper(table.fakeTable, func(c *Config) { c.Table = table })
-	s.first = false
+	s.report.Store(&report.Report{}) // it is not the first scan
 	b.ReportAllocs()
 	for b.Loop() {
 		a := actor{s: s, tally: ignore}

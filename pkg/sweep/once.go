@@ -62,13 +62,13 @@ func (s *Sweeper) Once(ctx context.Context) (Summary, error) {
 				}
 			}
 		}
-		sum.Kept = sum.Entries - s.idle - s.inUse
+		sum.Kept = sum.Entries - s.found.idle - s.found.inUse
 	}
 	if err = cmp.Or(err, ctx.Err()); err != nil {
 		return sum, err
 	}
 	if s.cfg.DryRun {
-		sum.Verified, sum.Deleted = s.inUse, s.idle
+		sum.Verified, sum.Deleted = s.found.inUse, s.found.idle
 		return sum, nil
 	}
 	a.verify(ctx)

@@ -17,7 +17,7 @@ type dueFunc func(e *neigh.Entry, link *neigh.Link, resolved time.Duration) bool
 
 // scan reads the table, moves the clocks, and publishes a report. What isDue
 // picks it leaves to a: what is to be deleted part by part, what is to be verified
-// in s.verifies.
+// in s.found.verifies.
 func (s *Sweeper) scan(ctx context.Context, isDue dueFunc, a *actor) error {
 	for k, at := range s.inbox.takeRenewed() {
 		s.clocks.renewed(s.clocks.find(&k), at)
@@ -34,12 +34,14 @@ func (s *Sweeper) scan(ctx context.Context, isDue dueFunc, a *actor) error {
 // look is one try of a scan.
 func (s *Sweeper) look(ctx context.Context, isDue dueFunc, a *actor) error {
 	start := time.Now()
-	s.verifies, s.deletes, s.idle, s.inUse = s.verifies[:0], s.deletes[:0], 0, 0
+	s.found = found{verifies: s.found.verifies[:0], deletes: s.found.deletes[:0], keys: s.found.keys}
 	if err := s.around.read(s.cfg.Table, start, min(topologyAge, s.cfg.Timing.Interval/10)); err != nil {
 		return err
 	}
 	if s.cfg.Missed != nil {
-		s.catchUp(s.cfg.Missed())
+		if gap := s.clocks.catchUp(s.cfg.Missed()); gap >= time.Second {
+			s.cfg.Log.Info("this machine was suspended", "for", gap.Round(time.Second))
+		}
 	}
 	sc := scanner{Sweeper: s, actor: a, isDue: isDue, report: report.NewBuilder(start, s.cfg.PerEntry), now: s.clocks.since(start)}
 	if s.watched != nil {
@@ -118,7 +120,7 @@ func (sc *scanner) entry(e *neigh.Entry) {
 // see moves the clock of an entry.
 func (sc *scanner) see(e *neigh.Entry, verdict policy.Verdict) sight {
 	seen := sc.clocks.see(e, sc.now)
-	if seen.fresh && sc.first && sc.actor.loops {
+	if seen.fresh && sc.starting() && sc.actor.loops {
 		sc.spread(seen.clock, e, verdict.Action == policy.Verify && sc.link.Uplink)
 	}
 	if seen.corrected && !seen.again {
@@ -159,18 +161,18 @@ func (sc *scanner) job(do policy.Action, j Job) {
 	}
 	switch do {
 	case policy.Delete:
-		sc.deletes = append(sc.deletes, j)
-		sc.idle++
+		sc.found.deletes = append(sc.found.deletes, j)
+		sc.found.idle++
 	case policy.Verify:
-		sc.verifies = append(sc.verifies, j)
-		sc.inUse++
+		sc.found.verifies = append(sc.found.verifies, j)
+		sc.found.inUse++
 	}
 }
 
 // part acts on the part of the table that was read last, and stood as it is at since.
 func (sc *scanner) part(ctx context.Context, since time.Time) {
 	sc.actor.part(ctx, since)
-	sc.deletes = sc.deletes[:0]
+	sc.found.deletes = sc.found.deletes[:0]
 	sc.now = sc.clocks.since(time.Now())
 }
 
@@ -186,20 +188,5 @@ func (sc *scanner) end() {
 		link := sc.around.Links[k.Index]
 		sc.report.AddContested(&link)
 	}
-	sc.first = false
 	sc.Sweeper.report.Store(sc.report.Finish())
-}
-
-// catchUp adds to the clocks the time that they have missed. What came before it
-// was noted by them already.
-func (s *Sweeper) catchUp(missed time.Duration) {
-	gap := missed - s.missed
-	s.missed = missed
-	if gap <= 0 {
-		return
-	}
-	s.clocks.advance(gap)
-	if gap >= time.Second {
-		s.cfg.Log.Info("this machine was suspended", "for", gap.Round(time.Second))
-	}
 }

@@ -90,26 +90,18 @@ type Config struct {
 // Sweeper renews the learned entries of one table.
 type Sweeper struct {
 	cfg    Config
-	made   time.Time
 	clocks *clocks
-	first  bool           // the first complete scan is still to come
 	random func() float64 // where in the first interval an entry is due
 	phase  func() float64 // where in the first scan period the second scan begins
 
 	around surroundings
-	missed time.Duration
 
 	report atomic.Pointer[report.Report]
 	status atomic.Pointer[status]
 	failed failure // logged last
 	diary  report.Diary
 
-	// What the scan has found due, and scratch space; reused from scan to scan.
-	verifies    []Job // not handed to the Verifier yet
-	deletes     []Job // of the part that was read last
-	idle, inUse int   // how many of either there were in the whole table
-	keys        []neigh.Key
-
+	found    found
 	loads    map[int]*load // by uplink
 	contests map[neigh.Key]*shield.Contest
 	inFlight map[neigh.Key]struct{} // handed to the Verifier, and not recorded yet
@@ -119,7 +111,15 @@ type Sweeper struct {
 	inbox inbox
 }
 
-// status is the outcome of the last scan.
+// found is what the scan has found due. It is reused from scan to scan.
+type found struct {
+	verifies    []Job       // not handed to the Verifier yet
+	deletes     []Job       // of the part that was read last
+	keys        []neigh.Key // of a batch of them
+	idle, inUse int         // how many of either there were in the whole table
+}
+
+// status is the outcome of the last scan, errNoScan since the start before the first.
 type status struct {
 	at  time.Time
 	err error
@@ -128,11 +128,13 @@ type status struct {
 // New returns a Sweeper. It starts nothing.
 func New(cfg Config) *Sweeper {
 	now := time.Now()
-	return &Sweeper{
-		cfg: cfg, made: now, first: true, random: evenly(rand.Float64()), phase: rand.Float64, clocks: newClocks(now), //nolint:gosec // nothing to guess
+	s := &Sweeper{
+		cfg: cfg, random: evenly(rand.Float64()), phase: rand.Float64, clocks: newClocks(now), //nolint:gosec // nothing to guess
 		loads: make(map[int]*load), contests: make(map[neigh.Key]*shield.Contest), inFlight: make(map[neigh.Key]struct{}),
 		diary: report.NewDiary(),
 	}
+	s.status.Store(&status{at: now, err: errNoScan})
+	return s
 }
 
 var errNoScan = errors.New("the table has not been scanned yet")
@@ -141,11 +143,8 @@ var errNoScan = errors.New("the table has not been scanned yet")
 // otherwise.
 func (s *Sweeper) Ready(now time.Time) error {
 	st := s.status.Load()
-	if st == nil {
-		return errNoScan
-	}
-	since := now.Sub(st.at)
-	if limit := max(3*s.cfg.ScanPeriod, 10*time.Second); since > limit {
+	since, limit := now.Sub(st.at), max(3*s.cfg.ScanPeriod, 10*time.Second)
+	if since > limit && !errors.Is(st.err, errNoScan) {
 		return fmt.Errorf("the last scan ended %v ago, the limit is %v", since.Round(time.Second), limit)
 	}
 	return st.err
@@ -154,10 +153,7 @@ func (s *Sweeper) Ready(now time.Time) error {
 // Live returns an error if no scan has ended for longer than a scan may take.
 // A scan that fails still counts: it is the loop that must turn.
 func (s *Sweeper) Live(now time.Time) error {
-	since := now.Sub(s.made)
-	if st := s.status.Load(); st != nil {
-		since = now.Sub(st.at)
-	}
+	since := now.Sub(s.status.Load().at)
 	if limit := max(5*s.cfg.ScanPeriod, time.Minute); since > limit {
 		return fmt.Errorf("no scan has ended for %v, the limit is %v", since.Round(time.Second), limit)
 	}
@@ -192,7 +188,7 @@ func (s *Sweeper) Run(ctx context.Context) error {
 		if ctx.Err() != nil { // select takes either where both are ready
 			return nil
 		}
-		starting := s.first
+		starting := s.starting()
 		switch more := s.pass(ctx); {
 		case more:
 			timer.Reset(batchPause)
@@ -203,6 +199,9 @@ func (s *Sweeper) Run(ctx context.Context) error {
 		}
 	}
 }
+
+// starting reports whether the first complete scan is still to come.
+func (s *Sweeper) starting() bool { return s.Report() == nil }
 
 // evenly returns a function whose results, in [0, 1), lie as evenly apart as they
 // can however many they are: each is a golden section further than the one before.
