@@ -109,9 +109,10 @@ func (e *subscription) next(ctx context.Context, decode func([]byte) error) erro
 	if err := e.file.SetReadDeadline(time.Time{}); err != nil {
 		return fmt.Errorf("waiting for %s: %w", e.what, err)
 	}
-	release := e.abortOn(ctx)
+	// If ctx is done just as something is read, the deadline may be set late. All that
+	// does is that the next call, with another ctx, returns at once.
+	defer context.AfterFunc(ctx, func() { _ = e.file.SetReadDeadline(time.Unix(1, 0)) })()
 	b, err := e.read()
-	release()
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return ctx.Err()
@@ -122,21 +123,6 @@ func (e *subscription) next(ctx context.Context, decode func([]byte) error) erro
 		return fmt.Errorf("waiting for %s: %w", e.what, err)
 	}
 	return nil
-}
-
-// abortOn makes reads fail with os.ErrDeadlineExceeded once ctx is done, until
-// release is called.
-func (e *subscription) abortOn(ctx context.Context) (release func()) {
-	aborted := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(aborted)
-		_ = e.file.SetReadDeadline(time.Unix(1, 0))
-	})
-	return func() {
-		if !stop() {
-			<-aborted
-		}
-	}
 }
 
 // read waits for a datagram from the kernel.
