@@ -18,14 +18,14 @@ func (n notServing) exitCode() int { return n.code }
 
 // check checks the API server behind an address.
 func check(ctx context.Context, o *options, stdout, stderr io.Writer) error {
-	c := apicheck.Checker{CAFile: o.VIP.CAFile, Plain: o.VIP.Health == "tcp", Timeout: o.Timeout}
+	c := apicheck.Checker{CAFile: o.VIP.CAFile, Plain: o.VIP.Health == "tcp", Timeout: o.Check.Timeout}
 	if c.CAFile != "" && !c.Plain {
 		if err := apicheck.CheckCAFile(c.CAFile); err != nil {
 			_, _ = fmt.Fprintln(stderr, "arp-cache-cleaner: --vip-ca-file:", err)
 			return notServing{2}
 		}
 	}
-	r := c.Check(ctx, apicheck.Server{Addr: o.Server, Name: o.Name})
+	r := c.Check(ctx, apicheck.Server{Addr: o.Check.Server, Name: o.Check.Name})
 	if _, err := fmt.Fprintln(stdout, checkLine(o, &r)); err != nil {
 		return err
 	}
@@ -41,7 +41,7 @@ func checkLine(o *options, r *apicheck.Result) string {
 	if r.Status != 0 {
 		status = fmt.Sprint(r.Status)
 	}
-	line := fmt.Sprintf("%s %s status=%s verified=%t took=%s", o.Server, r.Outcome, status, r.Verified, r.Took.Round(100*time.Microsecond))
+	line := fmt.Sprintf("%s %s status=%s verified=%t took=%s", o.Check.Server, r.Outcome, status, r.Verified, r.Took.Round(100*time.Microsecond))
 	switch {
 	case r.Err != nil:
 		line += fmt.Sprintf(" error=%q", r.Err)

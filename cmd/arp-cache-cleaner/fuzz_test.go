@@ -42,8 +42,8 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		if o.Command == "check" && (!o.Server.Addr().IsValid() || o.Server.Port() == 0) {
-			t.Errorf("%q: %+v", args, o.Server)
+		if o.Command == "check" && (!o.Check.Server.Addr().IsValid() || o.Check.Server.Port() == 0) {
+			t.Errorf("%q: %+v", args, o.Check.Server)
 		}
 		if o.Command != "" {
 			return

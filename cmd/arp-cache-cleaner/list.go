@@ -45,7 +45,7 @@ func list(ctx context.Context, o *options, stdout, _ io.Writer) error {
 		return err
 	}
 	defer table.Close()
-	if !o.Watch {
+	if !o.List.Watch {
 		return show(ctx, table, o, stdout)
 	}
 	before := "" // the next time
@@ -104,7 +104,7 @@ func show(ctx context.Context, table *kernel.Table, o *options, w io.Writer) err
 	total := len(entries)
 	entries = slices.DeleteFunc(entries, func(e neigh.Entry) bool {
 		link := topology.Links[e.Index]
-		return !o.Filter.Names(&e, &link)
+		return !o.List.Filter.Names(&e, &link)
 	})
 	rows := verdicts(entries, &topology, &o.Scope)
 	markVIPs(rows, watchedVIPs(ctx, o.Web[0]))

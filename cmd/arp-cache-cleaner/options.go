@@ -45,17 +45,27 @@ type options struct {
 	Version    bool
 	Output     string // of list and probe
 
-	// Of list.
+	List  listOptions
+	Probe probeOptions
+	Check checkOptions
+}
+
+// listOptions are those of list, beside Scope and Web.
+type listOptions struct {
 	Filter policy.Scope // what the command line says of Scope, without the environment
 	Watch  bool
+}
 
-	// Of probe.
-	Address       netip.Addr
-	Count         int
-	ProbeInterval time.Duration
-	Interface     string
+// probeOptions are those of probe.
+type probeOptions struct {
+	Address   netip.Addr
+	Count     int
+	Interval  time.Duration
+	Interface string
+}
 
-	// Of check, with VIP.Health and VIP.CAFile.
+// checkOptions are those of check, beside VIP.Health and VIP.CAFile.
+type checkOptions struct {
 	Server  netip.AddrPort
 	Name    string
 	Timeout time.Duration
@@ -182,15 +192,15 @@ func (f *flags) addAgent() {
 func (f *flags) addList() {
 	f.addScope()
 	f.addOutput()
-	f.addSwitch(&f.o.Watch, "watch", "show the table again every 2 seconds, until interrupted")
+	f.addSwitch(&f.o.List.Watch, "watch", "show the table again every 2 seconds, until interrupted")
 	f.addWeb()
 }
 
 func (f *flags) addProbe() {
 	o := f.o
-	f.add(number(&o.Count, "3", 1, 1000), "count", "how often to ask")
-	f.add(duration(&o.ProbeInterval, "1s", 500*time.Millisecond, time.Minute, "a duration from 500ms to 1m"), "interval", "time between two requests; answers are collected for half a second")
-	f.add(text(&o.Interface, "the name of a device"), "interface", "device to ask on").DefValue = "the one that the route to the address uses"
+	f.add(number(&o.Probe.Count, "3", 1, 1000), "count", "how often to ask")
+	f.add(duration(&o.Probe.Interval, "1s", 500*time.Millisecond, time.Minute, "a duration from 500ms to 1m"), "interval", "time between two requests; answers are collected for half a second")
+	f.add(text(&o.Probe.Interface, "the name of a device"), "interface", "device to ask on").DefValue = "the one that the route to the address uses"
 	f.addOutput()
 }
 
@@ -198,8 +208,8 @@ func (f *flags) addCheck() {
 	o := f.o
 	f.add(choice(&o.VIP.Health, "https", "https", "tcp"), "vip-health", "how the server is checked; https: GET /livez; tcp: a connection, for servers that are no API server")
 	f.addCAFile()
-	f.add(hostName(&o.Name), "name", "name that the server's certificate may be for, beside the address and kubernetes.default.svc").DefValue = "none"
-	f.add(duration(&o.Timeout, "4s", 100*time.Millisecond, time.Minute, "a duration from 100ms to 1m"), "timeout", "time for the whole check, of which half is for the connection and the TLS handshake")
+	f.add(hostName(&o.Check.Name), "name", "name that the server's certificate may be for, beside the address and kubernetes.default.svc").DefValue = "none"
+	f.add(duration(&o.Check.Timeout, "4s", 100*time.Millisecond, time.Minute, "a duration from 100ms to 1m"), "timeout", "time for the whole check, of which half is for the connection and the TLS handshake")
 }
 
 // parse reads the command line, then the environment for flags that it leaves
@@ -235,7 +245,7 @@ func parse(args []string, env func(string) (string, bool), stdout io.Writer) (*o
 		return nil, fmt.Errorf("unexpected argument %q: want flags only", f.Arg(0))
 	}
 	if o.Command == "list" {
-		o.Filter = o.Scope
+		o.List.Filter = o.Scope
 	}
 	if err := f.environment(env); err != nil {
 		return nil, err
@@ -340,7 +350,7 @@ func probeAddress(o *options, s string) error {
 	case zone:
 		return errors.New("an address without a zone: --interface names the device")
 	}
-	o.Address = a
+	o.Probe.Address = a
 	return nil
 }
 
@@ -354,6 +364,6 @@ func checkAddress(o *options, s string) error {
 	if !ok || err != nil || addr.IsUnspecified() || addr.IsMulticast() {
 		return errors.New("ADDRESS, IPv4:PORT or [IPv6]:PORT")
 	}
-	o.Server = netip.AddrPortFrom(addr.Unmap(), cmp.Or(port, defaultCheckPort))
+	o.Check.Server = netip.AddrPortFrom(addr.Unmap(), cmp.Or(port, defaultCheckPort))
 	return nil
 }

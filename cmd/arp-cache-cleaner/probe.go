@@ -67,16 +67,16 @@ func probe(ctx context.Context, o *options, stdout, _ io.Writer) error {
 	if err != nil {
 		return err
 	}
-	source, err := table.Sender(o.Address, link.Index)
+	source, err := table.Sender(o.Probe.Address, link.Index)
 	if err != nil {
 		return err
 	}
 	asker := newSolicitor(table)
 	defer asker.Close()
-	key := neigh.Key{Addr: o.Address, Index: link.Index}
-	r := result{Address: o.Address.String(), Device: link.Name, Source: source.String(), Holders: []holder{}}
-	for i := range o.Count {
-		if i > 0 && !pace.Sleep(ctx, o.ProbeInterval-probeWindow) {
+	key := neigh.Key{Addr: o.Probe.Address, Index: link.Index}
+	r := result{Address: o.Probe.Address.String(), Device: link.Name, Source: source.String(), Holders: []holder{}}
+	for i := range o.Probe.Count {
+		if i > 0 && !pace.Sleep(ctx, o.Probe.Interval-probeWindow) {
 			break
 		}
 		if err := r.ask(ctx, table, asker, &link, key); err != nil {
@@ -102,19 +102,19 @@ func wayTo(table *kernel.Table, o *options) (link neigh.Link, err error) {
 		return link, err
 	}
 	index := 0
-	if o.Interface != "" {
+	if o.Probe.Interface != "" {
 		for _, l := range topology.Links {
-			if l.Name == o.Interface {
+			if l.Name == o.Probe.Interface {
 				index = l.Index
 			}
 		}
 		if index == 0 {
-			return link, fmt.Errorf("--interface: there is no device %s", o.Interface)
+			return link, fmt.Errorf("--interface: there is no device %s", o.Probe.Interface)
 		}
 	}
-	route, err := table.Route(o.Address, index)
+	route, err := table.Route(o.Probe.Address, index)
 	if err != nil { // the way to an own address is by lo, whatever device it is on
-		if r, e := table.Route(o.Address, 0); e == nil && r.Local {
+		if r, e := table.Route(o.Probe.Address, 0); e == nil && r.Local {
 			route, err = r, nil
 		}
 	}
@@ -122,9 +122,9 @@ func wayTo(table *kernel.Table, o *options) (link neigh.Link, err error) {
 	case err != nil:
 		return link, err
 	case route.Local:
-		return link, fmt.Errorf("%s is this node's own address", o.Address)
+		return link, fmt.Errorf("%s is this node's own address", o.Probe.Address)
 	case route.Gateway.IsValid():
-		return link, fmt.Errorf("%s is not on link: it is reached by way of %s", o.Address, route.Gateway)
+		return link, fmt.Errorf("%s is not on link: it is reached by way of %s", o.Probe.Address, route.Gateway)
 	}
 	return topology.Links[route.Index], nil
 }
