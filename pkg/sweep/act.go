@@ -42,11 +42,11 @@ type actor struct {
 	tally   func(Method, Result)
 	loops   bool          // it is not the only one: something may be left to the next, or be put off
 	forgets bool          // keep no clocks of what is deleted: nobody will look
-	pause   time.Duration // for each batch of deletions
+	pause   time.Duration // after each batch of deletions but the last
 	// How many more entries it may delete, and have verified.
 	deletes, verifies int
 
-	owed    time.Duration // of the pause
+	since   time.Time     // when the oldest was read of what waits to be deleted
 	handed  time.Time     // when entries were last handed to the Verifier
 	more    bool          // something is left to the next scan
 	took    time.Duration // all in all
@@ -54,35 +54,46 @@ type actor struct {
 	stopped bool          // by a failure after which it is unknown what was deleted
 }
 
-// part deletes what is idle in the part of the table that was read last, and
-// stood as it is at since.
+// part deletes what is idle while the table is being read, a batch at a time. The part
+// that was read last stood as it is at since.
 func (a *actor) part(ctx context.Context, since time.Time) {
-	if len(a.s.found.deletes) == 0 {
-		return
+	if a.since.IsZero() && len(a.s.found.deletes) > 0 {
+		a.since = since
 	}
+	for len(a.s.found.deletes) >= batchSize {
+		a.delete(ctx, batchSize, a.pause)
+		a.since = since // what is left is of this part
+	}
+	if len(a.s.found.deletes) == 0 {
+		a.since = time.Time{}
+	}
+}
+
+// end deletes what is left when the table has been read.
+func (a *actor) end(ctx context.Context) {
+	if n := len(a.s.found.deletes); n > 0 {
+		a.delete(ctx, n, 0)
+	}
+}
+
+// delete deletes the first n of what waits for it, a batch at most, and pauses.
+func (a *actor) delete(ctx context.Context, n int, pause time.Duration) {
 	start := time.Now()
 	if start.Sub(a.handed) >= handOver {
 		a.verify(ctx)
 	}
-	n := min(len(a.s.found.deletes), a.deletes, passLimit)
-	a.more = a.more || n < len(a.s.found.deletes)
-	a.deletes -= n
-	for batch := range slices.Chunk(a.s.found.deletes[:n], batchSize) {
-		if a.stopped || ctx.Err() != nil {
-			break
-		}
-		if err := a.s.delete(batch, since, a.tally, &a.err); err != nil {
+	waiting := a.s.found.deletes
+	allowed := min(n, a.deletes)
+	a.more = a.more || allowed < n
+	a.deletes -= allowed
+	if allowed > 0 && !a.stopped && ctx.Err() == nil {
+		if err := a.s.delete(waiting[:allowed], a.since, a.tally, &a.err); err != nil {
 			a.err, a.stopped = cmp.Or(a.err, err), true
-			break
-		}
-		// The parts of a table seldom end with a full batch. Of a few entries the
-		// pause waits for that of others: the runtime sleeps badly for less than a
-		// millisecond, and this is what most scans of a small table delete.
-		if a.owed += a.pause * time.Duration(len(batch)) / batchSize; a.owed > a.pause/10 {
-			pace.Sleep(ctx, a.owed)
-			a.owed = 0
+		} else if pause > 0 {
+			pace.Sleep(ctx, pause)
 		}
 	}
+	a.s.found.deletes = waiting[:copy(waiting, waiting[n:])]
 	a.took += time.Since(start)
 }
 

@@ -2,8 +2,10 @@ package sweep
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
@@ -75,6 +77,49 @@ func TestScanDoesNotAllocatePerEntry(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The kernel shows its table in parts, and each may hold a few entries that are due:
+// they are deleted in whole batches, and not part by part.
+func TestDeletionsOfManyPartsAreOneBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const parts, each = 30, 20
+		table := newFake()
+		for i := range parts * each {
+			table.add(&fakeEntry{Entry: neigh.Entry{Key: idleKey(i), LLAddr: mac(1), State: neigh.Stale}})
+		}
+		s := sweeper(table, func(c *Config) { c.Table = partsTable{table, each} })
+		begun := time.Now()
+		s.pass(t.Context())
+		sizes := make(map[int]int)
+		for _, o := range table.log() {
+			sizes[o.batch]++
+		}
+		if want := map[int]int{1: batchSize, 2: batchSize, 3: batchSize}; !maps.Equal(sizes, want) || table.size() != 0 {
+			t.Errorf("batches of %v, %d entries left, want %v and none", sizes, table.size(), want)
+		}
+		if took := time.Since(begun); took != 3*batchPause {
+			t.Errorf("it took %v, want a pause of %v for each whole batch", took, batchPause)
+		}
+	})
+}
+
+// partsTable is a table that shows its entries in parts of so many.
+type partsTable struct {
+	*fakeTable
+	each int
+}
+
+func (t partsTable) DumpParts(visit func(*neigh.Entry), part func(since time.Time)) error {
+	n := 0
+	return t.fakeTable.DumpParts(func(e *neigh.Entry) {
+		if visit(e); n%t.each == t.each-1 {
+			t.mu.Unlock() // as the kernel does, which lets the table be changed meanwhile
+			part(time.Now())
+			t.mu.Lock()
+		}
+		n++
+	}, part)
 }
 
 func BenchmarkScan(b *testing.B) {

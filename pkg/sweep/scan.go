@@ -53,6 +53,7 @@ func (s *Sweeper) look(ctx context.Context, isDue dueFunc, a *actor) error {
 	if err := s.cfg.Table.DumpParts(sc.entry, func(since time.Time) { sc.part(ctx, since) }); err != nil {
 		return err
 	}
+	a.end(ctx)
 	sc.end()
 	return nil
 }
@@ -172,7 +173,6 @@ func (sc *scanner) job(do policy.Action, j Job) {
 // part acts on the part of the table that was read last, and stood as it is at since.
 func (sc *scanner) part(ctx context.Context, since time.Time) {
 	sc.actor.part(ctx, since)
-	sc.found.deletes = sc.found.deletes[:0]
 	sc.now = sc.clocks.since(time.Now())
 }
 

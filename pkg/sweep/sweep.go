@@ -26,8 +26,8 @@ const (
 	batchSize  = 200
 	batchPause = 10 * time.Millisecond
 
-	// passLimit bounds what is done on one part of a dump. What is left over is
-	// dumped afresh.
+	// passLimit bounds the verifications that one dump is the reason for. What is left
+	// over is dumped afresh.
 	passLimit = 2000
 
 	// freshFor is how old the part of a dump may be that a deletion is decided
@@ -114,7 +114,7 @@ type Sweeper struct {
 // found is what the scan has found due. It is reused from scan to scan.
 type found struct {
 	verifies    []Job       // not handed to the Verifier yet
-	deletes     []Job       // of the part that was read last
+	deletes     []Job       // until they make a batch
 	keys        []neigh.Key // of a batch of them
 	idle, inUse int         // how many of either there were in the whole table
 }
