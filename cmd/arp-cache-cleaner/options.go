@@ -173,7 +173,7 @@ func (f *flags) addListenHost() {
 func (f *flags) addAgent() {
 	o := f.o
 	f.add(duration(&o.Interval, "300s", minInterval, math.MaxInt64, "a duration of 1s or more, such as 300s or 5m"), "interval", "no age of a learned entry is to exceed this")
-	f.add(duration(&o.ScanPeriod, "", minScanPeriod, maxScanPeriod, "a duration from 10ms to 30s, and a tenth of --interval at most"), "scan-period", "how often the table is read").DefValue = "interval/15, 30s at most"
+	f.add(duration(&o.ScanPeriod, "", minScanPeriod, maxScanPeriod, "a duration from 10ms to 30s, and a tenth of --interval at most"), "scan-period", "how often the table is read; half as often while nothing is about to be verified").DefValue = "interval/15, 30s at most"
 	f.add(choice(&o.Act, "always", "always", "vsphere", "never"), "act", "whether entries are renewed; vsphere: only on VMware virtual machines, by their DMI strings or PCI devices; never: dry run")
 	f.add(choiceOf(&o.Announce, "never", []string{"never", "start"}, []bool{false, true}), "announce", "whether the node's own addresses are announced (gratuitous ARP, unsolicited Neighbor Advertisement) when the agent starts, for gateways and hosts that know a rebuilt node by its old link-layer address; start: each once, unless another host answers for it; VIPs are left to what moves them")
 	f.addSwitch(&o.Once, "once", "renew everything eligible now, print a summary and exit")

@@ -125,7 +125,7 @@ func constants(info *Info) []prometheus.Collector {
 		}),
 		gauge(info.ScanPeriod.Seconds(), prometheus.GaugeOpts{
 			Name: "scan_period_seconds",
-			Help: "Time in seconds between two scans (--scan-period).",
+			Help: "Time in seconds between two scans (--scan-period); twice that while nothing is about to be verified.",
 		}),
 		gauge(1, prometheus.GaugeOpts{
 			Name:        "build_info",

@@ -109,6 +109,7 @@ func (s *Sweeper) endLoads() {
 			continue
 		}
 		l.plan(time.Now(), &s.cfg.Timing, s.cfg.ScanPeriod)
+		s.found.soon = s.found.soon || l.early > 0
 		s.setPace(device, l.rate)
 		if l.need > pace.PerSecond && !l.said {
 			l.said = true

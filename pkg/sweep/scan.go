@@ -86,6 +86,7 @@ func (sc *scanner) entry(e *neigh.Entry) {
 	verdict := sc.cfg.Scope.DecideOn(e, sc.device, nextHop)
 	if verdict.Reason == policy.UnknownDevice {
 		sc.around.outdated() // it came, or went, a moment ago
+		sc.found.soon = true
 	}
 	if verdict.Reason.Foreign() || verdict.Reason == policy.Resolving {
 		sc.report.Add(e, &sc.link, verdict, nil, nextHop, isDefault)
@@ -109,10 +110,14 @@ func (sc *scanner) entry(e *neigh.Entry) {
 	ages := neigh.Ages{neigh.Used: e.Used, neigh.Confirmed: e.Confirmed, neigh.Updated: e.Updated, neigh.Resolved: age}
 	sc.report.Add(e, &sc.link, verdict, &ages, nextHop, isDefault)
 	due, left := sc.isDue(e, &sc.link, resolved), time.Duration(0)
-	if verdict.Action == policy.Verify && sc.link.Uplink {
+	if verdict.Action == policy.Verify {
 		left = sc.cfg.Timing.Left(e, &sc.link, resolved)
-		due = sc.loadOf(&sc.link).count(left, &sc.cfg.Timing) || due
+		if sc.link.Uplink {
+			due = sc.loadOf(&sc.link).count(left, &sc.cfg.Timing) || due
+		}
+		sc.found.soon = sc.found.soon || left <= calmPeriods*sc.cfg.ScanPeriod
 	}
+	sc.found.soon = sc.found.soon || e.State == neigh.Probe
 	if due && !held {
 		sc.job(verdict.Action, Job{Entry: *e, Link: sc.link, NextHop: nextHop, age: max(e.Used, e.Updated, age), left: left})
 	}

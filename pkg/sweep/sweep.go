@@ -34,6 +34,12 @@ const (
 	// on. After that the entry is read again first: somebody may have pinned it.
 	freshFor = 20 * time.Millisecond
 
+	// calmPeriods is how many scan periods lie between two scans while nothing may have
+	// to be verified before the second. The lead has room for three: one in which an entry
+	// becomes due, and two to verify it and to find out what came of that. What is idle
+	// needs one or two, because it is deleted at once, and leaves one for a scan that fails.
+	calmPeriods = 2
+
 	// dumpTries is how often a dump that was cut short is repeated at once.
 	dumpTries = 3
 
@@ -117,6 +123,7 @@ type found struct {
 	deletes     []Job       // until they make a batch
 	keys        []neigh.Key // of a batch of them
 	idle, inUse int         // how many of either there were in the whole table
+	soon        bool        // something may have to be verified before the next scan but one
 }
 
 // status is the outcome of the last scan, errNoScan since the start before the first.
@@ -188,15 +195,7 @@ func (s *Sweeper) Run(ctx context.Context) error {
 		if ctx.Err() != nil { // select takes either where both are ready
 			return nil
 		}
-		starting := s.starting()
-		switch more := s.pass(ctx); {
-		case more:
-			timer.Reset(batchPause)
-		case starting: // nodes that start together do not scan together
-			timer.Reset(time.Duration(s.phase() * float64(s.cfg.ScanPeriod)))
-		default:
-			timer.Reset(s.cfg.ScanPeriod)
-		}
+		timer.Reset(s.pass(ctx))
 	}
 }
 
@@ -212,9 +211,9 @@ func evenly(from float64) func() float64 {
 	}
 }
 
-// pass scans and acts, and says whether there is more to do at once.
-func (s *Sweeper) pass(ctx context.Context) (more bool) {
-	start := time.Now()
+// pass scans and acts, and returns the time until the next one.
+func (s *Sweeper) pass(ctx context.Context) time.Duration {
+	start, starting := time.Now(), s.starting()
 	earlier := s.recordAll(ignore)
 	a := actor{s: s, tally: ignore, loops: true, pause: batchPause}
 	if !s.cfg.DryRun {
@@ -232,7 +231,15 @@ func (s *Sweeper) pass(ctx context.Context) (more bool) {
 		s.cfg.Events.Scanned(took, err)
 	}
 	s.logFailure(err)
-	return a.more && !s.cfg.DryRun && err == nil
+	switch {
+	case a.more && !s.cfg.DryRun && err == nil:
+		return batchPause
+	case starting: // nodes that start together do not scan together
+		return time.Duration(s.phase() * float64(s.cfg.ScanPeriod))
+	case err == nil && !s.found.soon:
+		return calmPeriods * s.cfg.ScanPeriod
+	}
+	return s.cfg.ScanPeriod
 }
 
 // deleteLimit is how many entries a pass may delete: what the pace allows in a
