@@ -23,14 +23,9 @@ func DialAnnouncer(index int, addr netip.Addr) (*Announcer, error) {
 	if err := checkAddr(addr); err != nil {
 		return nil, fmt.Errorf("announcing on interface %d: %w", index, err)
 	}
-	p := arpProtocol()
-	p.parse = parseARPSender
-	if addr.Is6() {
-		p = ndProtocol()
-		p.busy = false // bound for good
-	}
-	p.filter = lineFilter(addr)
-	s, err := open(index, p)
+	arp := arpProtocol()
+	arp.parse = parseARPSender
+	s, err := openFor(index, addr, arp)
 	if err != nil {
 		return nil, err
 	}

@@ -91,13 +91,7 @@ func DialLine(index int, addr netip.Addr) (*Line, error) {
 	if err := checkAddr(addr); err != nil {
 		return nil, fmt.Errorf("listening on interface %d: %w", index, err)
 	}
-	p := arpProtocol()
-	if addr.Is6() {
-		p = ndProtocol()
-		p.busy = false // bound for good
-	}
-	p.filter = lineFilter(addr)
-	s, err := open(index, p)
+	s, err := openFor(index, addr, arpProtocol())
 	if err != nil {
 		return nil, err
 	}
@@ -117,6 +111,18 @@ func DialLine(index int, addr netip.Addr) (*Line, error) {
 	})
 	go l.listen()
 	return l, nil
+}
+
+// openFor opens a socket for what is said of one address: of an IPv4 one by arp, of an
+// IPv6 one by ND, to which it is bound for good.
+func openFor(index int, addr netip.Addr, arp protocol) (*socket, error) {
+	p := arp
+	if addr.Is6() {
+		p = ndProtocol()
+		p.busy = false
+	}
+	p.filter = lineFilter(addr)
+	return open(index, p)
 }
 
 // Close ends the Line, and an Ask that is under way with an error that wraps
