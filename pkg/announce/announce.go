@@ -36,7 +36,7 @@ const (
 	announcements    = 3 // RFC 5227 has two; a switch port may not forward the first yet
 	announceInterval = 2 * time.Second
 	// retry is RATE_LIMIT_INTERVAL: how long after a conflict, or an error, the address
-	// is probed for anew. The other holder may be the former machine, on its way out.
+	// is probed for again. The other holder may be the former machine, on its way out.
 	retry = time.Minute
 )
 

@@ -75,7 +75,7 @@ const (
 // may be used by several goroutines.
 type Checker struct {
 	// CAFile is a file of PEM certificates that the server's has to lead to. It
-	// is read anew on each check, because cluster CAs are rotated in place.
+	// is read again on each check, because cluster CAs are rotated in place.
 	// Without it certificates are not verified.
 	CAFile string
 	// Plain asks for a TCP connection and nothing more, of servers that are no

@@ -328,7 +328,7 @@ const apiPatience = 10 * time.Second
 
 // Client starts a client on the host, that sends the server a request at once
 // and then each period. When one fails, or is not answered in 10 seconds, it
-// connects anew: at once, and after a connection that failed a period later.
+// connects again: at once, and after a connection that failed a period later.
 func (h *Host) Client(ca *CA, server netip.AddrPort, period time.Duration) *APIClient {
 	return h.ClientBy(ca, server, server.Addr().String(), "", period)
 }

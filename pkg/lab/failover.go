@@ -71,7 +71,7 @@ type FailoverCase struct {
 	Says  string
 	Limit time.Duration
 	// Zombie: the first host announces itself all the time, and it is counted
-	// whom the node believes.
+	// which host the node believes.
 	Zombie bool
 	// IPv6 says that the case applies to Neighbor Discovery as well.
 	IPv6 bool
@@ -283,7 +283,7 @@ func (f *Failover) Run(c *FailoverCase, within time.Duration) FailoverResult {
 	return r
 }
 
-// Hold watches for the given time whom the node's datagrams go to, while the
+// Hold watches for the given time where the node's datagrams go, while the
 // first host announces itself.
 func (f *Failover) Hold(r *FailoverResult, d time.Duration) {
 	f.sink1.reset()
@@ -443,7 +443,7 @@ func (f *Failover) confirm() {
 // announce has the first host announce itself as kube-vip does: every 3 s, by
 // gratuitous ARP requests and replies in turn, or by unsolicited advertisements.
 // The first comes at once, and the second after half that time: the client connects
-// anew some 6 s after the break, and asks every second from then on, and what it
+// again some 6 s after the break, and asks every second from then on, and what it
 // sends between an announcement and its undoing is answered by a reset.
 func (f *Failover) announce() {
 	fd := -1

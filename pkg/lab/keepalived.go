@@ -101,7 +101,7 @@ func (k *Keepalived) Crash() error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", k.file("vrrp.pid"), err)
 	}
-	// The parent would start the child anew, and the child takes the VIP off the
+	// The parent would start another child, and the child takes the VIP off the
 	// device when its parent dies. The parent stands still first.
 	err = errors.Join(k.cmd.Process.Signal(syscall.SIGSTOP), syscall.Kill(vrrp, syscall.SIGKILL), k.cmd.Process.Kill())
 	<-k.ended
@@ -176,14 +176,14 @@ func (f *Failover) LoseAnnouncements() (lost func(*Host) int) {
 	}
 }
 
-// Naming says whom the node's entry for the VIP names, and since when.
+// Naming says which host the node's entry for the VIP names, and since when.
 type Naming struct {
 	At   time.Time
 	Host string // "one", "two", or a link-layer address
 }
 
-// Follow records whom the node's entry for the VIP names, by the kernel's
-// notifications. The function that it returns says what it was so far, first whom
+// Follow records which host the node's entry for the VIP names, by the kernel's
+// notifications. The function that it returns says what it was so far, first which
 // it named when Follow was called; an entry that names nobody for a while is no
 // change.
 func (f *Failover) Follow() (so func() []Naming) {

@@ -134,7 +134,7 @@ func (q *Inquiry) Hear(r Reply) {
 	}
 }
 
-// Holder returns whom the entry should name by the answers so far, and false where
+// Holder returns which host the entry should name by the answers so far, and false where
 // they do not decide: that is left to the kernel.
 //
 // The incumbent keeps the entry while it answers. Another holder is given it if it

@@ -184,7 +184,10 @@ func (b *Broadcast) correct(ctx context.Context, asker *shield.Asker, q *shield.
 	due, err := b.unconfirmed(q)
 	switch {
 	case err != nil:
-	case due && b.turns(ctx, q) == nil:
+	case due:
+		if b.turns(ctx, q) != nil { // the agent is stopping
+			return nil
+		}
 		err = b.confirm(q)
 	case h != q.Incumbent.LLAddr:
 		b.Pacer.Spend(q.Key.Index, 1) // the kernel's, by which it verifies that
@@ -195,7 +198,7 @@ func (b *Broadcast) correct(ctx context.Context, asker *shield.Asker, q *shield.
 	return err
 }
 
-// leave leaves an entry to the kernel that nobody answers for, or only others whom
+// leave leaves an entry to the kernel that nobody answers for, or only others that
 // there is no reason to believe. The kernel verifies it by unicast when it is used.
 // Those requests need turns as well.
 func (b *Broadcast) leave(ctx context.Context, q *shield.Inquiry) error {

@@ -83,7 +83,7 @@ func (l *load) round() time.Duration {
 	return time.Duration(float64(l.inUse) / l.rate * float64(time.Second))
 }
 
-// beginLoads starts to count anew.
+// beginLoads starts to count again.
 func (s *Sweeper) beginLoads() {
 	for _, l := range s.loads {
 		l.inUse, l.due, l.soon = 0, 0, [len(l.soon)]int{}

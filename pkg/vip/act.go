@@ -16,7 +16,7 @@ import (
 // ones.
 const reconnectIn = 10 * time.Second
 
-// trustWithin is how long clients are given to connect anew and to be served. A
+// trustWithin is how long clients are given to connect again and to be served. A
 // kubelet sends something every 10 s, and at once where it was disconnected.
 const trustWithin = 6 * time.Second
 

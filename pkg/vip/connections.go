@@ -151,7 +151,7 @@ func stuck(now, since time.Time, sockets []neigh.Socket) (all []neigh.Socket) {
 	return all
 }
 
-// reconnecting notes that connections were closed, whose owners connect anew
+// reconnecting notes that connections were closed, whose owners connect again
 // within some time.
 func (c *connections) reconnecting(now time.Time, within time.Duration) {
 	*c = connections{established: c.established, patience: now.Add(within)}

@@ -93,21 +93,21 @@ func (w *Watcher) Run(ctx context.Context) error {
 	defer w.listen(ctx, false)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var last time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-timer.C:
 		case <-w.wake:
+			pace.Sleep(ctx, time.Until(last.Add(roundGap)))
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
 		w.turn(ctx)
-		if !pace.Sleep(ctx, roundGap) {
-			return nil
-		}
-		timer.Reset(w.pause() - roundGap)
+		last = time.Now()
+		timer.Reset(w.pause())
 	}
 }
 
