@@ -35,7 +35,7 @@ func check(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	return nil
 }
 
-// checkLine says in one line what became of a check.
+// checkLine says the result of a check in one line.
 func checkLine(o *options, r *apicheck.Result) string {
 	status := "none"
 	if r.Status != 0 {

@@ -240,14 +240,17 @@ func parse(args []string, env func(string) (string, bool), stdout io.Writer) (*o
 	case err != nil:
 		return nil, f.explain(err)
 	case c.argument != nil:
-		return o, f.address(&c)
+		if err := f.address(&c); err != nil {
+			return nil, err
+		}
+		return o, f.environment(env, &c)
 	case f.NArg() > 0:
 		return nil, fmt.Errorf("unexpected argument %q: want flags only", f.Arg(0))
 	}
 	if o.Command == "list" {
 		o.List.Filter = o.Scope
 	}
-	if err := f.environment(env); err != nil {
+	if err := f.environment(env, &c); err != nil {
 		return nil, err
 	}
 	return o, f.complete()
@@ -327,8 +330,7 @@ func (f *flags) complete() error {
 	return nil
 }
 
-// address takes the one argument of a command that has one. Such a command reads no
-// environment: in a pod, ARP_CACHE_CLEANER_INTERVAL is the agent's.
+// address takes the one argument of a command that has one.
 func (f *flags) address(c *command) error {
 	if f.NArg() != 1 {
 		return fmt.Errorf("%s: %d addresses: want one", c.name, f.NArg())

@@ -15,12 +15,12 @@ func variable(flag string) string {
 	return variablePrefix + strings.ToUpper(strings.NewReplacer("-", "_", ".", "_").Replace(flag))
 }
 
-// environment sets flags that the command line left open. An empty variable
-// counts as unset, so that manifests can leave values open.
-func (f *flags) environment(env func(string) (string, bool)) (err error) {
+// environment sets flags that the command line left open, as far as the command reads
+// any. An empty variable counts as unset, so that manifests can leave values open.
+func (f *flags) environment(env func(string) (string, bool), c *command) (err error) {
 	f.VisitAll(func(p *pflag.Flag) {
 		text, ok := env(variable(p.Name))
-		if err != nil || p.Changed || !ok || text == "" {
+		if err != nil || p.Changed || !ok || text == "" || !c.reads(p.Name) {
 			return
 		}
 		f.sources[p.Name] = variable(p.Name)
@@ -30,6 +30,9 @@ func (f *flags) environment(env func(string) (string, bool)) (err error) {
 	})
 	return err
 }
+
+// reads reports whether a command reads a flag from the environment.
+func (c *command) reads(flag string) bool { return c.argument == nil || flag == c.shared }
 
 // unknownVariable is a variable that looks like one of the agent's.
 type unknownVariable struct {

@@ -152,6 +152,20 @@ func TestParse(t *testing.T) {
 			want: func(o *options) { *o = options{Command: "ready", Health: []string{"10.0.0.7:10331"}} },
 		},
 		{
+			name: "check has the agent's CA file, and nothing else of the agent's", args: []string{"check", "10.0.0.1"},
+			env: map[string]string{"ARP_CACHE_CLEANER_VIP_CA_FILE": "/ca.crt", "ARP_CACHE_CLEANER_VIP_HEALTH": "none", "ARP_CACHE_CLEANER_NAME": "a", "ARP_CACHE_CLEANER_TIMEOUT": "1s"},
+			want: func(o *options) {
+				*o = options{Command: "check", Check: checkOptions{Server: netip.MustParseAddrPort("10.0.0.1:6443"), Timeout: 4 * time.Second}, VIP: vipOptions{Health: "https", CAFile: "/ca.crt"}}
+			},
+		},
+		{
+			name: "probe has nothing of the agent's", args: []string{"probe", "10.0.0.1"},
+			env: map[string]string{"ARP_CACHE_CLEANER_INTERVAL": "30s", "ARP_CACHE_CLEANER_INTERFACE": "eth*"},
+			want: func(o *options) {
+				*o = options{Command: "probe", Probe: probeOptions{Address: netip.MustParseAddr("10.0.0.1"), Count: 3, Interval: time.Second}, Output: "table"}
+			},
+		},
+		{
 			name: "logging", args: []string{"--log-level=debug", "--log-format=json", "--metrics-per-entry=7", "--act=vsphere"},
 			want: func(o *options) { o.Log.Level, o.LogFormat, o.PerEntry, o.Act = slog.LevelDebug, "json", 7, "vsphere" },
 		},
