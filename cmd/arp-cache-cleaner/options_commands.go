@@ -53,7 +53,7 @@ password.`,
 			about: `Asks by broadcast who holds an address, and shows every holder that answers.
 An entry of this node's for the address keeps its link-layer address. Needs
 CAP_NET_RAW, and CAP_NET_ADMIN where there is such an entry.`,
-			exits:   "0 if one holder answers, 3 if none does, 4 if several do.",
+			exits:   "0 if one holder answers, 3 if none does, 4 if several do, 1 if nobody could be asked, 2 for bad input.",
 			declare: (*flags).addProbe, argument: probeAddress, run: probe,
 		},
 		{

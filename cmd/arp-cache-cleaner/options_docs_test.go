@@ -29,7 +29,7 @@ func commandTable() string {
 	var b strings.Builder
 	b.WriteString("| command | what it does | exit code |\n|---|---|---|\n")
 	for _, c := range commands() {
-		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", c.synopsis(), c.summary, cmp.Or(strings.TrimSuffix(c.exits, "."), "the usual ones"))
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", c.synopsis(), c.summary, cmp.Or(strings.TrimSuffix(c.exits, "."), "0, 1 or 2: see below"))
 	}
 	return b.String()
 }

@@ -193,6 +193,10 @@ func printHolders(w io.Writer, r *result) error {
 	if err := tw.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "%d holders of %s answered on %s, asked from %s\n", len(r.Holders), r.Address, r.Device, r.Source)
+	holders := "holders"
+	if len(r.Holders) == 1 {
+		holders = "holder"
+	}
+	_, err := fmt.Fprintf(w, "%d %s of %s answered on %s, asked from %s\n", len(r.Holders), holders, r.Address, r.Device, r.Source)
 	return err
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -85,5 +86,22 @@ func TestProbe(t *testing.T) {
 	}
 	if left := n.IP("neigh"); strings.Contains(left, otherMAC) || !strings.Contains(left, "10.0.0.3 dev eth0 lladdr "+peerMAC) || strings.Contains(left, "2001:db8::2 ") {
 		t.Errorf("probing changed the table:\n%s", left)
+	}
+}
+
+// The last line counts the holders.
+func TestPrintHolders(t *testing.T) {
+	for n, want := range []string{
+		"0 holders of 10.0.0.2 answered on eth0, asked from 10.0.0.1\n",
+		"1 holder of 10.0.0.2 answered on eth0, asked from 10.0.0.1\n",
+		"2 holders of 10.0.0.2 answered on eth0, asked from 10.0.0.1\n",
+	} {
+		var b bytes.Buffer
+		if err := printHolders(&b, &result{Address: "10.0.0.2", Device: "eth0", Source: "10.0.0.1", Holders: make([]holder, n)}); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasSuffix(b.String(), "\n"+want) {
+			t.Errorf("got %q, want %q at its end", b.String(), want)
+		}
 	}
 }
