@@ -3,8 +3,11 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/netip"
 	"os"
 	"slices"
@@ -15,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/hack/markdown"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/apicheck"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/metrics"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
@@ -29,7 +33,7 @@ func TestDocs(t *testing.T) {
 	}{
 		{"README.md", map[string]string{"list": listTable(t, "eth0"), "probe": probeTable(t)}},
 		{"docs/configuration.md", map[string]string{"flags": flagTable()}},
-		{"docs/cli.md", map[string]string{"commands": commandTable(), "command flags": commandFlagTable(), "list": listTable(t, ""), "probe": probeTable(t), "reasons": reasonTable(t)}},
+		{"docs/cli.md", map[string]string{"commands": commandTable(), "command flags": commandFlagTable(), "list": listTable(t, ""), "probe": probeTable(t), "check": checkLines(), "status": statusText(t), "reasons": reasonTable(t)}},
 		{"docs/metrics.md", map[string]string{"metrics": metricTable(t)}},
 	} {
 		file := "../../" + doc.file
@@ -74,6 +78,46 @@ func probeTable(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return strings.ReplaceAll(b.String(), "  \n", "\n") + "```\n"
+}
+
+// checkLines shows a server that serves, one with a certificate for another name, and one
+// that is of another cluster.
+func checkLines() string {
+	var b strings.Builder
+	b.WriteString("```\n")
+	unknown := x509.UnknownAuthorityError{}
+	for i, r := range []apicheck.Result{
+		{Outcome: apicheck.Served, Status: http.StatusOK, Verified: true, Took: 6100 * time.Microsecond},
+		{Outcome: apicheck.Served, Status: http.StatusOK, Took: 5800 * time.Microsecond, Unproven: errors.New("x509: certificate is valid for 10.0.0.2, not 10.0.0.101")},
+		{Outcome: apicheck.TLS, Took: 4300 * time.Microsecond, Err: fmt.Errorf("certificate of 10.0.0.102:6443: %w", unknown)},
+	} {
+		o := &options{Check: checkOptions{Server: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(100 + i)}), defaultCheckPort)}}
+		fmt.Fprintf(&b, "$ arp-cache-cleaner check %s\n%s\n", o.Check.Server.Addr(), checkLine(o, &r))
+	}
+	return b.String() + "```\n"
+}
+
+// statusText shows some sections of the status page: those of the agent, of a VIP in
+// trouble, and of the events.
+func statusText(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile("../../pkg/status/testdata/sample.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sections := strings.Split(string(b), "\n\n")
+	shown := []string{sections[0]}
+	for _, s := range sections[1:] {
+		for _, title := range []string{"Agent\n", "VIP 10.0.0.101\n", "Last events\n"} {
+			if strings.HasPrefix(s, title) {
+				shown = append(shown, s)
+			}
+		}
+	}
+	if len(shown) != 4 {
+		t.Fatalf("%d of 4 sections:\n%s", len(shown), b)
+	}
+	return "```\n$ arp-cache-cleaner status\n" + strings.Join(shown, "\n\n") + "\n```\n"
 }
 
 // reasonsInWords says what each reason means to those who read `list` and kept_entries.

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,22 +15,24 @@ import (
 
 //go:generate go test -run ^TestJudge$ -update .
 
-var update = flag.Bool("update", false, "write the table of docs/vip.md")
+var update = flag.Bool("update", false, "write the tables of docs/vip.md")
 
-// documented holds docs/vip.md to the situations that a test has shown, one row each,
-// or writes them there.
-func documented(t *testing.T, rows []string) {
+// documented holds the tables of docs/vip.md to what a test has shown, or writes them
+// there.
+func documented(t *testing.T, tables map[string]string) {
 	t.Helper()
 	const file = "../../docs/vip.md"
 	old, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	table := "| situation | what is seen | state | reason |\n|---|---|---|---|\n" + strings.Join(rows, "")
-	text, err := markdown.Splice(string(old), "verdicts", table)
+	text := string(old)
+	for section, table := range tables {
+		if text, err = markdown.Splice(text, section, table); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+	}
 	switch {
-	case err != nil:
-		t.Fatalf("%s: %v", file, err)
 	case text == string(old):
 	case *update:
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
@@ -38,6 +41,50 @@ func documented(t *testing.T, rows []string) {
 	default:
 		t.Errorf("%s is out of date: make generate writes it", file)
 	}
+}
+
+// reasonsInWords says what each reason means to those who read the log, the metric
+// vip_state or the status page.
+var reasonsInWords = [numReasons]string{
+	NoEvidence:        "there is no connection to the VIP, and no entry for it, or nobody who could be asked",
+	TCPProgress:       "a connection has received data",
+	Translated:        "a connection has received data, and no neighbour has the address: this node translates it to another one (NAT)",
+	HolderAnswer:      "the holder answers ARP or ND, and no connection looks wrong",
+	CheckServed:       "a check was served just now",
+	TCPIdle:           "there are connections, none of which looks wrong, but no holder that answers requests: it filters them, it cannot be asked, or there is no entry",
+	Resolving:         "the kernel is asking who has the address",
+	NoAnswer:          "the holder has not answered three requests",
+	BroadcastOnly:     "the holder answers broadcasts, and no unicast requests: a switch or a proxy may be answering for it",
+	OthersAnswer:      "the holder does not answer, and other hosts do; `silent`: none of them has shown that it serves",
+	AttemptUnanswered: "an attempt to connect to the VIP is not answered",
+	AttemptRefused:    "attempts to connect to the VIP are refused, and there is no other connection",
+	Retransmits:       "what was sent on a connection is not acknowledged",
+	RequestUnanswered: "a request on a connection has had no answer for 3 s",
+	NoConnectionLeft:  "there were connections to the VIP, and now there are none",
+	UnprovenHolder:    "the kernel has moved the entry to another host, which has not shown yet that it serves",
+	NobodyAnswers:     "nobody answers a broadcast",
+	CheckFailed:       "the holder answers ARP or ND, and the last check of its service failed",
+	ServerError:       "the API server says itself that it does not work: it answers a check with 5xx",
+	OwnAddress:        "this node has the VIP",
+	OffLink:           "the VIP is behind a gateway, or on a device that resolves no addresses",
+}
+
+// reasonRows has a row for every reason, with the states that a test has shown it in.
+func reasonRows(t *testing.T, states map[Reason][]State) string {
+	t.Helper()
+	var b strings.Builder
+	for r := None + 1; r < numReasons; r++ {
+		if reasonsInWords[r] == "" || len(states[r]) == 0 {
+			t.Errorf("docs/vip.md: nothing says what the reason %s means, or no situation has it", r)
+		}
+		slices.Sort(states[r])
+		var names []string
+		for _, s := range slices.Compact(states[r]) {
+			names = append(names, "`"+s.String()+"`")
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", r, strings.Join(names, ", "), reasonsInWords[r])
+	}
+	return b.String()
 }
 
 // documentedRow is a row of that table.
