@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -269,9 +268,6 @@ func finish(ctx context.Context, wait func() error, log *slog.Logger) error {
 		return err
 	case <-after(ctx, exitTimeout):
 		log.Warn("stopping while the kernel still owes an answer")
-		if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
-			return err // of the part that ended first
-		}
 		return nil
 	}
 }
