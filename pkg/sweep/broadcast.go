@@ -185,10 +185,9 @@ func (b *Broadcast) correct(ctx context.Context, asker *shield.Asker, q *shield.
 	switch {
 	case err != nil:
 	case due:
-		if b.turns(ctx, q) != nil { // the agent is stopping
-			return nil
+		if stopping := b.turns(ctx, q); stopping == nil {
+			err = b.confirm(q)
 		}
-		err = b.confirm(q)
 	case h != q.Incumbent.LLAddr:
 		b.Pacer.Spend(q.Key.Index, 1) // the kernel's, by which it verifies that
 	}
