@@ -37,7 +37,7 @@ var protected = []string{
 // Longer intervals take longer: -promise 300s -timeout 30m is the default one.
 func TestPromise(t *testing.T) { // not parallel: what runs side by side are its own parts
 	if testing.Short() {
-		*promise = "1s"
+		*promise = "4s" // beside other packages a machine is held up for most of a second
 	}
 	for text := range strings.SplitSeq(*promise, ",") {
 		interval, err := time.ParseDuration(text)
@@ -143,8 +143,12 @@ func testPromise(t *testing.T, interval time.Duration, raw bool) {
 	}
 	t.Logf("greatest ages shown: used %d, confirmed %d, updated %d", worst[0], worst[1], worst[2])
 
-	if code, took := p.stop(); code != 0 || took > time.Second {
-		t.Errorf("after SIGTERM: exit code %d in %v, want 0 within 1 s", code, took)
+	limit := time.Second
+	if testing.Short() {
+		limit = 3 * time.Second
+	}
+	if code, took := p.stop(); code != 0 || took > limit {
+		t.Errorf("after SIGTERM: exit code %d in %v, want 0 within %v", code, took, limit)
 	}
 	if log := p.stderr.String(); strings.Contains(log, "CAP_NET_RAW") == raw || strings.Count(log, "CAP_NET_RAW") > 1 {
 		t.Errorf("CAP_NET_RAW missing is to be said once where it is:\n%s", log)
