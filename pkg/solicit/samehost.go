@@ -84,11 +84,11 @@ func (c tcp) keepAlive(ctx context.Context, index int, conn *net.TCPConn, to net
 	}
 	seq, ack, err := c.sequence()
 	if err != nil {
-		return false, fmt.Errorf("reading sequence numbers: %w", explainTCP(err))
+		return false, fmt.Errorf("reading sequence numbers: %w", err)
 	}
 	local, remote := conn.LocalAddr().(*net.TCPAddr).AddrPort(), conn.RemoteAddr().(*net.TCPAddr).AddrPort()
 	if err := sendPacket(index, lladdr(to), ackSegment(local, remote, seq-1, ack-outdated)); err != nil {
-		return false, explainTCP(err)
+		return false, err
 	}
 	acknowledged := func(i *unix.TCPInfo) bool { return i.Last_ack_recv < before.Last_ack_recv }
 	after, ok, err := c.await(ctx, acknowledged, ackWithin)
@@ -125,13 +125,6 @@ func (c tcp) await(ctx context.Context, what func(*unix.TCPInfo) bool, within ti
 	}
 }
 
-func explainTCP(err error) error {
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
-		return fmt.Errorf("%w (%w)", ErrPermission, err)
-	}
-	return err
-}
-
 // tcp is the socket of a connection.
 type tcp struct{ syscall.RawConn }
 
@@ -143,16 +136,8 @@ func openTCP(conn *net.TCPConn) (tcp, error) {
 	return tcp{raw}, nil
 }
 
-func (c tcp) control(fn func(fd int) error) error {
-	var err error
-	if closed := c.Control(func(fd uintptr) { err = fn(int(fd)) }); closed != nil {
-		return closed
-	}
-	return err
-}
-
 func (c tcp) info() (i *unix.TCPInfo, err error) {
-	if err := c.control(func(fd int) (err error) {
+	if err := control(c, func(fd int) (err error) {
 		i, err = unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 		return err
 	}); err != nil {
@@ -173,7 +158,7 @@ const repairOff, repairOffWithProbe = -1, 0
 // process, and sends nothing for it meanwhile.
 func (c tcp) sequence() (seq, ack uint32, err error) {
 	const receiving, sending = 1, 2 // TCP_RECV_QUEUE, TCP_SEND_QUEUE
-	err = c.control(func(fd int) error {
+	err = control(c, func(fd int) error {
 		if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, 1); err != nil {
 			return err
 		}
@@ -191,22 +176,24 @@ func (c tcp) sequence() (seq, ack uint32, err error) {
 		}
 		return err
 	})
+	if errors.Is(err, unix.EPERM) {
+		err = fmt.Errorf("CAP_NET_ADMIN: %w (%w)", ErrPermission, err)
+	}
 	return seq, ack, err
 }
 
 // sendPacket sends an IP packet to a link-layer address.
 func sendPacket(index int, to lladdr, packet []byte) error {
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0) // receives nothing
+	fd, err := openPacket()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = unix.Close(fd) }()
-	sa := &unix.SockaddrLinklayer{Protocol: networkOrder(unix.ETH_P_IP), Ifindex: index, Halen: uint8(len(to))}
+	etherType := uint16(unix.ETH_P_IP)
 	if packet[0]>>4 == 6 {
-		sa.Protocol = networkOrder(unix.ETH_P_IPV6)
+		etherType = unix.ETH_P_IPV6
 	}
-	copy(sa.Addr[:], to[:])
-	return unix.Sendto(fd, packet, unix.MSG_DONTWAIT, sa)
+	return sendto(fd, etherType, index, packet, to)
 }
 
 // ackSegment returns an IP packet with a TCP segment that acknowledges, and carries

@@ -57,13 +57,9 @@ func open(index int, p protocol) (*socket, error) {
 	if index <= 0 {
 		return nil, fmt.Errorf("interface index %d: %w", index, ErrGone)
 	}
-	// With protocol 0 nothing arrives before there is a filter.
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	switch {
-	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-		return nil, fmt.Errorf("opening packet socket: CAP_NET_RAW: %w (%w)", ErrPermission, err)
-	case err != nil:
-		return nil, fmt.Errorf("opening packet socket: %w", err)
+	fd, err := openPacket()
+	if err != nil {
+		return nil, err
 	}
 	s := &socket{protocol: p, index: index, name: fmt.Sprintf("interface %d", index), file: os.NewFile(uintptr(fd), "packet"), in: make([]byte, maxFrame)}
 	if err := s.setUp(); err != nil {
@@ -71,6 +67,19 @@ func open(index int, p protocol) (*socket, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// openPacket opens a packet socket. Of its protocol, 0, nothing arrives: there is no
+// filter yet.
+func openPacket() (fd int, err error) {
+	fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		return 0, fmt.Errorf("opening packet socket: CAP_NET_RAW: %w (%w)", ErrPermission, err)
+	case err != nil:
+		return 0, fmt.Errorf("opening packet socket: %w", err)
+	}
+	return fd, nil
 }
 
 func (s *socket) setUp() (err error) {
@@ -136,9 +145,12 @@ func (s *socket) fail(action string, err error) error {
 }
 
 // control runs fn with the file descriptor.
-func (s *socket) control(fn func(fd int) error) error {
+func (s *socket) control(fn func(fd int) error) error { return control(s.raw, fn) }
+
+// control runs fn with the file descriptor of a connection.
+func control(raw syscall.RawConn, fn func(fd int) error) error {
 	var err error
-	if c := s.raw.Control(func(fd uintptr) { err = fn(int(fd)) }); c != nil {
+	if c := raw.Control(func(fd uintptr) { err = fn(int(fd)) }); c != nil {
 		return c
 	}
 	return err
@@ -283,7 +295,12 @@ func (s *socket) sendNow(frame []byte, to lladdr) error {
 }
 
 func (s *socket) sendto(fd int, frame []byte, to lladdr) error {
-	sa := &unix.SockaddrLinklayer{Protocol: networkOrder(s.etherType), Ifindex: s.index, Halen: uint8(len(to))}
+	return sendto(fd, s.etherType, s.index, frame, to)
+}
+
+// sendto sends a frame by a packet socket, which need not be bound.
+func sendto(fd int, etherType uint16, index int, frame []byte, to lladdr) error {
+	sa := &unix.SockaddrLinklayer{Protocol: networkOrder(etherType), Ifindex: index, Halen: uint8(len(to))}
 	copy(sa.Addr[:], to[:])
 	for {
 		if err := unix.Sendto(fd, frame, 0, sa); !errors.Is(err, unix.EINTR) {
