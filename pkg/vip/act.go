@@ -233,7 +233,7 @@ func (v *watch) checkHolder(ctx context.Context, e *Evidence) bool {
 	if !v.budgets.checks.AllowN(e.Now, 1) {
 		return false
 	}
-	r := v.ask(ctx, nil)
+	r := v.ask(ctx, v.target.endpoint())
 	now := time.Now()
 	if ctx.Err() != nil {
 		return false
@@ -268,7 +268,9 @@ func (v *watch) compare(ctx context.Context, e *Evidence) {
 	}
 	all := e.Round.lladdrs()
 	before := v.holders.oneHost(e.Holder, all)
-	r := v.ask(ctx, &Endpoint{Beside: v.holders.toCompare(e.Now, e.Round.others(e.Holder)), Holder: e.Holder})
+	server := v.target.endpoint()
+	server.Beside, server.Holder, server.Index = v.holders.toCompare(e.Now, e.Round.others(e.Holder)), e.Holder, v.way.Link.Index
+	r := v.ask(ctx, server)
 	if ctx.Err() != nil || v.named() != e.Holder {
 		return
 	}
@@ -281,14 +283,9 @@ func (v *watch) compare(ctx context.Context, e *Evidence) {
 	}
 }
 
-// ask checks the service at the VIP, and compares its server with hosts that answer
-// beside it.
-func (v *watch) ask(ctx context.Context, compare *Endpoint) CheckResult {
-	endpoint := v.target.endpoint()
-	if compare != nil {
-		endpoint.Beside, endpoint.Holder, endpoint.Index = compare.Beside, compare.Holder, v.way.Link.Index
-	}
-	r := v.cfg.Checker.Check(ctx, endpoint)
+// ask checks the service at the VIP.
+func (v *watch) ask(ctx context.Context, server Endpoint) CheckResult {
+	r := v.cfg.Checker.Check(ctx, server)
 	if ctx.Err() == nil && v.cfg.Hooks.Checked != nil {
 		v.cfg.Hooks.Checked(v.target.String(), r.Outcome)
 	}
@@ -346,7 +343,7 @@ func (v *watch) trial(ctx context.Context, h, incumbent neigh.LLAddr, silent boo
 	done := make(chan CheckResult, 1)
 	go func() {
 		defer end()
-		done <- v.ask(checking, nil)
+		done <- v.ask(checking, v.target.endpoint())
 	}()
 	back := silent && v.answersAgain(asking, incumbent)
 	if back {

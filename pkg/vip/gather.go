@@ -106,14 +106,17 @@ func (v *watch) locate(now time.Time) Where {
 	case p.Link.Loopback || p.Link.NoARP || p.Link.PointToPoint:
 		where, reason = Behind, fmt.Sprintf("%s does not resolve addresses", p.Link.Name)
 	}
-	if where == OnLink && v.way.where == OnLink && p.Link.Index != v.way.Link.Index {
-		v.tracker, v.holders = Tracker{}, newHolders(now) // what was known is about another entry
-		v.round, v.check = Round{}, Check{}
+	device := where == OnLink && v.way.where == OnLink && p.Link.Index != v.way.Link.Index
+	if device {
+		v.tracker = Tracker{}
 		v.release()
 		v.line.close()
 	}
 	if where != v.way.where {
-		v.holders, v.round, v.check, v.verified = newHolders(now), Round{}, Check{}, now
+		v.verified = now
+	}
+	if device || where != v.way.where { // what was found out is about another entry
+		v.holders, v.round, v.check = newHolders(now), Round{}, Check{}
 	}
 	arrived := v.way.arrived || where == OnLink && v.way.where != OnLink
 	v.way = way{Place: p, where: where, at: now, arrived: arrived}
@@ -127,7 +130,7 @@ func (v *watch) elsewhere(ctx context.Context, e *Evidence) {
 	if e.Where != Here || v.cfg.Checker == nil || e.Now.Sub(v.check.At) < servingEvery {
 		return
 	}
-	r := v.ask(ctx, nil)
+	r := v.ask(ctx, v.target.endpoint())
 	if ctx.Err() != nil {
 		return
 	}

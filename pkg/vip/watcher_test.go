@@ -249,22 +249,30 @@ func TestNameServerIsGone(t *testing.T) {
 	})
 }
 
+// byName has a VIP given by a name, which is resolved by answer. n counts how often that
+// was done.
+func byName(n *int, answer func(n int) []netip.Addr) func(*Config) {
+	return func(c *Config) {
+		c.Given = []Given{{Name: "vip.lab", Port: port}}
+		c.Lookup = func(context.Context, string) ([]netip.Addr, error) {
+			*n++
+			return answer(*n), nil
+		}
+	}
+}
+
 // A name server that answers with two of three addresses at a time has none of them
 // forgotten; one that does not work any more, and is left out for that, is.
 func TestNameOfSeveralAddresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		three := []netip.Addr{addr(100), addr(101), addr(102)}
 		n, gone := 0, false
-		b := newBench([]*host{good(1)}, func(c *Config) {
-			c.Given = []Given{{Name: "vip.lab", Port: port}}
-			c.Lookup = func(context.Context, string) ([]netip.Addr, error) {
-				n++
-				if gone {
-					return three[:2], nil
-				}
-				return []netip.Addr{three[n%3], three[(n+1)%3]}, nil
+		b := newBench([]*host{good(1)}, byName(&n, func(n int) []netip.Addr {
+			if gone {
+				return three[:2]
 			}
-		})
+			return []netip.Addr{three[n%3], three[(n+1)%3]}
+		}))
 		b.start(t)
 		rest(3 * roundEvery)
 		for range 20 {
@@ -288,13 +296,7 @@ func TestNameOfSeveralAddresses(t *testing.T) {
 func TestNameInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := 0
-		b := newBench([]*host{good(1)}, func(c *Config) {
-			c.Given = []Given{{Name: "vip.lab", Port: port}}
-			c.Lookup = func(context.Context, string) ([]netip.Addr, error) {
-				n++
-				return []netip.Addr{addr(100 + n%2)}, nil
-			}
-		})
+		b := newBench([]*host{good(1)}, byName(&n, func(n int) []netip.Addr { return addrs(100 + n%2) }))
 		b.kubelet(t, time.Second)
 		b.start(t)
 		rest(5 * roundEvery)
@@ -321,13 +323,7 @@ func TestNameInTurn(t *testing.T) {
 func TestNameOfTooManyAddresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := 0
-		b := newBench([]*host{good(1)}, func(c *Config) {
-			c.Auto, c.Given = true, []Given{{Name: "vip.lab", Port: port}}
-			c.Lookup = func(context.Context, string) ([]netip.Addr, error) {
-				n++
-				return []netip.Addr{addr(1 + n%(2*maxVIPs))}, nil
-			}
-		})
+		b := newBench([]*host{good(1)}, func(c *Config) { c.Auto = true }, byName(&n, func(n int) []netip.Addr { return addrs(1 + n%(2*maxVIPs)) }))
 		b.kubelet(t, time.Second)
 		b.start(t)
 		for range 30 {
@@ -368,13 +364,7 @@ func TestNameOfAnAddressThatIsWatched(t *testing.T) {
 func TestChurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := 0
-		b := newBench([]*host{good(1)}, func(c *Config) {
-			c.Given = []Given{{Name: "vip.lab", Port: port}}
-			c.Lookup = func(context.Context, string) ([]netip.Addr, error) {
-				n++
-				return []netip.Addr{netip.MustParseAddr("10.0.1." + strconv.Itoa(n))}, nil
-			}
-		})
+		b := newBench([]*host{good(1)}, byName(&n, func(n int) []netip.Addr { return []netip.Addr{netip.MustParseAddr("10.0.1." + strconv.Itoa(n))} }))
 		stop := b.start(t)
 		rest(50*time.Minute + 5*time.Second)
 		if w := len(b.watched()); w == 0 || w > maxVIPs || len(b.watching) != w || n < 90 {
