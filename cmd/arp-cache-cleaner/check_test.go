@@ -49,6 +49,8 @@ func TestCheckCommand(t *testing.T) {
 		{"the flag wins over the variable", `^10.0.0.2:6443 served status=200 verified=true`, []string{"10.0.0.2", "--vip-ca-file=" + file}, 0, []string{caVariable + wrong}},
 		{"without a file, in the agent's pod", `^10.0.0.2:6443 served status=200 verified=false`, []string{"10.0.0.2", "--vip-ca-file="}, 0, []string{caVariable + wrong}},
 		{"no CA, in the agent's pod", `^$`, []string{"10.0.0.2"}, 2, []string{caVariable + empty}},
+		{"another port, in the agent's pod", `^10.0.0.2:7443 served status=200 verified=false`, []string{"10.0.0.2"}, 0, []string{"ARP_CACHE_CLEANER_VIP_PORT=7443"}},
+		{"no port, in the agent's pod", `^$`, []string{"10.0.0.2"}, 2, []string{"ARP_CACHE_CLEANER_VIP_PORT=70000"}},
 		{"no address", `^$`, []string{"api.example"}, 2, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

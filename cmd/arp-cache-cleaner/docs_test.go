@@ -91,7 +91,7 @@ func checkLines() string {
 		{Outcome: apicheck.Served, Status: http.StatusOK, Took: 5800 * time.Microsecond, Unproven: errors.New("x509: certificate is valid for 10.0.0.2, not 10.0.0.101")},
 		{Outcome: apicheck.TLS, Took: 4300 * time.Microsecond, Err: fmt.Errorf("certificate of 10.0.0.102:6443: %w", unknown)},
 	} {
-		o := &options{Check: checkOptions{Server: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(100 + i)}), defaultCheckPort)}}
+		o := &options{Check: checkOptions{Server: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(100 + i)}), 6443)}}
 		fmt.Fprintf(&b, "$ arp-cache-cleaner check %s\n%s\n", o.Check.Server.Addr(), checkLine(o, &r))
 	}
 	return b.String() + "```\n"

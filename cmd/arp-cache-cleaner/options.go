@@ -140,11 +140,15 @@ func (f *flags) addScope() {
 func (f *flags) addVIP() {
 	v := &f.o.VIP
 	f.add(vips(&f.vips), "vip", "control-plane address that is watched and repaired within seconds, with its TCP port where that is not --vip-port; auto: those this node has connections to on --vip-port; repeatable")
-	f.add(number(&v.Port, "6443", 1, 65535), "vip-port", "TCP port of the API server")
+	f.addPort()
 	f.add(duration(&v.Interval, "2s", time.Second, time.Minute, "a duration from 1s to 1m"), "vip-interval", "how often a VIP is looked at")
 	f.add(choice(&v.Health, "https", "https", "tcp", "none"), "vip-health", "how the server behind a VIP is checked once it is suspect; https: GET /livez; tcp: a connection, for VIPs that are no API server; none: not at all")
 	f.addCAFile()
 	f.add(choice(&v.OnConflict, "verified", "verified", "healthy", "report"), "vip-on-conflict", "which other holder of a VIP is followed when the present one does not serve; verified: one that serves, with a certificate that --vip-ca-file confirms; healthy: any that serves; report: none")
+}
+
+func (f *flags) addPort() {
+	f.add(number(&f.o.VIP.Port, "6443", 1, 65535), "vip-port", "TCP port of the API server")
 }
 
 func (f *flags) addCAFile() {
@@ -207,6 +211,7 @@ func (f *flags) addProbe() {
 func (f *flags) addCheck() {
 	o := f.o
 	f.add(choice(&o.VIP.Health, "https", "https", "tcp"), "vip-health", "how the server is checked; https: GET /livez; tcp: a connection, for servers that are no API server")
+	f.addPort()
 	f.addCAFile()
 	f.add(hostName(&o.Check.Name), "name", "name that the server's certificate may be for, beside the address and kubernetes.default.svc").DefValue = "none"
 	f.add(duration(&o.Check.Timeout, "4s", 100*time.Millisecond, time.Minute, "a duration from 100ms to 1m"), "timeout", "time for the whole check, of which half is for the connection and the TLS handshake")
@@ -240,10 +245,10 @@ func parse(args []string, env func(string) (string, bool), stdout io.Writer) (*o
 	case err != nil:
 		return nil, f.explain(err)
 	case c.argument != nil:
-		if err := f.address(&c); err != nil {
+		if err := f.environment(env, &c); err != nil {
 			return nil, err
 		}
-		return o, f.environment(env, &c)
+		return o, f.address(&c)
 	case f.NArg() > 0:
 		return nil, fmt.Errorf("unexpected argument %q: want flags only", f.Arg(0))
 	}
@@ -356,9 +361,6 @@ func probeAddress(o *options, s string) error {
 	return nil
 }
 
-// defaultCheckPort is the API server's.
-const defaultCheckPort = 6443
-
 // checkAddress takes the address of check. The error says what is wanted.
 func checkAddress(o *options, s string) error {
 	host, port, ok := splitPort(s)
@@ -366,6 +368,6 @@ func checkAddress(o *options, s string) error {
 	if !ok || err != nil || addr.IsUnspecified() || addr.IsMulticast() {
 		return errors.New("ADDRESS, IPv4:PORT or [IPv6]:PORT")
 	}
-	o.Check.Server = netip.AddrPortFrom(addr.Unmap(), cmp.Or(port, defaultCheckPort))
+	o.Check.Server = netip.AddrPortFrom(addr.Unmap(), cmp.Or(port, o.VIP.Port))
 	return nil
 }

@@ -22,10 +22,10 @@ type command struct {
 	declare func(*flags)
 	// argument takes the one argument; nil: there is none.
 	argument func(o *options, s string) error
-	// shared is the one flag that a command with an argument reads from the environment,
-	// "" for none. Other variables are the agent's: in a pod, ARP_CACHE_CLEANER_INTERVAL is
-	// not the --interval of probe.
-	shared string
+	// shared are the flags that a command with an argument reads from the environment.
+	// Other variables are the agent's: in a pod, ARP_CACHE_CLEANER_INTERVAL is not the
+	// --interval of probe.
+	shared []string
 	run    func(ctx context.Context, o *options, stdout, stderr io.Writer) error // nil: parse does it
 }
 
@@ -60,10 +60,10 @@ CAP_NET_RAW, and CAP_NET_ADMIN where there is such an entry.`,
 			name: "check", args: "ADDRESS[:PORT] [flags]", summary: "check the API server behind an address, as the agent would",
 			about: `Checks the API server behind an address once, as the agent checks the one behind
 a VIP, and shows the result in one line. For scripts such as keepalived's
-vrrp_script. Needs no privilege. The port is 6443 by default. Without a CA file the
-certificate is not checked.`,
+vrrp_script. Needs no privilege. Without a port it is that of --vip-port. Without a
+CA file the certificate is not checked.`,
 			exits:   "0 if it serves, 1 if not, 2 for bad input.",
-			declare: (*flags).addCheck, argument: checkAddress, shared: "vip-ca-file", run: check,
+			declare: (*flags).addCheck, argument: checkAddress, shared: []string{"vip-port", "vip-ca-file"}, run: check,
 		},
 		{
 			name: "ready", args: "[flags]", summary: "ask the agent on this node whether it is ready",
@@ -139,8 +139,12 @@ func (f *flags) help(w io.Writer, c *command) {
 	switch {
 	case c.example != "":
 		fmt.Fprintf(&b, "\nFlags, each also read from the environment (--%s from %s):\n", c.example, variable(c.example))
-	case c.shared != "":
-		fmt.Fprintf(&b, "\nFlags (--%s is also read from the environment, from %s):\n", c.shared, variable(c.shared))
+	case len(c.shared) > 0:
+		var names []string
+		for _, flag := range c.shared {
+			names = append(names, fmt.Sprintf("--%s from %s", flag, variable(flag)))
+		}
+		fmt.Fprintf(&b, "\nFlags (also read from the environment: %s):\n", strings.Join(names, ", "))
 	case f.HasFlags():
 		b.WriteString("\nFlags:\n")
 	}

@@ -32,7 +32,9 @@ func (f *flags) environment(env func(string) (string, bool), c *command) (err er
 }
 
 // reads reports whether a command reads a flag from the environment.
-func (c *command) reads(flag string) bool { return c.argument == nil || flag == c.shared }
+func (c *command) reads(flag string) bool {
+	return c.argument == nil || slices.Contains(c.shared, flag)
+}
 
 // unknownVariable is a variable that looks like one of the agent's.
 type unknownVariable struct {

@@ -152,10 +152,17 @@ func TestParse(t *testing.T) {
 			want: func(o *options) { *o = options{Command: "ready", Health: []string{"10.0.0.7:10331"}} },
 		},
 		{
-			name: "check has the agent's CA file, and nothing else of the agent's", args: []string{"check", "10.0.0.1"},
-			env: map[string]string{"ARP_CACHE_CLEANER_VIP_CA_FILE": "/ca.crt", "ARP_CACHE_CLEANER_VIP_HEALTH": "none", "ARP_CACHE_CLEANER_NAME": "a", "ARP_CACHE_CLEANER_TIMEOUT": "1s"},
+			name: "check has the agent's CA file and port, and nothing else of the agent's", args: []string{"check", "10.0.0.1"},
+			env: map[string]string{"ARP_CACHE_CLEANER_VIP_PORT": "8443", "ARP_CACHE_CLEANER_VIP_CA_FILE": "/ca.crt", "ARP_CACHE_CLEANER_VIP_HEALTH": "none", "ARP_CACHE_CLEANER_NAME": "a", "ARP_CACHE_CLEANER_TIMEOUT": "1s"},
 			want: func(o *options) {
-				*o = options{Command: "check", Check: checkOptions{Server: netip.MustParseAddrPort("10.0.0.1:6443"), Timeout: 4 * time.Second}, VIP: vipOptions{Health: "https", CAFile: "/ca.crt"}}
+				*o = options{Command: "check", Check: checkOptions{Server: netip.MustParseAddrPort("10.0.0.1:8443"), Timeout: 4 * time.Second}, VIP: vipOptions{Port: 8443, Health: "https", CAFile: "/ca.crt"}}
+			},
+		},
+		{
+			name: "check has the port that is given", args: []string{"check", "10.0.0.1:7443", "--vip-port=9443"},
+			env: map[string]string{"ARP_CACHE_CLEANER_VIP_PORT": "8443"},
+			want: func(o *options) {
+				*o = options{Command: "check", Check: checkOptions{Server: netip.MustParseAddrPort("10.0.0.1:7443"), Timeout: 4 * time.Second}, VIP: vipOptions{Port: 9443, Health: "https"}}
 			},
 		},
 		{
