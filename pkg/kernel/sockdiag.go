@@ -349,7 +349,7 @@ func decodeProgress(b []byte, s *neigh.Socket) {
 		s.SinceSent = milliseconds(info32(b, infoLastSent))
 		s.SinceReceived = milliseconds(info32(b, infoLastReceived))
 	}
-	s.Received = info64(b, infoReceived)
+	s.Received, s.Sent = info64(b, infoReceived), info64(b, infoSent)
 }
 
 // accepted reports whether the peer opened an established connection. Who opens

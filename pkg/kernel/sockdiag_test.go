@@ -48,6 +48,7 @@ func tcpInfo(size int) []byte {
 	binary.NativeEndian.PutUint32(b[52:], 3600_000)
 	binary.NativeEndian.PutUint64(b[128:], 1<<40+5)
 	binary.NativeEndian.PutUint32(b[144:], 0) // tcpi_notsent_bytes
+	binary.NativeEndian.PutUint64(b[200:], 1<<41)
 	return attr(diagInfo, b[:size]...)
 }
 
@@ -62,7 +63,7 @@ func fullSocket() neigh.Socket {
 	return neigh.Socket{
 		Local: netip.MustParseAddrPort("10.0.0.1:40000"), Remote: netip.MustParseAddrPort("10.0.0.2:6443"),
 		Index: 7, Cookie: 0x1122334455667788, Established: true,
-		Retransmits: 3, SinceSent: 1500 * time.Millisecond, SinceReceived: time.Hour, Received: 1<<40 + 5,
+		Retransmits: 3, SinceSent: 1500 * time.Millisecond, SinceReceived: time.Hour, Received: 1<<40 + 5, Sent: 1 << 41,
 	}
 }
 
@@ -72,7 +73,7 @@ func TestDecodeSocket(t *testing.T) {
 		change(&s)
 		return s
 	}
-	bare := func(s *neigh.Socket) { s.Retransmits, s.SinceSent, s.SinceReceived, s.Received = 0, 0, 0, 0 }
+	bare := func(s *neigh.Socket) { s.Retransmits, s.SinceSent, s.SinceReceived, s.Received, s.Sent = 0, 0, 0, 0, 0 }
 	tests := []struct {
 		name string
 		body []byte
@@ -96,10 +97,10 @@ func TestDecodeSocket(t *testing.T) {
 			s.Established, s.SinceSent, s.SinceReceived = false, 0, 0
 		})},
 		{"as of Linux 6.18", diagMsg(unix.AF_INET, tcpEstablished, id4, tcpInfo(280)), fullSocket()},
-		{"as of Linux 4.1", diagMsg(unix.AF_INET, tcpEstablished, id4, tcpInfo(136)), fullSocket()},
-		{"without bytes received", diagMsg(unix.AF_INET, tcpEstablished, id4, tcpInfo(135)), with(func(s *neigh.Socket) { s.Received = 0 })},
-		{"as of Linux 2.6", diagMsg(unix.AF_INET, tcpEstablished, id4, tcpInfo(104)), with(func(s *neigh.Socket) { s.Received = 0 })},
-		{"up to the times", diagMsg(unix.AF_INET, tcpEstablished, id4, tcpInfo(56)), with(func(s *neigh.Socket) { s.Received = 0 })},
+		{"as of Linux 4.1", diagMsg(unix.AF_INET, tcpEstablished, id4, tcpInfo(136)), with(func(s *neigh.Socket) { s.Sent = 0 })},
+		{"without bytes received", diagMsg(unix.AF_INET, tcpEstablished, id4, tcpInfo(135)), with(func(s *neigh.Socket) { s.Received, s.Sent = 0, 0 })},
+		{"as of Linux 2.6", diagMsg(unix.AF_INET, tcpEstablished, id4, tcpInfo(104)), with(func(s *neigh.Socket) { s.Received, s.Sent = 0, 0 })},
+		{"up to the times", diagMsg(unix.AF_INET, tcpEstablished, id4, tcpInfo(56)), with(func(s *neigh.Socket) { s.Received, s.Sent = 0, 0 })},
 		{"without times", diagMsg(unix.AF_INET, tcpEstablished, id4, tcpInfo(55)), with(func(s *neigh.Socket) {
 			bare(s)
 			s.Retransmits = 3
@@ -116,7 +117,7 @@ func TestDecodeSocket(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			// Nothing of what was there may show through.
 			got := fullSocket()
-			got.Mapped, got.Cookie, got.Index, got.Retransmits, got.Received = true, 1, 1, 99, 99
+			got.Mapped, got.Cookie, got.Index, got.Retransmits, got.Received, got.Sent = true, 1, 1, 99, 99, 99
 			ok, err := decodeSocket(tt.body, &got)
 			if !ok || err != nil {
 				t.Fatalf("decodeSocket: %v, %v", ok, err)

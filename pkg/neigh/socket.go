@@ -44,4 +44,7 @@ type Socket struct {
 	// Received is how many bytes were received, and acknowledged
 	// (tcpi_bytes_received, Linux 4.1; 0 on kernels that do not send it).
 	Received uint64
+	// Sent is how many bytes were sent, retransmissions included (tcpi_bytes_sent,
+	// Linux 4.19; 0 on kernels that do not send it).
+	Sent uint64
 }

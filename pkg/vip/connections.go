@@ -75,13 +75,23 @@ func (k *connection) update(now time.Time, s *neigh.Socket) {
 		k.unanswered, k.excused = time.Time{}, false
 	}
 	k.Socket, k.sent = *s, sent
-	after := s.SinceReceived - s.SinceSent
 	switch {
-	case !s.Established || after <= 0 || after <= echo && s.Received > 0:
+	case !s.Established || !waits(s):
 		k.unanswered = time.Time{}
 	case k.unanswered.IsZero() && !k.excused:
 		k.unanswered = sent
 	}
+}
+
+// waits reports whether data was sent that calls for an answer, and nothing was
+// received since. The ClientHello leaves in the tick of the kernel's clock in which
+// the connection was established: nothing but the count of bytes shows that it was sent.
+func waits(s *neigh.Socket) bool {
+	after := s.SinceReceived - s.SinceSent
+	if s.Received == 0 {
+		return after > 0 || s.Sent > 0
+	}
+	return after > echo
 }
 
 // suspect returns what makes one of the connections suspect, None if nothing does.

@@ -47,6 +47,12 @@ func TestSuspicion(t *testing.T) {
 			{0, list(socket(sec, sec+20*ms, 9)), false, none},
 			{time.Hour, list(socket(time.Hour+sec, time.Hour+sec+20*ms, 9)), false, none},
 		}},
+		{"first request, in the same tick as the handshake, not answered for 3 s", []sample{
+			{0, list(with(socket(sec, sec, 0), func(s *neigh.Socket) { s.Sent = 517 })), false, none},
+			{sec, list(with(socket(2*sec, 2*sec, 0), func(s *neigh.Socket) { s.Sent = 517 })), false, none},
+			{sec, list(with(socket(3*sec, 3*sec, 0), func(s *neigh.Socket) { s.Sent = 517 })), false, unanswered},
+		}},
+		{"nothing was ever sent", []sample{{0, list(socket(time.Hour, time.Hour, 0)), false, none}}},
 		{"request not answered for 3 s", []sample{
 			{0, list(socket(sec, 10*sec, 9)), false, none},
 			{sec, list(socket(2*sec, 11*sec, 9)), false, none},
