@@ -20,6 +20,14 @@ import (
 // with: ucast_solicit.
 const kernelTries = 3
 
+// When the kernel asks: delayTime after an entry was used that is NUD_STALE
+// (delay_first_probe_time), and again every retransTime (retrans_time_ms) as long as
+// nobody answers.
+const (
+	delayTime   = 5 * time.Second
+	retransTime = time.Second
+)
+
 // Broadcast verifies entries on uplinks by asking for them by broadcast and
 // hearing every answer, so that a holder is noticed that the entry does not
 // name. It never moves an entry while the holder that the entry names answers.
@@ -126,7 +134,7 @@ func (b *Broadcast) pop(device int) *task {
 // up now: it does not last for as long as an entry may wait.
 func (b *Broadcast) begin(ctx context.Context, t *task) bool {
 	if !b.Available() || t.Link.Suppresses {
-		b.Fallback.Verify(ctx, []Job{t.Job}, t.report)
+		b.leaveTo(ctx, t)
 		return true
 	}
 	asker := &shield.Asker{
@@ -141,6 +149,38 @@ func (b *Broadcast) begin(ctx context.Context, t *task) bool {
 	}
 	b.wg.Go(func() { b.ask(ctx, asker, q, t) })
 	return true
+}
+
+// leaveTo leaves an entry to the kernel. The turn was for what the kernel sends at once;
+// what it sends later takes turns then. Wait does not wait for that.
+func (b *Broadcast) leaveTo(ctx context.Context, t *task) {
+	b.Fallback.Verify(ctx, []Job{t.Job}, func(j *Job, o Outcome) {
+		t.report(j, o)
+		switch {
+		case o.Err != nil:
+		case o.Method == ByProbe:
+			go b.spend(ctx, j.Entry.Key, retransTime, kernelTries-1)
+		case o.Method == ByStale:
+			go b.spend(ctx, j.Entry.Key, delayTime, kernelTries)
+		}
+	})
+}
+
+// spend takes a turn shortly before each of n requests of the kernel's for an entry, the
+// first of which comes in the given time, as long as nothing has vouched for it.
+func (b *Broadcast) spend(ctx context.Context, k neigh.Key, in time.Duration, n int) {
+	in -= retransTime / 20
+	for range n {
+		if !pace.Sleep(ctx, in) {
+			return
+		}
+		e, err := b.Table.Get(k)
+		if err != nil || e.State != neigh.Delay && e.State != neigh.Probe || e.Confirmed < e.Updated {
+			return
+		}
+		b.Pacer.Spend(k.Index, 1)
+		in = retransTime
+	}
 }
 
 // answered passes on how long an answer took.
@@ -164,7 +204,7 @@ func (b *Broadcast) ask(ctx context.Context, asker *shield.Asker, q *shield.Inqu
 	case q.Complete || q.IncumbentHeard():
 		t.end(Outcome{Method: ByBroadcast, Err: b.correct(ctx, asker, q), Holders: q.Holders})
 	case b.Pacer.Wait(ctx, device, 1, false) == nil:
-		b.Fallback.Verify(ctx, []Job{t.Job}, t.report)
+		b.leaveTo(ctx, t)
 	default:
 		// Half heard is not heard: the incumbent may have been about to answer.
 		t.end(Outcome{Method: ByBroadcast, Err: errChanged})

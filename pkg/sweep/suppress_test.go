@@ -1,6 +1,7 @@
 package sweep
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
 )
 
 // br0 is a bridge that answers for others.
@@ -69,7 +71,7 @@ func TestIdleEntriesWhereABridgeAnswers(t *testing.T) {
 				t.Errorf("%s: did %q, want it verified in each interval", e.Addr, did)
 			}
 		}
-		if did := of(log, silent.Key); !slices.Equal(did, []string{"use", "delete"}) {
+		if did := of(log, silent.Key); !slices.Equal(did, []string{"use", "probe", "delete"}) {
 			t.Errorf("a neighbour that is gone: did %q", did)
 		}
 		if did := of(log, plain.Key); !slices.Equal(did, []string{"delete"}) {
@@ -79,4 +81,49 @@ func TestIdleEntriesWhereABridgeAnswers(t *testing.T) {
 			t.Errorf("asked by broadcast: %+v", asks)
 		}
 	})
+}
+
+// The kernel asks again each second for who does not answer. With that, no second has
+// more solicitations than an uplink may carry, whether or not something has vouched for
+// the entries not long ago.
+func TestRetriesOfTheKernelArePaced(t *testing.T) {
+	for _, confirmed := range []time.Duration{time.Minute, interval} {
+		t.Run(confirmed.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const n = 60
+				b := withBridge(newBench())
+				for i := range n {
+					e := aged(fmt.Sprintf("10.0.1.%d", i+2), br0, neigh.Stale, interval)
+					e.silent, e.confirmed = true, time.Now().Add(-confirmed)
+					b.table.add(e)
+				}
+				s := sweeper(b.table, func(c *Config) { c.Verifier = b.Broadcast })
+				stop := start(t, s)
+				time.Sleep(interval / 2)
+				stop()
+				var at []time.Duration
+				for _, c := range b.table.log() {
+					if c.do == neigh.Probe.String() {
+						for try := range kernelTries {
+							at = append(at, c.at+time.Duration(try)*retransTime)
+						}
+					}
+				}
+				if len(at) != n*kernelTries {
+					t.Fatalf("%d requests, want %d for each of %d neighbours that are gone", len(at), kernelTries, n)
+				}
+				slices.Sort(at)
+				most := 0
+				for i, j := 0, 0; i < len(at); i++ {
+					for at[i]-at[j] >= time.Second {
+						j++
+					}
+					most = max(most, i-j+1)
+				}
+				if most > pace.PerSecond {
+					t.Errorf("%d requests in a second, want %d at most", most, pace.PerSecond)
+				}
+			})
+		})
+	}
 }

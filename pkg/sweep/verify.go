@@ -113,13 +113,14 @@ func (v *InPlace) verify(j *Job) (Method, error) {
 	if err != nil {
 		return ByStale, err
 	}
-	if err := shield.Raise(v.Table, &e); err != nil || !v.Timing.Overdue(&e, &j.Link, neigh.Confirmed) {
+	idle := j.Link.Suppresses && e.State == neigh.Stale
+	if err := shield.Raise(v.Table, &e); err != nil || !idle && !v.Timing.Overdue(&e, &j.Link, neigh.Confirmed) {
 		return ByStale, err
 	}
 	// Nothing has vouched for the entry within the interval, which is shorter
 	// than the kernel's own cycle of base_reachable_time and
 	// delay_first_probe_time, or nobody uses it: a next hop, or any entry behind a
-	// bridge that answers for others. By way of NUD_DELAY the answer
-	// would be 5 s late.
+	// bridge that answers for others. By way of NUD_DELAY the answer would be 5 s
+	// late, and there the requests for all that were due together would come together.
 	return ByProbe, v.Table.SetState(e.Key, neigh.Probe)
 }
