@@ -35,7 +35,7 @@ func (v *watch) do(ctx context.Context, s Step, e *Evidence) bool {
 	case CheckHolder:
 		goOn = v.checkHolder(ctx, e)
 	case CompareHolders:
-		v.compare(ctx, e)
+		goOn = v.compare(ctx, e)
 	case TryOther:
 		goOn = v.try(ctx, s.Other, e)
 	case FollowOther:
@@ -242,13 +242,20 @@ func (v *watch) checkHolder(ctx context.Context, e *Evidence) bool {
 	if named := v.named(); named != e.Holder && named != (neigh.LLAddr{}) {
 		return false // it was another holder that was checked
 	}
-	v.holders.checked(now, &r)
 	if r.Unknown {
+		v.holders.checked(now, &r)
 		v.say(slog.LevelWarn, "the VIP cannot be checked", "err", r.Err)
 		return false
 	}
+	v.checked(now, e, &r)
+	return true
+}
+
+// checked takes in what the check of the holder found out about the service.
+func (v *watch) checked(now time.Time, e *Evidence, r *CheckResult) {
+	v.holders.checked(now, r)
 	v.log.Debug("check of the VIP", "lladdr", e.Holder, "outcome", r.Outcome, "err", r.Err)
-	v.check = Check{At: now, CheckResult: r}
+	v.check = Check{At: now, CheckResult: *r}
 	if r.Served {
 		v.connections.excuse(now)
 	} else {
@@ -257,14 +264,14 @@ func (v *watch) checkHolder(ctx context.Context, e *Evidence) bool {
 	}
 	e.Now = now
 	v.complete(e)
-	return true
 }
 
 // compare finds out which of the hosts that answer beside the holder are the holder
 // itself: an alert for two holders would be wrong for ever. Traffic stays where it is.
-func (v *watch) compare(ctx context.Context, e *Evidence) {
+// It reports true where the holder turned out to be unwell, by its own word.
+func (v *watch) compare(ctx context.Context, e *Evidence) bool {
 	if !v.budgets.comparisons.AllowN(e.Now, 1) {
-		return
+		return false
 	}
 	all := e.Round.lladdrs()
 	before := v.holders.oneHost(e.Holder, all)
@@ -272,7 +279,7 @@ func (v *watch) compare(ctx context.Context, e *Evidence) {
 	server.Beside, server.Holder, server.Index = v.holders.toCompare(e.Now, e.Round.others(e.Holder)), e.Holder, v.way.Link.Index
 	r := v.ask(ctx, server)
 	if ctx.Err() != nil || v.named() != e.Holder {
-		return
+		return false
 	}
 	v.holders.compares(time.Now(), r.Same)
 	switch one := v.holders.oneHost(e.Holder, all); {
@@ -281,6 +288,10 @@ func (v *watch) compare(ctx context.Context, e *Evidence) {
 	case before && !one:
 		v.say(slog.LevelWarn, "those that answer for the VIP are link-layer addresses of one host no more", "holders", all)
 	}
+	if r.Unwell {
+		v.checked(time.Now(), e, &r)
+	}
+	return r.Unwell
 }
 
 // ask checks the service at the VIP.

@@ -1292,3 +1292,43 @@ func TestThisNodeStandsStill(t *testing.T) {
 		}
 	})
 }
+
+// A VIP with a port of its own is repaired for clients that connect to it after the
+// agent has started.
+func TestPortOfItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const own = 8443
+		b := newBench([]*host{good(1)}, func(c *Config) { c.Given = []Given{{Addr: theVIP, Port: own}} })
+		b.start(t)
+		rest(time.Minute)
+		c := b.dial(theVIP)
+		b.change(func() { c.Remote = netip.AddrPortFrom(theVIP, own) })
+		b.request(c)
+		rest(2 * roundEvery)
+		b.change(func() {
+			b.hosts = []*host{zombie(1, frozen), good(2)}
+			c.sent, c.waits = time.Now(), true
+		})
+		if took := when(time.Minute, func() bool { return b.named() == mac(2) }); took > 12*time.Second {
+			t.Errorf("repaired after %v", took)
+		}
+	})
+}
+
+// A server that answers its clients with errors, and says of itself that it cannot
+// serve, is left although TCP makes progress, if it is asked for another reason.
+func TestUnwellWhileItIsCompared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.kubelet(t, time.Second)
+		b.start(t)
+		rest(10 * time.Second)
+		b.change(func() { b.hosts = []*host{zombie(1, unwell), good(2)} })
+		if took := when(5*time.Minute, func() bool { return b.named() == mac(2) }); took > 2*everybodyEvery {
+			t.Errorf("left after %v; events %v", took, b.events)
+		}
+		if b.count(Failing) != 1 {
+			t.Errorf("events %v", b.events)
+		}
+	})
+}

@@ -136,7 +136,7 @@ func (w *Watcher) turn(ctx context.Context) {
 	}
 	w.sight(now, sockets, err == nil)
 	targets := w.targets(ctx, now)
-	w.follow(ctx, targets, sockets)
+	w.follow(ctx, targets, append(sockets, w.others()...))
 	w.listen(ctx, w.cfg.Auto && len(targets) == 0 || w.inTrouble())
 	if len(targets) == 0 && (w.cfg.Auto || len(w.cfg.Given) > 0) && now.Sub(w.made) >= noneAfter {
 		w.said.do("none", func() {
@@ -144,6 +144,24 @@ func (w *Watcher) turn(ctx context.Context) {
 				"vip_port", w.cfg.Port)
 		})
 	}
+}
+
+// others lists the connections to the ports of VIPs that have another than --vip-port.
+// They are for the watches: no VIP is found by them.
+func (w *Watcher) others() (all []neigh.Socket) {
+	listed := []uint16{w.cfg.Port}
+	for _, g := range w.cfg.Given {
+		if slices.Contains(listed, g.Port) {
+			continue
+		}
+		listed = append(listed, g.Port)
+		sockets, err := w.cfg.Sockets.List(g.Port)
+		if err != nil {
+			w.cfg.Log.Debug("listing connections", "port", g.Port, "err", err)
+		}
+		all = append(all, sockets...)
+	}
+	return all
 }
 
 // again has VIPs looked for soon: names resolved again, and connections.
