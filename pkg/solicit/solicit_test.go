@@ -532,6 +532,10 @@ func TestListening(t *testing.T) {
 	if err := s.conn.Close(); err != nil {
 		t.Error(err)
 	}
+	// A descriptor that is read from is closed once the read has returned.
+	for end := time.Now().Add(5 * time.Second); len(hooks()) > 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
 	expect("closed")
 }
 
