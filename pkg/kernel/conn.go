@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
@@ -36,7 +35,6 @@ type message struct {
 // conn is a netlink socket with one reused buffer and no allocation per
 // message.
 type conn struct {
-	sock *nl.NetlinkSocket
 	fd   int
 	port uint32 // our own netlink port id
 	seq  uint32
@@ -45,8 +43,8 @@ type conn struct {
 	unfinished bool // a dump was begun, and its end has not been seen
 
 	// The system calls. Tests put faults in their way.
-	sendto   func(fd int, p []byte, flags int, to unix.Sockaddr) error
-	recvfrom func(fd int, p []byte, flags int) (n int, from unix.Sockaddr, err error)
+	sysSend func(fd int, p []byte, flags int) error
+	sysRead func(fd int, p []byte) (n int, err error)
 }
 
 // protocolNames are the netlink protocols in use, for errors.
@@ -66,20 +64,27 @@ func refusal(err error) error {
 // dial opens a socket of a netlink protocol (NETLINK_*) in the network namespace
 // of the calling thread. The error wraps neigh.ErrUnsupported where the kernel does
 // not have the protocol.
+//
+// The library's sockets are known to Go's poller, which then wakes up for each answer
+// that is there already. This one is connected to the kernel, so that no other process
+// can send to it (netlink_getsockbyportid in net/netlink/af_netlink.c).
 func dial(protocol int) (*conn, error) {
-	sock, err := nl.GetNetlinkSocketAt(-1, -1, protocol)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return nil, fmt.Errorf("opening netlink %s socket: %w", protocolNames[protocol], refusal(err))
 	}
-	port, err := sock.GetPid()
-	if err != nil {
-		sock.Close()
-		return nil, fmt.Errorf("reading netlink port id: %w", err)
+	c := &conn{fd: fd, buf: make([]byte, bufferSize), sysSend: unix.Send, sysRead: unix.Read}
+	if c.port, err = bind(fd, 0); err == nil {
+		err = unix.Connect(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 	}
-	return &conn{sock: sock, fd: sock.GetFd(), port: port, buf: make([]byte, bufferSize), sendto: unix.Sendto, recvfrom: unix.Recvfrom}, nil
+	if err != nil {
+		c.close()
+		return nil, fmt.Errorf("setting up netlink %s socket: %w", protocolNames[protocol], err)
+	}
+	return c, nil
 }
 
-func (c *conn) close() { c.sock.Close() }
+func (c *conn) close() { _ = unix.Close(c.fd) }
 
 // reserve returns the first of n fresh sequence numbers.
 func (c *conn) reserve(n int) uint32 {
@@ -92,7 +97,7 @@ func (c *conn) reserve(n int) uint32 {
 // all of them before the call returns.
 func (c *conn) send(b []byte) error {
 	for {
-		switch err := c.sendto(c.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); {
+		switch err := c.sysSend(c.fd, b, 0); {
 		case err == nil:
 			return nil
 		case errors.Is(err, unix.EINTR):
@@ -161,7 +166,7 @@ func (c *conn) drain() error {
 		return err
 	}
 	for {
-		switch _, _, err := c.recvfrom(c.fd, c.buf, unix.MSG_DONTWAIT); {
+		switch _, err := c.sysRead(c.fd, c.buf); {
 		case err == nil, errors.Is(err, unix.EINTR), errors.Is(err, unix.ENOBUFS):
 		case errors.Is(err, unix.EAGAIN):
 			c.unfinished = false
@@ -213,29 +218,23 @@ func (c *conn) dump(seq uint32, each func(message) error) error {
 	return first
 }
 
-// read returns one datagram from the kernel.
+// read returns one datagram. One that is longer than the buffer is cut off, and so is
+// the last message in it: nextMessage finds that out.
 func (c *conn) read() ([]byte, error) {
 	deadline := time.Now().Add(answerTimeout)
 	for {
-		n, from, err := c.recvfrom(c.fd, c.buf, unix.MSG_TRUNC)
-		switch {
+		switch n, err := c.sysRead(c.fd, c.buf); {
+		case err == nil:
+			return c.buf[:n], nil
 		case errors.Is(err, unix.EINTR):
-			continue
 		case errors.Is(err, unix.EAGAIN):
 			if err := c.wait(time.Until(deadline)); err != nil {
 				return nil, err
 			}
-			continue
 		case errors.Is(err, unix.ENOBUFS):
 			return nil, neigh.ErrOverrun
-		case err != nil:
+		default:
 			return nil, receiving(err)
-		case n > len(c.buf):
-			return nil, fmt.Errorf("answer of %d bytes cut off at %d: %w", n, len(c.buf), neigh.ErrMalformed)
-		}
-		// Any local process may send to a netlink port; only the kernel has id 0.
-		if sa, ok := from.(*unix.SockaddrNetlink); ok && sa.Pid == 0 {
-			return c.buf[:n], nil
 		}
 	}
 }

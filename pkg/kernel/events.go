@@ -60,7 +60,7 @@ func newSubscription(what string, protocol int, groups uint32, filter []bpf.RawI
 		err = attach(fd, filter) // first, or there would be messages that it has not seen
 	}
 	if err == nil {
-		err = join(fd, groups)
+		_, err = bind(fd, groups)
 	}
 	if err == nil {
 		s.raw, err = s.file.SyscallConn()
@@ -72,20 +72,21 @@ func newSubscription(what string, protocol int, groups uint32, filter []bpf.RawI
 	return s, nil
 }
 
-// join binds a netlink socket to groups. Those that the kernel does not know it
-// leaves out without a word (netlink_bind).
-func join(fd int, groups uint32) error {
+// bind binds a netlink socket to groups, a bit mask, and returns its port id. Groups that
+// the kernel does not know it leaves out without a word (netlink_bind).
+func bind(fd int, groups uint32) (port uint32, err error) {
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
-		return err
+		return 0, err
 	}
 	name, err := unix.Getsockname(fd)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if sa, ok := name.(*unix.SockaddrNetlink); !ok || sa.Groups&groups != groups {
-		return neigh.ErrUnsupported
+	sa, ok := name.(*unix.SockaddrNetlink)
+	if !ok || sa.Groups&groups != groups {
+		return 0, neigh.ErrUnsupported
 	}
-	return nil
+	return sa.Pid, nil
 }
 
 // attach puts a filter in front of a socket.

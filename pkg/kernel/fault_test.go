@@ -55,7 +55,7 @@ type fault struct {
 	// buffer has no room for until there is some (netlink_dump).
 	recv func(own []byte, at *faultyConn) ([]byte, error)
 	// before is what a read returns ahead of the kernel's own datagram.
-	before func(at *faultyConn) ([]byte, unix.Sockaddr, error)
+	before func(at *faultyConn) ([]byte, error)
 
 	lost   bool
 	reason string // what the fault is counted as, "" where nobody is to notice
@@ -63,8 +63,7 @@ type fault struct {
 }
 
 var (
-	fromKernel = &unix.SockaddrNetlink{Family: unix.AF_NETLINK}
-	notice     = func(errno unix.Errno, seq, port uint32) []byte {
+	notice = func(errno unix.Errno, seq, port uint32) []byte {
 		b := netlinkMessage(unix.NLMSG_ERROR, 0, seq, u32s(^uint32(errno)+1), make([]byte, 16))
 		binary.NativeEndian.PutUint32(b[12:], port)
 		return b
@@ -87,8 +86,8 @@ var socketFaults = []fault{
 	{name: "read ENOBUFS", recv: failsWith(unix.ENOBUFS), reason: "overrun", says: "netlink receive buffer overrun"},
 	{name: "read ENOMEM", recv: failsWith(unix.ENOMEM), reason: "memory", says: "receiving from netlink: the kernel is out of memory (cannot allocate memory)"},
 	{name: "read EIO", recv: failsWith(unix.EIO), reason: "other", says: "receiving from netlink: input/output error"},
-	{name: "read EINTR", before: func(*faultyConn) ([]byte, unix.Sockaddr, error) { return nil, nil, unix.EINTR }},
-	{name: "read EAGAIN", before: func(*faultyConn) ([]byte, unix.Sockaddr, error) { return nil, nil, unix.EAGAIN }},
+	{name: "read EINTR", before: func(*faultyConn) ([]byte, error) { return nil, unix.EINTR }},
+	{name: "read EAGAIN", before: func(*faultyConn) ([]byte, error) { return nil, unix.EAGAIN }},
 
 	{name: "answer EBUSY", recv: refused(unix.EBUSY), lost: true, reason: "interrupted", says: "dump was interrupted (device or resource busy)"},
 	{name: "answer ENOMEM", recv: refused(unix.ENOMEM), lost: true, reason: "memory", says: "the kernel is out of memory (cannot allocate memory)"},
@@ -101,18 +100,16 @@ var socketFaults = []fault{
 		binary.NativeEndian.PutUint32(own, 1<<31)
 		return own, nil
 	}, reason: "malformed", says: "message of 2147483648 bytes where "},
-	{name: "message longer than the buffer", recv: func([]byte, *faultyConn) ([]byte, error) {
-		return make([]byte, bufferSize+1), nil
-	}, reason: "malformed", says: fmt.Sprintf("answer of %d bytes cut off at ", bufferSize+1)},
+	{name: "message longer than the buffer", recv: func(own []byte, _ *faultyConn) ([]byte, error) {
+		binary.NativeEndian.PutUint32(own, bufferSize+4)
+		return append(own, make([]byte, bufferSize)...), nil
+	}, reason: "malformed", says: fmt.Sprintf("message of %d bytes where %d are left", bufferSize+4, bufferSize)},
 
-	{name: "answer to another request", before: func(at *faultyConn) ([]byte, unix.Sockaddr, error) {
-		return notice(unix.EPERM, at.seq+1000, at.port), fromKernel, nil
+	{name: "answer to another request", before: func(at *faultyConn) ([]byte, error) {
+		return notice(unix.EPERM, at.seq+1000, at.port), nil
 	}},
-	{name: "answer to another socket", before: func(at *faultyConn) ([]byte, unix.Sockaddr, error) {
-		return notice(unix.EPERM, at.seq, at.port+1), fromKernel, nil
-	}},
-	{name: "message from another process", before: func(at *faultyConn) ([]byte, unix.Sockaddr, error) {
-		return notice(unix.EPERM, at.seq, at.port), &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: 4242}, nil
+	{name: "answer to another socket", before: func(at *faultyConn) ([]byte, error) {
+		return notice(unix.EPERM, at.seq, at.port+1), nil
 	}},
 }
 
@@ -176,7 +173,7 @@ func socketOf(t *Table, kind string) *conn {
 // breakable makes c fail as f says.
 func breakable(c *conn) *faultyConn {
 	f := &faultyConn{port: c.port}
-	c.sendto = func(fd int, p []byte, flags int, to unix.Sockaddr) error {
+	c.sysSend = func(fd int, p []byte, flags int) error {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.last, f.said = kindOf(p), false
@@ -190,37 +187,34 @@ func breakable(c *conn) *faultyConn {
 		}
 		if f.fault != nil && f.fault.send != nil && f.last == f.kind {
 			f.hits++
-			if err := f.fault.send(); err != nil {
-				return err
-			}
-			return nil // swallowed
+			return f.fault.send() // without an error it is swallowed
 		}
-		return unix.Sendto(fd, p, flags, to)
+		return unix.Send(fd, p, flags)
 	}
-	c.recvfrom = func(fd int, p []byte, flags int) (int, unix.Sockaddr, error) {
+	c.sysRead = func(fd int, p []byte) (int, error) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		hit := f.fault != nil && f.last == f.kind
 		if hit && f.fault.before != nil && !f.said {
 			f.said = true
 			f.hits++
-			b, from, err := f.fault.before(f)
-			return copy(p, b), from, err
+			b, err := f.fault.before(f)
+			return copy(p, b), err
 		}
+		flags := 0
 		hit = hit && f.fault.recv != nil
 		if hit && (f.kind == dumping || f.kind == listing) && !f.fault.lost {
 			if hit = !f.said; hit {
-				f.said, flags = true, flags|unix.MSG_PEEK
+				f.said, flags = true, unix.MSG_PEEK
 			}
 		}
-		n, from, err := unix.Recvfrom(fd, p, flags)
+		n, _, err := unix.Recvfrom(fd, p, flags)
 		if hit && err == nil {
 			f.hits++
 			b, err := f.fault.recv(bytes.Clone(p[:n]), f)
-			copy(p, b)
-			return len(b), fromKernel, err // MSG_TRUNC
+			return copy(p, b), err
 		}
-		return n, from, err
+		return n, err
 	}
 	return f
 }
@@ -427,11 +421,11 @@ func TestDumpGivenUp(t *testing.T) {
 	}
 	for _, at := range []int{1, 2, 3} {
 		reads := 0
-		table.dumps.recvfrom = func(fd int, p []byte, flags int) (int, unix.Sockaddr, error) {
+		table.dumps.sysRead = func(fd int, p []byte) (int, error) {
 			if reads++; reads == at {
-				return 0, nil, unix.ENOMEM
+				return 0, unix.ENOMEM
 			}
-			return unix.Recvfrom(fd, p, flags)
+			return unix.Read(fd, p)
 		}
 		if n, err := count(); !errors.Is(err, neigh.ErrNoMemory) || n >= all {
 			t.Errorf("given up at read %d: %d entries of %d, %v", at, n, all, err)
@@ -450,4 +444,50 @@ func TestDumpGivenUp(t *testing.T) {
 	if n, err := count(); err != nil || n != all {
 		t.Errorf("after that: %d entries of %d, %v", n, all, err)
 	}
+}
+
+// Any process may send to a netlink port, and the sequence numbers are easily guessed. To
+// a socket that is connected to the kernel, nobody else may.
+func TestAnswersComeFromTheKernel(t *testing.T) {
+	h, index := host(t)
+	h.IP("neigh replace 10.0.0.2 lladdr 02:00:00:00:00:02 dev eth0 nud permanent")
+	table := open(t, h)
+	bare := bareSocket(t, h)
+	for _, tt := range []struct {
+		what string
+		port uint32
+		want error
+	}{
+		{"a socket that is not connected", bare.port, nil},
+		{"the table's", table.conn.port, unix.ECONNREFUSED},
+		{"that for dumps", table.dumps.port, unix.ECONNREFUSED},
+	} {
+		from := bareSocket(t, h)
+		forged := notice(unix.EPERM, table.conn.seq+1, tt.port)
+		err := unix.Sendto(from.fd, forged, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: tt.port})
+		if !errors.Is(err, tt.want) {
+			t.Errorf("a message to %s: %v, want %v", tt.what, err, tt.want)
+		}
+	}
+	if e, err := table.Get(key("10.0.0.2", index)); err != nil || e.State != neigh.Permanent {
+		t.Errorf("%+v, %v", e, err)
+	}
+}
+
+// bareSocket is a netlink socket that is connected to nobody.
+func bareSocket(t *testing.T, h *lab.Host) (s struct {
+	fd   int
+	port uint32
+}) {
+	t.Helper()
+	if err := h.Do(func() (err error) {
+		if s.fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE); err == nil {
+			s.port, err = bind(s.fd, 0)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(s.fd) })
+	return s
 }

@@ -235,8 +235,8 @@ func TestRouteThroughVRF(t *testing.T) {
 	table := func() *Table {
 		answer := netlinkMessage(unix.RTM_NEWROUTE, 0, 1, wayBody) // by device 7
 		c := &conn{port: 4242, buf: make([]byte, bufferSize)}
-		c.sendto = func(int, []byte, int, unix.Sockaddr) error { return nil }
-		c.recvfrom = func(_ int, p []byte, _ int) (int, unix.Sockaddr, error) { return copy(p, answer), fromKernel, nil }
+		c.sysSend = func(int, []byte, int) error { return nil }
+		c.sysRead = func(_ int, p []byte) (int, error) { return copy(p, answer), nil }
 		return &Table{conn: c}
 	}
 	a := netip.MustParseAddr("10.9.0.5")

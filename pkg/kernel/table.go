@@ -1,7 +1,7 @@
 // Package kernel is the only room that talks netlink: it reads and changes the
 // neighbour table, and reads the devices and routes around it.
 //
-// It is written on the sockets and constants of github.com/vishvananda/netlink.
+// It is written on the constants of github.com/vishvananda/netlink.
 // Messages are read by decoders of its own, for two reasons: the library's Neigh
 // has no field for NDA_PROTOCOL, without which entries of routing daemons look
 // like anybody's; and a node scans for years, so a scan must not allocate per

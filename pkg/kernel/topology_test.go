@@ -219,11 +219,11 @@ func second[A any](_ A, err error) error { return err }
 func TestTopologyInterrupted(t *testing.T) {
 	answers := func(said ...[]byte) *Table {
 		c := &conn{port: 4242, buf: make([]byte, bufferSize)}
-		c.sendto = func(int, []byte, int, unix.Sockaddr) error { return nil }
-		c.recvfrom = func(_ int, p []byte, _ int) (int, unix.Sockaddr, error) {
+		c.sysSend = func(int, []byte, int) error { return nil }
+		c.sysRead = func(_ int, p []byte) (int, error) {
 			b := said[0]
 			said = said[1:]
-			return copy(p, b), fromKernel, nil
+			return copy(p, b), nil
 		}
 		return &Table{dumps: c}
 	}
