@@ -40,9 +40,14 @@ func (p *Pacer) Wait(ctx context.Context, device, n int, first bool) error {
 	if err := ctx.Err(); err != nil || n <= 0 {
 		return err
 	}
-	w := &waiter{n: n, first: first, ready: make(chan struct{})}
 	p.mu.Lock()
-	d := p.find(device)
+	d, now := p.find(device), time.Now()
+	if d.forget(now); len(d.waiting[0])+len(d.waiting[1]) == 0 && !d.turn(n, first, now).After(now) {
+		d.take(n, first, now)
+		p.mu.Unlock()
+		return nil
+	}
+	w := &waiter{n: n, first: first, ready: make(chan struct{})}
 	d.waiting[class(first)] = append(d.waiting[class(first)], w)
 	p.grant(d)
 	p.mu.Unlock()
@@ -185,21 +190,21 @@ func (d *device) next(now time.Time) (next *waiter, at time.Time) {
 		if len(waiting) == 0 {
 			continue
 		}
-		if turn := d.turn(waiting[0], now); next == nil || turn.Before(at) {
+		if turn := d.turn(waiting[0].n, waiting[0].first, now); next == nil || turn.Before(at) {
 			next, at = waiting[0], turn
 		}
 	}
 	return next, at
 }
 
-// turn returns when w may send.
-func (d *device) turn(w *waiter, now time.Time) time.Time {
-	at := later(now, free(d.sent, w.n, d.limit))
-	if !w.first {
+// turn returns when n solicitations may be sent, if nobody waits.
+func (d *device) turn(n int, first bool, now time.Time) time.Time {
+	at := later(now, free(d.sent, n, d.limit))
+	if !first {
 		return later(at, d.even)
 	}
 	firsts := slices.DeleteFunc(slices.Clone(d.sent), func(t turn) bool { return !t.first })
-	return later(at, free(firsts, w.n, d.limit-reserve))
+	return later(at, free(firsts, n, d.limit-reserve))
 }
 
 // free returns when n more may be sent, where limit may be in a second.
