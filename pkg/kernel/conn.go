@@ -221,13 +221,16 @@ func (c *conn) dump(seq uint32, each func(message) error) error {
 // read returns one datagram. One that is longer than the buffer is cut off, and so is
 // the last message in it: nextMessage finds that out.
 func (c *conn) read() ([]byte, error) {
-	deadline := time.Now().Add(answerTimeout)
+	var deadline time.Time
 	for {
 		switch n, err := c.sysRead(c.fd, c.buf); {
 		case err == nil:
 			return c.buf[:n], nil
 		case errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.EAGAIN):
+		case errors.Is(err, unix.EAGAIN): // it is there at once, as a rule
+			if deadline.IsZero() {
+				deadline = time.Now().Add(answerTimeout)
+			}
 			if err := c.wait(time.Until(deadline)); err != nil {
 				return nil, err
 			}

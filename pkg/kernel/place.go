@@ -201,7 +201,7 @@ func (t *Table) way(a netip.Addr, index int) (Route, error) {
 // it is by another one, which is in the VRF.
 func (t *Table) boundWay(a netip.Addr, device int) (r Route, err error) {
 	err = t.one(unix.RTM_GETROUTE, func(b []byte, seq uint32) []byte {
-		return appendMessage(b, unix.RTM_GETROUTE, 0, seq, routeRequest(a, device))
+		return appendRouteRequest(b, a, device, seq)
 	}, func(body []byte) (err error) {
 		r, err = decodeWay(body)
 		return err
@@ -325,15 +325,19 @@ func (t *Table) arpSender(a, source netip.Addr, device int, own []ownAddress) (n
 	return anySender(own), nil
 }
 
-// routeRequest is the body of a request for the way to an address.
-func routeRequest(a netip.Addr, index int) []byte {
-	b := make([]byte, unix.SizeofRtMsg)
-	b[0], b[1] = familyOf(a), uint8(a.BitLen()) //nolint:gosec // 32 or 128
+// appendRouteRequest appends a request for the way to an address, by the device with
+// this index where that is not 0.
+func appendRouteRequest(b []byte, a netip.Addr, index int, seq uint32) []byte {
+	start := len(b)
+	b = appendHeader(b, unix.RTM_GETROUTE, 0, seq)
+	b = append(b, familyOf(a), uint8(a.BitLen()), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0) //nolint:gosec // struct rtmsg; 32 or 128
 	b = appendAttr(b, unix.RTA_DST, a.AsSlice())
 	if index != 0 {
-		b = appendAttr(b, unix.RTA_OIF, binary.NativeEndian.AppendUint32(nil, uint32(index))) //nolint:gosec // an int32 by origin
+		var oif [4]byte
+		binary.NativeEndian.PutUint32(oif[:], uint32(index)) //nolint:gosec // an int32 by origin
+		b = appendAttr(b, unix.RTA_OIF, oif[:])
 	}
-	return b
+	return endMessage(b, start)
 }
 
 func familyOf(a netip.Addr) uint8 {

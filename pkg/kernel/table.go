@@ -70,8 +70,7 @@ func Open() (*Table, error) {
 // probe asks for an entry that cannot exist, to learn whether single entries
 // can be asked for at all.
 func (t *Table) probe() error {
-	var e neigh.Entry
-	err := t.lookup(neigh.Key{Addr: netip.IPv4Unspecified(), Index: 1}, &e)
+	_, err := t.lookup(neigh.Key{Addr: netip.IPv4Unspecified(), Index: 1})
 	switch {
 	case err == nil, errors.Is(err, neigh.ErrGone):
 		t.single = true
@@ -148,13 +147,13 @@ func (c *conn) entries(visit func(*neigh.Entry), part func(since time.Time)) err
 
 // Get reads one entry afresh. It returns an error that wraps neigh.ErrGone
 // where there is none.
-func (t *Table) Get(k neigh.Key) (neigh.Entry, error) {
-	var e neigh.Entry
-	get := t.lookup
-	if !t.single {
-		get = t.find
+func (t *Table) Get(k neigh.Key) (e neigh.Entry, err error) {
+	if t.single {
+		e, err = t.lookup(k)
+	} else {
+		e, err = t.find(k)
 	}
-	if err := get(k, &e); err != nil {
+	if err != nil {
 		return e, fmt.Errorf("reading entry %s: %w", k.Addr, err)
 	}
 	return e, nil
@@ -226,13 +225,14 @@ func (t *Table) lookups(keys []neigh.Key, visit func(*neigh.Entry)) error {
 	return cmp.Or(err, failed)
 }
 
-func (t *Table) lookup(k neigh.Key, e *neigh.Entry) error {
-	return t.one(unix.RTM_GETNEIGH, func(b []byte, seq uint32) []byte {
+func (t *Table) lookup(k neigh.Key) (e neigh.Entry, err error) {
+	err = t.one(unix.RTM_GETNEIGH, func(b []byte, seq uint32) []byte {
 		return appendRequest(b, &request{Key: k, typ: unix.RTM_GETNEIGH}, seq)
 	}, func(body []byte) error {
-		_, err := decodeEntry(body, e)
+		_, err := decodeEntry(body, &e)
 		return err
 	})
+	return e, err
 }
 
 // one asks for one thing (RTM_GET*), and calls handle with the body of the message
@@ -257,19 +257,19 @@ func (t *Table) one(get uint16, ask func(b []byte, seq uint32) []byte, handle fu
 }
 
 // find is lookup for kernels that only know dumps.
-func (t *Table) find(k neigh.Key, e *neigh.Entry) error {
+func (t *Table) find(k neigh.Key) (e neigh.Entry, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	found := false
-	err := t.conn.entries(func(d *neigh.Entry) {
+	err = t.conn.entries(func(d *neigh.Entry) {
 		if d.Key == k {
-			*e, found = *d, true
+			e, found = *d, true
 		}
 	}, nil)
 	if err == nil && !found {
 		err = neigh.ErrGone
 	}
-	return err
+	return e, err
 }
 
 // Delete removes the entries, maxBatch of them in a system call. The failures
