@@ -21,13 +21,10 @@ type solicitor struct{ *solicit.Pool }
 // dumps of the table, so the table is none that is dumped whole.
 func newSolicitor(table *kernel.Table) solicitor { return solicitor{solicit.NewPool(table.Sender)} }
 
-// hand hands each answer that the kernel takes for one to reply.
-func hand(reply func(shield.Reply)) func(solicit.Answer) {
-	return func(a solicit.Answer) {
-		if lladdr, ok := neigh.LLAddrFrom(a.LLAddr); ok && a.Solicited {
-			reply(shield.Reply{Addr: a.Addr, LLAddr: lladdr, RTT: a.RTT, Override: a.Override || a.Addr.Is4()})
-		}
-	}
+// replyOf returns what an answer says, and whether the kernel takes it for one.
+func replyOf(a *solicit.Answer) (shield.Reply, bool) {
+	lladdr, ok := neigh.LLAddrFrom(a.LLAddr)
+	return shield.Reply{Addr: a.Addr, LLAddr: lladdr, RTT: a.RTT, Override: a.Override || a.Addr.Is4()}, ok && a.Solicited
 }
 
 // explainAsk adds to an error of pkg/solicit what a caller can act on.
@@ -50,7 +47,11 @@ func (s solicitor) Ask(ctx context.Context, device int, questions []shield.Quest
 			targets[i].LLAddr = q.LLAddr.Bytes()
 		}
 	}
-	err := s.Pool.Ask(ctx, device, targets, window, hand(reply))
+	err := s.Pool.Ask(ctx, device, targets, window, func(a solicit.Answer) {
+		if r, ok := replyOf(&a); ok {
+			reply(r)
+		}
+	})
 	var unasked solicit.Unasked
 	if errors.As(err, &unasked) {
 		return shield.Unasked(unasked)
@@ -75,7 +76,7 @@ func dialLine(table *kernel.Table, k neigh.Key) (vip.Line, error) {
 }
 
 // Ask implements vip.Line.
-func (l line) Ask(ctx context.Context, lladdr neigh.LLAddr, window time.Duration, reply func(shield.Reply)) error {
+func (l line) Ask(ctx context.Context, lladdr neigh.LLAddr, window time.Duration, reply func(shield.Reply) bool) error {
 	source, err := l.sender.Addr()
 	if err != nil {
 		return err
@@ -84,5 +85,8 @@ func (l line) Ask(ctx context.Context, lladdr neigh.LLAddr, window time.Duration
 	if lladdr.Len() > 0 {
 		t.LLAddr = lladdr.Bytes()
 	}
-	return explainAsk(l.Line.Ask(ctx, t, window, hand(reply)))
+	return explainAsk(l.Line.Ask(ctx, t, window, func(a solicit.Answer) bool {
+		r, ok := replyOf(&a)
+		return ok && reply(r)
+	}))
 }

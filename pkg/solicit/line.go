@@ -46,6 +46,8 @@ type Line struct {
 	turn   chan struct{} // held by the one Ask that is under way
 	asking chan struct{} // signalled when an Ask begins
 	claims chan received // that may answer the Ask that is under way
+	failed chan error    // the first error that ends it
+	window *time.Timer   // of it
 	close  func() error  // once
 	closed chan struct{} // Close was called
 	done   chan struct{} // nobody reads any more
@@ -62,9 +64,9 @@ type Line struct {
 
 // query is one Ask on a Line.
 type query struct {
-	failed chan error // the first error that ends it
-	frames int        // read since it began
-	lost   bool       // there were more claims than it took
+	asked
+	frames int  // read since it began
+	lost   bool // there were more claims than it took
 }
 
 // received is a claim and when it was read.
@@ -73,10 +75,10 @@ type received struct {
 	at time.Time
 }
 
-// fail ends the query.
-func (q *query) fail(err error) {
+// fail ends the Ask that is under way.
+func (l *Line) fail(err error) {
 	select {
-	case q.failed <- err:
+	case l.failed <- err:
 	default:
 	}
 }
@@ -101,7 +103,8 @@ func DialLine(index int, addr netip.Addr) (*Line, error) {
 	}
 	l := &Line{
 		socket: s, addr: addr, heard: make(chan struct{}, 1), turn: make(chan struct{}, 1),
-		asking: make(chan struct{}, 1), claims: make(chan received, maxHolders), closed: make(chan struct{}), done: make(chan struct{}),
+		asking: make(chan struct{}, 1), claims: make(chan received, maxHolders), failed: make(chan error, 1),
+		window: time.NewTimer(0), closed: make(chan struct{}), done: make(chan struct{}),
 	}
 	l.close = sync.OnceValue(func() error {
 		close(l.closed)
@@ -140,15 +143,16 @@ func (l *Line) Close() error { return l.close() }
 func (l *Line) Heard() <-chan struct{} { return l.heard }
 
 // Ask sends one solicitation for the Line's address, and listens until the window
-// has passed since. What it reports and returns is as for the Ask of a Conn: nil
-// when the window is over, the error of ctx if that was done earlier. answer is
-// called by the calling goroutine. It may cancel ctx or close the Line to end the
-// Ask, and must not call Ask.
+// has passed since, or answer says that it is enough. What it reports and returns is
+// as for the Ask of a Conn: nil then, the error of ctx if that was done earlier. answer
+// is called by the calling goroutine. It may cancel ctx or close the Line to end the
+// Ask with an error, and must not call Ask.
 //
 // More than a thousand frames about the address make it give up with ErrOverrun.
-func (l *Line) Ask(ctx context.Context, t Target, window time.Duration, answer func(Answer)) error {
+func (l *Line) Ask(ctx context.Context, t Target, window time.Duration, answer func(Answer) (enough bool)) error {
+	t.Addr, t.Source = t.Addr.WithZone(""), t.Source.WithZone("")
 	err := t.check()
-	if err == nil && t.Addr.WithZone("") != l.addr {
+	if err == nil && t.Addr != l.addr {
 		err = fmt.Errorf("cannot ask for %s on the line of %s", t.Addr, l.addr)
 	}
 	if err != nil {
@@ -160,9 +164,7 @@ func (l *Line) Ask(ctx context.Context, t Target, window time.Duration, answer f
 	case <-ctx.Done():
 		return fmt.Errorf("waiting to ask on %s: %w", l.socket.name, ctx.Err())
 	}
-	r := &round{socket: l.socket, answer: answer, asked: make(map[netip.Addr]*asked, 1)}
-	r.add(t)
-	err = l.ask(ctx, r, window)
+	err = l.ask(ctx, &t, window, answer)
 	select {
 	case <-l.closed:
 		if err != nil {
@@ -173,7 +175,7 @@ func (l *Line) Ask(ctx context.Context, t Target, window time.Duration, answer f
 	return err
 }
 
-func (l *Line) ask(ctx context.Context, r *round, window time.Duration) error {
+func (l *Line) ask(ctx context.Context, t *Target, window time.Duration, answer func(Answer) bool) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("asking on %s: %w", l.socket.name, ctx.Err())
 	}
@@ -185,50 +187,52 @@ func (l *Line) ask(ctx context.Context, r *round, window time.Duration) error {
 	if err != nil {
 		return err
 	}
-	a := r.asked[l.addr]
-	a.sent = time.Now()
-	frame, to := r.frame(own, &r.targets[0])
+	q.sent = time.Now()
+	frame, to := l.socket.frame(own, t)
 	if err := l.socket.sendNow(frame, to); err != nil {
 		_ = l.end(q)
 		return fmt.Errorf("asking for %s: %w", l.addr, err)
 	}
-	err = l.collect(ctx, r, q, window)
-	if ended := l.end(q); err == nil {
+	l.window.Reset(window)
+	enough, err := l.collect(ctx, q, answer)
+	l.window.Stop()
+	if ended := l.end(q); err == nil && !enough {
 		err = ended
 	}
 	return err
 }
 
-// collect reports what comes within the window.
-func (l *Line) collect(ctx context.Context, r *round, q *query, window time.Duration) error {
-	timer := time.NewTimer(window)
-	defer timer.Stop()
+// collect reports what comes until the window is over, or answer says that it is enough.
+func (l *Line) collect(ctx context.Context, q *query, answer func(Answer) bool) (enough bool, err error) {
 	for over := false; ; {
 		if ctx.Err() != nil { // by the callback, which the next answer must not hide
-			return fmt.Errorf("asking on %s: %w", l.socket.name, ctx.Err())
+			return false, fmt.Errorf("asking on %s: %w", l.socket.name, ctx.Err())
 		}
+		var c received
 		select {
-		case c := <-l.claims:
-			r.take(c.claim, c.at)
-			continue
+		case c = <-l.claims:
 		default:
+			if over {
+				return false, nil
+			}
+			select {
+			case c = <-l.claims:
+			case err := <-l.failed:
+				return false, err
+			case <-ctx.Done():
+				continue
+			case <-l.done:
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				return false, l.err
+			case <-l.window.C:
+				over = true
+				l.stop(q)
+				continue
+			}
 		}
-		if over {
-			return nil
-		}
-		select {
-		case c := <-l.claims:
-			r.take(c.claim, c.at)
-		case err := <-q.failed:
-			return err
-		case <-ctx.Done():
-		case <-l.done:
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			return l.err
-		case <-timer.C:
-			over = true
-			l.stop(q)
+		if a, ok := q.take(&c.claim, c.at); ok && answer(a) {
+			return true, nil
 		}
 	}
 }
@@ -236,11 +240,14 @@ func (l *Line) collect(ctx context.Context, r *round, q *query, window time.Dura
 // begin makes an Ask the one that is answered. What arrived before it is not for
 // it, and lies in the socket if reading has stopped.
 func (l *Line) begin() (*query, error) {
-	q := &query{failed: make(chan error, 1)}
+	q := &query{}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for len(l.claims) > 0 {
-		<-l.claims // an Ask that was cancelled has left them
+	for len(l.claims)+len(l.failed) > 0 { // the Ask before has left them
+		select {
+		case <-l.claims:
+		case <-l.failed:
+		}
 	}
 	if l.socket.drain() {
 		l.announce()
@@ -331,7 +338,7 @@ func (l *Line) next() error {
 		case err == nil:
 			l.handle(b, h)
 		case l.query != nil:
-			l.query.fail(err)
+			l.fail(err)
 		}
 		return true
 	})
@@ -358,7 +365,7 @@ func (l *Line) handle(b []byte, h header) {
 		return
 	}
 	if q.frames++; q.frames >= lineMost {
-		q.fail(fmt.Errorf("listening on %s: %w: %d frames about %s", l.socket.name, ErrOverrun, q.frames, l.addr))
+		l.fail(fmt.Errorf("listening on %s: %w: %d frames about %s", l.socket.name, ErrOverrun, q.frames, l.addr))
 		l.query = nil
 		l.read, l.since = lineBurst+1, now
 	}

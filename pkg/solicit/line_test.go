@@ -162,7 +162,7 @@ func TestLineAsks(t *testing.T) {
 		for range 3 {
 			var answers []Answer
 			start := time.Now()
-			if err := l.Ask(t.Context(), tt.target, window, func(a Answer) { answers = append(answers, a) }); err != nil {
+			if err := l.Ask(t.Context(), tt.target, window, func(a Answer) bool { answers = append(answers, a); return false }); err != nil {
 				t.Fatal(err)
 			}
 			if took := time.Since(start); took < window || took > window+2*time.Second {
@@ -198,7 +198,7 @@ func TestLineTellsAnswersFromAnnouncements(t *testing.T) {
 		}
 	})
 	var answers []Answer
-	if err := l.Ask(t.Context(), at("10.0.0.7"), window, func(a Answer) { answers = append(answers, a) }); err != nil {
+	if err := l.Ask(t.Context(), at("10.0.0.7"), window, func(a Answer) bool { answers = append(answers, a); return false }); err != nil {
 		t.Fatal(err)
 	}
 	if len(answers) > 0 {
@@ -215,7 +215,7 @@ func TestLineTellsAnswersFromAnnouncements(t *testing.T) {
 	go func() {
 		ctx, cancel := context.WithTimeout(t.Context(), window)
 		defer cancel()
-		begun <- l.Ask(ctx, at("10.0.0.7"), time.Minute, func(a Answer) { t.Errorf("from before: %+v", a) })
+		begun <- l.Ask(ctx, at("10.0.0.7"), time.Minute, func(a Answer) bool { t.Errorf("from before: %+v", a); return false })
 	}()
 	l.mu.Unlock()
 	if err := <-begun; !errors.Is(err, context.DeadlineExceeded) {
@@ -232,13 +232,14 @@ func TestLineContext(t *testing.T) {
 		l := s.line(addr)
 		ctx, cancel := context.WithCancel(t.Context())
 		start := time.Now()
-		err := l.Ask(ctx, at(addr).to(macB), time.Minute, func(Answer) { cancel() })
+		err := l.Ask(ctx, at(addr).to(macB), time.Minute, func(Answer) bool { cancel(); return false })
 		if took := time.Since(start); !errors.Is(err, context.Canceled) || err.Error() != "asking on eth0: context canceled" || took > 5*time.Second {
 			t.Errorf("cancelled: %v after %v", err, took)
 		}
 		var inner error
-		if err := l.Ask(t.Context(), at(addr), window, func(Answer) {
-			inner = l.Ask(ctx, at(addr), time.Minute, func(Answer) {})
+		if err := l.Ask(t.Context(), at(addr), window, func(Answer) bool {
+			inner = l.Ask(ctx, at(addr), time.Minute, func(Answer) bool { return false })
+			return false
 		}); err != nil {
 			t.Error(err)
 		}
@@ -246,15 +247,16 @@ func TestLineContext(t *testing.T) {
 			t.Errorf("second Ask: %v", inner)
 		}
 		start = time.Now()
-		err = l.Ask(t.Context(), at(addr), time.Minute, func(Answer) {
+		err = l.Ask(t.Context(), at(addr), time.Minute, func(Answer) bool {
 			if err := l.Close(); err != nil {
 				t.Error(err)
 			}
+			return false
 		})
 		if took := time.Since(start); !errors.Is(err, net.ErrClosed) || err.Error() != "asking on eth0: use of closed network connection" || took > 5*time.Second {
 			t.Errorf("closed under Ask: %v after %v", err, took)
 		}
-		if err := l.Ask(t.Context(), at(addr), time.Minute, func(Answer) {}); !errors.Is(err, net.ErrClosed) {
+		if err := l.Ask(t.Context(), at(addr), time.Minute, func(Answer) bool { return false }); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("closed before Ask: %v", err)
 		}
 	}
@@ -295,7 +297,7 @@ func TestLineInterfaceFails(t *testing.T) {
 			l := s.line(addr)
 			askWhile := func(change string) error {
 				start := time.Now()
-				err := l.Ask(t.Context(), at(addr), time.Minute, func(Answer) { s.a.IP(change) })
+				err := l.Ask(t.Context(), at(addr), time.Minute, func(Answer) bool { s.a.IP(change); return false })
 				if took := time.Since(start); took > 10*time.Second {
 					t.Errorf("%s: took %v", change, took)
 				}
@@ -313,7 +315,7 @@ func TestLineInterfaceFails(t *testing.T) {
 			s.a.IP("link set eth0 address 02:00:00:00:00:aa up")
 			s.settle(s.a)
 			var answers []Answer
-			if err := l.Ask(t.Context(), at(addr), window, func(a Answer) { answers = append(answers, a) }); err != nil || len(answers) != 1 || !answers[0].Solicited {
+			if err := l.Ask(t.Context(), at(addr), window, func(a Answer) bool { answers = append(answers, a); return false }); err != nil || len(answers) != 1 || !answers[0].Solicited {
 				t.Errorf("up again, with another address: %+v, %v", answers, err)
 			}
 			if err := askWhile("link del eth0"); !errors.Is(err, ErrDown) {
@@ -407,21 +409,17 @@ func TestLineFlood(t *testing.T) {
 		t.Errorf("%d frames read in a second", n)
 	}
 	for range 5 {
-		ask, done := context.WithCancel(t.Context())
 		answered := false
-		err := l.Ask(ask, at("10.0.0.2").to(macB), window, func(a Answer) {
-			if a.Solicited && a.LLAddr.String() == macB {
-				answered = true
-				done()
-			}
+		err := l.Ask(t.Context(), at("10.0.0.2").to(macB), window, func(a Answer) bool {
+			answered = answered || a.Solicited && a.LLAddr.String() == macB
+			return answered
 		})
-		done()
-		if !answered {
-			t.Errorf("the holder was not heard: %v", err)
+		if !answered || err != nil {
+			t.Errorf("the holder was heard: %v, %v", answered, err)
 		}
 	}
 	// Asked for longer, it says that it may have missed some.
-	if err := l.Ask(t.Context(), at("10.0.0.2"), 10*time.Second, func(Answer) {}); !errors.Is(err, ErrOverrun) || !strings.HasPrefix(err.Error(), "listening on eth0: answers were lost: ") {
+	if err := l.Ask(t.Context(), at("10.0.0.2"), 10*time.Second, func(Answer) bool { return false }); !errors.Is(err, ErrOverrun) || !strings.HasPrefix(err.Error(), "listening on eth0: answers were lost: ") {
 		t.Errorf("flooded: %v", err)
 	}
 }
@@ -489,22 +487,24 @@ func BenchmarkAsk(b *testing.B) {
 	line := s.line("10.0.0.2")
 	for _, bb := range []struct {
 		name string
-		ask  func(ctx context.Context, answer func(Answer)) error
+		ask  func(ctx context.Context, cancel func()) error
+		ends error
 	}{
-		{"Conn", func(ctx context.Context, answer func(Answer)) error {
-			return s.conn.Ask(ctx, []Target{target}, time.Minute, answer)
-		}},
-		{"Line", func(ctx context.Context, answer func(Answer)) error {
-			return line.Ask(ctx, target, time.Minute, answer)
-		}},
+		{"Conn", func(ctx context.Context, cancel func()) error {
+			return s.conn.Ask(ctx, []Target{target}, time.Minute, func(Answer) { cancel() })
+		}, context.Canceled},
+		{"Line", func(ctx context.Context, _ func()) error {
+			return line.Ask(ctx, target, time.Minute, func(Answer) bool { return true })
+		}, nil},
 	} {
 		b.Run(bb.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				ctx, cancel := context.WithCancel(b.Context())
-				if err := bb.ask(ctx, func(Answer) { cancel() }); !errors.Is(err, context.Canceled) {
+				if err := bb.ask(ctx, cancel); !errors.Is(err, bb.ends) {
 					b.Fatal(err)
 				}
+				cancel()
 			}
 		})
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/net/bpf"
@@ -72,17 +73,20 @@ type round struct {
 // asked is what is known about an address that was asked for.
 type asked struct {
 	sent    time.Time // of the latest solicitation; zero before the first
-	holders map[lladdr]reported
+	holders []reported
 }
 
 // reported is the most that was reported of a holder.
-type reported struct{ solicited, override bool }
+type reported struct {
+	lladdr
+	solicited, override bool
+}
 
 func (r *round) add(t Target) {
 	t.Addr, t.Source = t.Addr.WithZone(""), t.Source.WithZone("")
 	r.targets = append(r.targets, t)
 	if r.asked[t.Addr] == nil {
-		r.asked[t.Addr] = &asked{holders: make(map[lladdr]reported, 1)}
+		r.asked[t.Addr] = &asked{}
 	}
 }
 
@@ -125,7 +129,7 @@ func (r *round) send(ctx context.Context, own lladdr, address func(*Target) erro
 			r.unasked[t.Addr] = err
 			continue
 		}
-		frame, to := r.frame(own, t)
+		frame, to := r.socket.frame(own, t)
 		r.asked[t.Addr].sent = time.Now()
 		if err := r.socket.send(frame, to); err != nil {
 			return fmt.Errorf("asking for %s: %w", t.Addr, err)
@@ -146,9 +150,9 @@ func (r *round) send(ctx context.Context, own lladdr, address func(*Target) erro
 
 // frame returns the solicitation for t, valid until the next call, and its Ethernet
 // destination.
-func (r *round) frame(own lladdr, t *Target) ([]byte, lladdr) {
-	frame, to := r.socket.solicitation(r.socket.out[:0], own, t)
-	r.socket.out = frame
+func (s *socket) frame(own lladdr, t *Target) ([]byte, lladdr) {
+	frame, to := s.solicitation(s.out[:0], own, t)
+	s.out = frame
 	if t.LLAddr != nil {
 		to = lladdr(t.LLAddr)
 	}
@@ -178,34 +182,44 @@ func (r *round) collect(ctx context.Context, deadline time.Time) error {
 	}
 }
 
-// handle takes what the frame says.
+// handle takes what the frame says, and reports it if it was asked for and is new.
 func (r *round) handle(b []byte, h header, now time.Time) {
-	if c, ok := r.socket.parse(b, h); ok {
-		r.take(c, now)
+	c, ok := r.socket.parse(b, h)
+	if !ok {
+		return
+	}
+	if a := r.asked[c.addr]; a != nil && !a.sent.IsZero() {
+		if answer, ok := a.take(&c, now); ok {
+			r.answer(answer)
+		}
 	}
 }
 
-// take reports a claim that was read at the time, if it was asked for and is new.
-func (r *round) take(c claim, now time.Time) {
+// take returns what to report of a claim that was read at the time, and whether it is
+// new.
+func (a *asked) take(c *claim, now time.Time) (Answer, bool) {
 	if c.lladdr == (lladdr{}) || c.lladdr == broadcast {
-		return
+		return Answer{}, false
 	}
-	a := r.asked[c.addr]
-	if a == nil || a.sent.IsZero() {
-		return
+	i := slices.IndexFunc(a.holders, func(r reported) bool { return r.lladdr == c.lladdr })
+	switch {
+	case i >= 0:
+		was := &a.holders[i]
+		if !(c.solicited && !was.solicited || c.override && !was.override && (c.solicited || !was.solicited)) {
+			return Answer{}, false
+		}
+		was.solicited, was.override = c.solicited, c.override
+	case len(a.holders) >= maxHolders:
+		return Answer{}, false
+	default:
+		a.holders = append(a.holders, reported{c.lladdr, c.solicited, c.override})
 	}
-	was, known := a.holders[c.lladdr]
-	more := !known || c.solicited && !was.solicited || c.override && !was.override && (c.solicited || !was.solicited)
-	if !more || !known && len(a.holders) >= maxHolders {
-		return
-	}
-	a.holders[c.lladdr] = reported{c.solicited, c.override}
-	r.answer(Answer{
+	return Answer{
 		Addr:      c.addr,
 		LLAddr:    net.HardwareAddr(c.lladdr[:]),
 		RTT:       now.Sub(a.sent),
 		Solicited: c.solicited,
 		Router:    c.router,
 		Override:  c.override,
-	})
+	}, true
 }

@@ -333,7 +333,7 @@ func (l *fakeLine) Close() error {
 
 // Ask implements Line: who hears it answers, and the kernel takes note of the
 // answers as well.
-func (l *fakeLine) Ask(ctx context.Context, lladdr neigh.LLAddr, window time.Duration, reply func(shield.Reply)) error {
+func (l *fakeLine) Ask(ctx context.Context, lladdr neigh.LLAddr, window time.Duration, reply func(shield.Reply) bool) error {
 	n, device := l.network, l.key.Index
 	q := shield.Question{Addr: l.key.Addr, LLAddr: lladdr}
 	type answer struct {
@@ -380,7 +380,10 @@ func (l *fakeLine) Ask(ctx context.Context, lladdr neigh.LLAddr, window time.Dur
 				n.answered(neigh.Key{Addr: q.Addr, Index: device}, a.lladdr, !a.proxy)
 			}
 			n.mu.Unlock()
-			reply(shield.Reply{Addr: q.Addr, LLAddr: a.lladdr, RTT: a.delay, Override: !a.proxy})
+			if reply(shield.Reply{Addr: q.Addr, LLAddr: a.lladdr, RTT: a.delay, Override: !a.proxy}) {
+				close(done)
+				return
+			}
 		}
 		if !pace.Sleep(ctx, time.Until(sent.Add(window))) {
 			done <- ctx.Err()

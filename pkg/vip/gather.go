@@ -32,8 +32,8 @@ type way struct {
 // gather collects the evidence about the VIP. It reports false where there is
 // none: the VIP is not on link, or the entry cannot be read.
 func (v *watch) gather(ctx context.Context) (*Evidence, bool) {
-	now := v.began
-	e := &Evidence{Now: now, Began: now, Where: v.locate(now)}
+	now, e := v.began, &v.evidence
+	*e = Evidence{Now: now, Began: now, Where: v.locate(now)}
 	if e.Where != OnLink {
 		v.claimed.Store(nil)
 		v.release()
@@ -228,7 +228,7 @@ func (v *watch) hear(ctx context.Context, h neigh.LLAddr, tries int, window time
 	for range tries {
 		heard := false
 		err := v.line.ask(ctx, h, window, func(r shield.Reply) bool {
-			heard = heard || r.LLAddr == h
+			heard = r.LLAddr == h
 			return heard
 		})
 		switch {

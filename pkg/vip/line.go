@@ -52,22 +52,13 @@ func (l *line) ask(ctx context.Context, h neigh.LLAddr, window time.Duration, en
 			return err
 		}
 	}
-	limited, cancel := context.WithCancel(ctx)
-	defer cancel()
-	done := false
-	err := l.Ask(limited, h, window, func(r shield.Reply) {
+	err := l.Ask(ctx, h, window, func(r shield.Reply) bool {
 		if v.cfg.Hooks.Answered != nil {
 			v.cfg.Hooks.Answered(r.RTT)
 		}
-		if !done && enough(r) {
-			done = true
-			cancel()
-		}
+		return enough(r)
 	})
-	if done || err == nil {
-		return nil
-	}
-	if ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil {
 		l.failed(err)
 	}
 	return err

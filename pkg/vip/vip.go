@@ -70,9 +70,9 @@ type Attempts interface {
 type Line interface {
 	// Ask sends one solicitation to the host with the given link-layer address, or
 	// to everybody where that is zero, and hands each answer that arrives within
-	// window to reply. The error is that of ctx if it was done first; reply may be
-	// what ends it.
-	Ask(ctx context.Context, lladdr neigh.LLAddr, window time.Duration, reply func(shield.Reply)) error
+	// window to reply, until that says that it is enough. The error is that of ctx if it
+	// was done first; reply may be what ends it.
+	Ask(ctx context.Context, lladdr neigh.LLAddr, window time.Duration, reply func(shield.Reply) (enough bool)) error
 	// Heard receives when somebody has announced the address without being asked.
 	Heard() <-chan struct{}
 	Close() error

@@ -61,6 +61,7 @@ type shared struct {
 // findings are what the looks at a VIP have found.
 type findings struct {
 	began    time.Time // of the present look
+	evidence Evidence  // of the present look
 	verified time.Time // when the VIP was last known to work
 	round    Round
 	check    Check
@@ -99,8 +100,10 @@ func (v *watch) run(ctx context.Context) {
 	defer v.claimed.Store(nil)
 	v.attempts.renews = time.Now().Add(jitter(v.everybodyEvery()))
 	next := time.Now().Add(random(v.cfg.Interval)) // nodes that start together do not look together
+	timer := time.NewTimer(time.Until(next))
+	defer timer.Stop()
 	for first := true; ; first = false {
-		if !v.wait(ctx, next) {
+		if !v.wait(ctx, timer, next) {
 			return
 		}
 		v.began = time.Now()
@@ -117,17 +120,15 @@ func (v *watch) run(ctx context.Context) {
 // is in trouble, an announcement has it looked at sooner; otherwise the kernel has
 // heard it as well. All nodes hear it in the same moment, and shall not ask in the same
 // moment.
-func (v *watch) wait(ctx context.Context, next time.Time) bool {
+func (v *watch) wait(ctx context.Context, timer *time.Timer, next time.Time) bool {
 	for {
-		timer := time.NewTimer(time.Until(next))
+		timer.Reset(time.Until(next))
 		select {
 		case <-ctx.Done():
-			timer.Stop()
 			return false
 		case <-timer.C:
 			return ctx.Err() == nil
 		case <-v.line.heard():
-			timer.Stop()
 			v.attempts.askSoon()
 			if v.verdict.Trouble() {
 				soon := v.cfg.Interval / wakeEvery
@@ -183,7 +184,11 @@ func (v *watch) look(ctx context.Context) {
 			return
 		}
 		step := plan(v.verdict, e, &v.attempts, m)
-		if step.Action == Nothing || !v.do(ctx, step, e) {
+		if step.Action == Nothing {
+			break
+		}
+		v.publish() // what comes next may take a while
+		if !v.do(ctx, step, e) {
 			break
 		}
 	}
@@ -208,7 +213,6 @@ func (v *watch) record(e *Evidence, verdict Verdict) {
 		v.freeClients(e)
 		v.attempts.over()
 		v.happened(v.tracker.Works(e.Now))
-		v.publish() // what comes next may take a while
 	case StateSuspect:
 		v.suspicious(v.began)
 	case StateSilent:
