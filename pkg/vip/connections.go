@@ -1,6 +1,8 @@
 package vip
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
@@ -46,25 +48,27 @@ type connection struct {
 // update takes in the connections as they are now: one that is missing is gone. Of
 // more than maxKnown, those that are known are kept: only they can show progress.
 func (c *connections) update(now time.Time, sockets []neigh.Socket) {
-	old := c.known
-	c.known = make(map[uint64]*connection, len(sockets))
-	c.progress = false
-	take := func(k *connection, s *neigh.Socket) {
-		c.progress = c.progress || s.Received > k.Received
-		k.update(now, s)
-		c.known[s.Cookie] = k
+	maps.DeleteFunc(c.known, func(cookie uint64, _ *connection) bool {
+		return !slices.ContainsFunc(sockets, func(s neigh.Socket) bool { return s.Cookie == cookie })
+	})
+	if c.known == nil {
+		c.known = make(map[uint64]*connection)
 	}
+	c.progress = false
 	for i := range sockets {
 		s := &sockets[i]
 		c.established = c.established || s.Established
-		if k := old[s.Cookie]; k != nil {
-			take(k, s)
+		k := c.known[s.Cookie]
+		switch {
+		case k != nil:
+			c.progress = c.progress || s.Received > k.Received
+		case len(c.known) >= maxKnown:
+			continue
+		default:
+			k = &connection{Socket: *s}
+			c.known[s.Cookie] = k
 		}
-	}
-	for i := range sockets {
-		if s := &sockets[i]; c.known[s.Cookie] == nil && len(c.known) < maxKnown {
-			take(&connection{Socket: *s}, s)
-		}
+		k.update(now, s)
 	}
 }
 
