@@ -17,7 +17,7 @@ import (
 
 const (
 	// roundEvery is how often VIPs are looked for, unless something is suspicious.
-	roundEvery = 30 * time.Second
+	roundEvery = time.Minute
 	roundSoon  = 5 * time.Second
 	// leftOutFor is how long an address is left out of the answers to its name before
 	// that may mean that it is none of them any more: longer than one round.
