@@ -179,19 +179,9 @@ func (l *Line) ask(ctx context.Context, t *Target, window time.Duration, answer 
 	if ctx.Err() != nil {
 		return fmt.Errorf("asking on %s: %w", l.socket.name, ctx.Err())
 	}
-	own, err := l.socket.lladdr()
+	q, err := l.begin(t)
 	if err != nil {
 		return err
-	}
-	q, err := l.begin()
-	if err != nil {
-		return err
-	}
-	q.sent = time.Now()
-	frame, to := l.socket.frame(own, t)
-	if err := l.socket.sendNow(frame, to); err != nil {
-		_ = l.end(q)
-		return fmt.Errorf("asking for %s: %w", l.addr, err)
 	}
 	l.window.Reset(window)
 	enough, err := l.collect(ctx, q, answer)
@@ -237,10 +227,9 @@ func (l *Line) collect(ctx context.Context, q *query, answer func(Answer) bool) 
 	}
 }
 
-// begin makes an Ask the one that is answered. What arrived before it is not for
-// it, and lies in the socket if reading has stopped.
-func (l *Line) begin() (*query, error) {
-	q := &query{}
+// begin sends the solicitation of an Ask, and makes it the one that is answered. What
+// arrived before it is not for it, and lies in the socket if reading has stopped.
+func (l *Line) begin(t *Target) (*query, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for len(l.claims)+len(l.failed) > 0 { // the Ask before has left them
@@ -249,14 +238,30 @@ func (l *Line) begin() (*query, error) {
 		case <-l.failed:
 		}
 	}
-	if l.socket.drain() {
-		l.announce()
-	}
-	if l.full {
-		if err := l.socket.overrun(); err != nil && !errors.Is(err, ErrOverrun) {
-			return nil, err
+	q := &query{}
+	if err := l.socket.control(func(fd int) error {
+		own, err := l.socket.lladdrBy(fd)
+		if err != nil {
+			return err
 		}
-		l.full = false
+		if l.socket.drain(fd) {
+			l.announce()
+		}
+		if l.full {
+			if err := l.socket.overrun(); err != nil && !errors.Is(err, ErrOverrun) {
+				return err
+			}
+			l.full = false
+		}
+		frame, to := l.socket.frame(own, t)
+		q.sent = time.Now()
+		// An interface that does not take this one has not sent what it was given before.
+		if err := l.socket.sendto(fd, frame, to); err != nil {
+			return fmt.Errorf("asking for %s: %w", l.addr, l.socket.fail("sending", err))
+		}
+		return nil
+	}); err != nil {
+		return nil, err
 	}
 	l.query = q
 	select {

@@ -185,12 +185,16 @@ func (s *socket) bind(etherType uint16) error {
 }
 
 // lladdr returns the interface's address as it is now.
-func (s *socket) lladdr() (lladdr, error) {
-	var sa unix.Sockaddr
-	err := s.control(func(fd int) (err error) {
-		sa, err = unix.Getsockname(fd)
+func (s *socket) lladdr() (own lladdr, err error) {
+	err = s.control(func(fd int) (err error) {
+		own, err = s.lladdrBy(fd)
 		return err
 	})
+	return own, err
+}
+
+func (s *socket) lladdrBy(fd int) (lladdr, error) {
+	sa, err := unix.Getsockname(fd)
 	if err != nil {
 		return lladdr{}, s.fail("reading the address", err)
 	}
@@ -214,7 +218,9 @@ func (s *socket) listen() error {
 	if err := s.file.SetWriteDeadline(time.Now().Add(sendTimeout)); err != nil {
 		return s.fail("setting deadlines", err)
 	}
-	s.drain()
+	if err := s.control(func(fd int) error { s.drain(fd); return nil }); err != nil {
+		return err
+	}
 	if err := s.size(readBuffer); err != nil {
 		return err
 	}
@@ -227,13 +233,9 @@ func (s *socket) listen() error {
 // drain empties the queue, of what comes meanwhile too, within reason, and reports
 // whether there were frames. Errors are of the past as well: an interface that went
 // down and up again leaves one.
-func (s *socket) drain() (any bool) {
+func (s *socket) drain(fd int) (any bool) {
 	for range maxQueued {
-		err := s.control(func(fd int) error {
-			_, _, err := unix.Recvfrom(fd, s.in[:1], 0)
-			return err
-		})
-		switch {
+		switch _, _, err := unix.Recvfrom(fd, s.in[:1], 0); {
 		case err == nil:
 			any = true
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ENETDOWN):
