@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -93,14 +94,15 @@ func (n *node) hours(ctx context.Context, agent, floor string, size int, d time.
 		return nil, err
 	}
 	all = append(all, flush)
-	var reader *worker
-	reading := hourly{name: fmt.Sprintf("C program that reads the table every %v", scanPeriod)}
-	if floor != "" {
-		if reader, err = start(n.host, floor, "dump"); err != nil {
-			return nil, err
-		}
-		defer reader.close()
+	floors, err := n.floors(floor)
+	if err != nil {
+		return nil, err
 	}
+	defer func() {
+		for _, f := range floors {
+			f.worker.close()
+		}
+	}()
 	for _, a := range []struct {
 		name string
 		args []string
@@ -116,12 +118,10 @@ func (n *node) hours(ctx context.Context, agent, floor string, size int, d time.
 			return nil, err
 		}
 		took, err := p.slices(ctx, d, func() error {
-			if reader != nil { // first: what was read a moment ago is read faster
-				took, _, err := reader.work()
-				if err != nil {
+			for _, f := range floors { // first: what was read a moment ago is read faster
+				if err := f.work(); err != nil {
 					return err
 				}
-				reading.took = append(reading.took, took*(time.Hour/scanPeriod))
 			}
 			return n.table.refill(size)
 		})
@@ -130,10 +130,50 @@ func (n *node) hours(ctx context.Context, agent, floor string, size int, d time.
 		}
 		all = append(all, hourly{a.name, took})
 	}
-	if reader != nil {
-		all = append(all, reading)
+	for _, f := range floors {
+		all = append(all, f.hourly)
 	}
 	return all, nil
+}
+
+// floorOf is a program that does no more than a part of what the agent does.
+type floorOf struct {
+	hourly
+	worker *worker
+	every  time.Duration // the time that its work stands for; 0: all since the last
+	last   time.Time
+}
+
+// floors starts them, if they could be compiled.
+func (n *node) floors(path string) (all []*floorOf, err error) {
+	if path == "" {
+		return nil, nil
+	}
+	for _, f := range []struct {
+		what, does string
+		every      time.Duration
+	}{
+		{fmt.Sprintf("C program that reads the table every %v", scanPeriod), "dump", scanPeriod},
+		{"C program that wakes up every 2s", "wake", 0},
+	} {
+		w, err := start(n.host, path, f.does)
+		if err != nil {
+			return all, err
+		}
+		all = append(all, &floorOf{hourly{name: f.what}, w, f.every, time.Time{}})
+	}
+	return all, nil
+}
+
+// work has it work, and notes what that took, but for the first time.
+func (f *floorOf) work() error {
+	took, _, err := f.worker.work()
+	now := time.Now()
+	if err == nil && !f.last.IsZero() {
+		f.took = append(f.took, time.Duration(float64(took)*float64(time.Hour)/float64(cmp.Or(f.every, now.Sub(f.last)))))
+	}
+	f.last = now
+	return err
 }
 
 // flushing measures the flush of a table of so many entries.

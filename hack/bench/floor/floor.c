@@ -9,10 +9,12 @@
  *   floor dump    reads the table
  *   floor renew   deletes what is idle in it
  *   floor paced   so as well, but waits after each batch as the agent does
+ *   floor wake    nothing at all, but it has woken up every 2 s since the line before
  */
 #include <linux/neighbour.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +27,7 @@ enum {
 	BATCH = 150,       /* deletions in one send */
 	DELETE = 64,       /* bytes of one deletion, at most */
 	PAUSE = 10000,     /* microseconds, for 200 deletions */
+	WAKE = 2000,       /* milliseconds: the agent's --vip-interval */
 };
 
 static char in[BUFFER], reply[BUFFER], out[BATCH * DELETE];
@@ -140,8 +143,33 @@ static long long cpu(void)
 	return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
+/* wake shows what it costs on this machine to be woken up. */
+static int wake(void)
+{
+	struct pollfd in = {.fd = STDIN_FILENO, .events = POLLIN};
+	char line[16];
+	long long before = cpu();
+
+	for (;;) {
+		int ready = poll(&in, 1, WAKE);
+
+		if (ready < 0)
+			die("waiting");
+		if (!ready)
+			continue;
+		if (read(STDIN_FILENO, line, sizeof(line)) <= 0)
+			return 0;
+		printf("%lld 1\n", cpu() - before);
+		fflush(stdout);
+		before = cpu();
+	}
+}
+
 int main(int argc, char **argv)
 {
+	if (argc > 1 && !strcmp(argv[1], "wake"))
+		return wake();
+
 	int fd = dial(), del_fd = dial(), del = argc > 1 && strcmp(argv[1], "dump");
 	char line[16];
 
