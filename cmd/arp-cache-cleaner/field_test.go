@@ -379,6 +379,50 @@ func TestHolderStandsStill(t *testing.T) {
 	}
 }
 
+// The VIP goes back, announced, to a host that the agent has held off, and that serves
+// again. The agent follows about as fast as it finds a holder silent; without it the
+// announcement takes the entry at once.
+func TestFailbackIsFollowed(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
+	t.Parallel()
+	for name, alone := range map[string]bool{"with the agent": false, "without it": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newField(t, alone)
+			s.talks(s.VIP.String(), "")
+			s.agent(s.VIP.String())
+			s.give(s.Two, "eth0")
+			s.API1.Freeze()
+			if alone {
+				s.Announce(s.Two)
+			}
+			within(t, 15*time.Second, "the entry names the other host", func() bool { return s.Named() == successorMAC })
+			s.API1.Thaw()
+			s.take(s.One, "eth0")
+			if !s.client.Await("two", 15*time.Second) {
+				t.Fatal("the other host does not serve the client")
+			}
+			if !alone && !s.Says(s.Sample(&lab.FailoverCase{Says: `vip_events_total{event="held",vip="VIP"} 1`}), time.Second) {
+				t.Fatal("the entry is not held: this shows nothing")
+			}
+			<-time.After(12 * time.Second) // as long as nobody is taken for one that announces itself all the time
+			s.take(s.Two, "eth0")
+			s.give(s.One, "eth0")
+			s.Announce(s.One)
+			begun := time.Now()
+			within(t, 4*time.Second, "the entry names the first host again", func() bool { return s.Named() == holderMAC })
+			<-time.After(500 * time.Millisecond) // it may be undone
+			within(t, 4*time.Second, "the entry names the first host again", func() bool { return s.Named() == holderMAC })
+			t.Logf("after %v", time.Since(begun))
+			if !s.client.Await("one", 5*time.Second) {
+				t.Error("the first host does not serve the client")
+			}
+		})
+	}
+}
+
 // An API server that has no rival and is slow to say that it is not well gets few
 // checks from all nodes together: one each within 30 s at most.
 func TestFewChecksOfASlowServer(t *testing.T) {

@@ -446,25 +446,39 @@ func (f *Failover) confirm() {
 // again some 6 s after the break, and asks every second from then on, and what it
 // sends between an announcement and its undoing is answered by a reset.
 func (f *Failover) announce() {
-	fd := -1
-	f.Lab.check(f.One.Do(func() (err error) {
-		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-		return err
-	}), "announcing")
-	mac, _ := net.ParseMAC(failoverMAC1)
-	send := func(n int) {
-		b := gratuitousARP(mac, f.VIP, uint16(1+n%2))
-		if f.IPv6 {
-			b = unsolicitedNA(mac, f.VIP)
-		}
-		_ = unix.Sendto(fd, b, 0, &unix.SockaddrLinklayer{Ifindex: f.ports[0].Index, Halen: 6})
-	}
+	send, end := f.announcer(f.One)
 	send(0)
 	f.every(1500*time.Millisecond, func(n int) {
 		if n%2 == 0 {
 			send(n/2 + 1)
 		}
-	}, func() { _ = unix.Close(fd) })
+	}, end)
+}
+
+// Announce has a host announce itself once.
+func (f *Failover) Announce(h *Host) {
+	send, end := f.announcer(h)
+	defer end()
+	send(0)
+}
+
+// announcer returns what announces a host, by one kind of frame or, in ARP, the other
+// in turn, and what ends it.
+func (f *Failover) announcer(h *Host) (send func(n int), end func()) {
+	fd := -1
+	f.Lab.check(h.Do(func() (err error) {
+		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		return err
+	}), "announcing")
+	i := slices.Index([]*Host{f.One, f.Two}, h)
+	mac, _ := net.ParseMAC([]string{failoverMAC1, failoverMAC2}[i])
+	return func(n int) {
+		b := gratuitousARP(mac, f.VIP, uint16(1+n%2))
+		if f.IPv6 {
+			b = unsolicitedNA(mac, f.VIP)
+		}
+		_ = unix.Sendto(fd, b, 0, &unix.SockaddrLinklayer{Ifindex: f.ports[i].Index, Halen: 6})
+	}, func() { _ = unix.Close(fd) }
 }
 
 var everybody = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}

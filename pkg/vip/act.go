@@ -75,9 +75,10 @@ func (v *watch) askEverybody(ctx context.Context, e *Evidence) bool {
 	}
 	r := Round{}
 	enough := func(a Answer) bool { // it is no proxy, and is going to be tried
-		return silent && e.Provable && a.Override && a.LLAddr != e.Holder && v.attempts.mayTry(a.LLAddr, e.Now) && !early(e, v.holders.known, a.LLAddr)
+		return silent && e.Provable && a.Override && a.LLAddr != e.Holder && v.attempts.mayTry(a.LLAddr, e.Now) && !early(e, v.holders.stranger, a.LLAddr)
 	}
 	for range tries {
+		v.heed(&r)
 		err = v.askOnce(ctx, incumbent, window, enough, &r)
 		if err != nil || r.heard(e.Holder) || slices.ContainsFunc(r.Answers, enough) {
 			break
@@ -88,6 +89,7 @@ func (v *watch) askEverybody(ctx context.Context, e *Evidence) bool {
 	}
 	r.At = time.Now()
 	v.answered(&r, e)
+	v.heed(&r)
 	return true
 }
 
@@ -130,6 +132,7 @@ func (v *watch) askKnown(ctx context.Context, e *Evidence) bool {
 		r.Answers = append(r.Answers, Answer{e.Holder, true})
 	}
 	for _, h := range v.holders.candidates(e.Holder) {
+		v.heed(&r)
 		if v.hear(ctx, h, 1, missGap) == Answered {
 			r.Answers = append(r.Answers, Answer{h, true})
 			v.undo(incumbent, &r)
@@ -138,6 +141,7 @@ func (v *watch) askKnown(ctx context.Context, e *Evidence) bool {
 	r.At = time.Now()
 	v.round = r
 	v.attempts.askedAt(r.At, v.everybodyEvery())
+	v.heed(&r)
 	return ctx.Err() == nil
 }
 

@@ -105,6 +105,9 @@ func (a *attempts) failed(h neigh.LLAddr, now time.Time) {
 	a.tried[h] = tried{now.Add(wait), wait}
 }
 
+// again allows a holder to be tried that did not prove itself before.
+func (a *attempts) again(h neigh.LLAddr) { delete(a.tried, h) }
+
 // mayTry reports whether a holder may be tried.
 func (a *attempts) mayTry(h neigh.LLAddr, now time.Time) bool { return !now.Before(a.tried[h].again) }
 

@@ -55,7 +55,8 @@ func (v *watch) gather(ctx context.Context) (*Evidence, bool) {
 	v.holders.looked(e.Now, v.cfg.Interval)
 	switch e.Unicast {
 	case Answered:
-		v.holders.heard, v.holders.unheard, v.holders.deaf = e.Now, time.Time{}, false
+		v.holders.answers(e.Now)
+		v.holders.unheard, v.holders.deaf = time.Time{}, false
 	case Unanswered: // what counts is what was received meanwhile
 		v.way.at = time.Time{} // from a server on this host, if the VIP has come to it
 		if v.holders.unheard.IsZero() {
@@ -63,7 +64,8 @@ func (v *watch) gather(ctx context.Context) (*Evidence, bool) {
 		}
 		v.observe(e.Now)
 		if v.connections.progress {
-			v.holders.heard, v.holders.deaf = e.Now, true
+			v.holders.answers(e.Now)
+			v.holders.deaf = true
 		}
 	}
 	e.TCP.Progress = v.connections.progress

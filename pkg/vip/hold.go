@@ -17,19 +17,28 @@ const (
 	maxRestores = 10
 	// resubscribe is how long to wait after notifications have failed.
 	resubscribe = time.Second
+	// anewAfter is how long a rejected holder must have left the entry alone before it
+	// takes it anew. kube-vip announces itself every 3 s, and two in a row may be lost.
+	anewAfter = 10 * time.Second
 )
 
 // hold keeps the entry of a VIP with a holder that serves, against others that
 // announce themselves and do not. It uses nothing that would outlive the agent:
 // whenever the kernel reports that a rejected holder has taken the entry, it is
 // written back, which takes a fraction of a millisecond.
+//
+// What a rejected holder did before the held one fell silent says nothing about that
+// one. That it takes the entry anew may mean that the VIP has gone back to it: then the
+// held one is asked at once, and if it is silent the rejected one may prove itself
+// without delay.
 type hold struct {
 	key      neigh.Key
 	held     neigh.LLAddr
 	rejected []neigh.LLAddr
-	quiet    int         // rounds in which no rejected holder answered
-	gaveUp   atomic.Bool // it was taken too often
-	over     atomic.Bool // another holder has taken it, which was not rejected
+	anew     chan neigh.LLAddr // a rejected holder that has taken the entry anew
+	quiet    int               // rounds in which no rejected holder answered
+	gaveUp   atomic.Bool       // it was taken too often
+	over     atomic.Bool       // another holder has taken it, which was not rejected
 	cancel   context.CancelFunc
 	done     chan struct{}
 }
@@ -46,9 +55,9 @@ func (v *watch) keep(held neigh.LLAddr, rejected []neigh.LLAddr) {
 // guard starts the goroutine of a hold.
 func (v *watch) guard(held neigh.LLAddr, rejected []neigh.LLAddr) {
 	ctx, cancel := context.WithCancel(context.Background()) // until release
-	h := &hold{key: v.key(), held: held, rejected: rejected, cancel: cancel, done: make(chan struct{})}
+	h := &hold{key: v.key(), held: held, rejected: rejected, anew: make(chan neigh.LLAddr, 1), cancel: cancel, done: make(chan struct{})}
 	v.hold = h
-	g := guard{cfg: &v.cfg, hold: h, foreign: v.foreign()}
+	g := guard{cfg: &v.cfg, hold: h, foreign: v.foreign(), began: time.Now(), taken: make(map[neigh.LLAddr]time.Time)}
 	go func() {
 		defer close(h.done)
 		g.run(ctx)
@@ -73,6 +82,34 @@ func (v *watch) pause() *hold {
 	return h
 }
 
+// takenAnew receives a rejected holder that has taken the entry anew.
+func (v *watch) takenAnew() <-chan neigh.LLAddr {
+	if v.hold == nil {
+		return nil
+	}
+	return v.hold.anew
+}
+
+// claims notes that a rejected holder has taken the entry anew.
+func (v *watch) claims(h neigh.LLAddr) {
+	v.holders.claimant = h
+	v.attempts.again(h)
+	v.attempts.askSoon()
+}
+
+// heed notes what rejected holder has taken the entry anew until now, in a round. Of one
+// that has answered in it that means nothing: in Neighbor Discovery an answer is enough
+// to take the entry.
+func (v *watch) heed(r *Round) {
+	select {
+	case h := <-v.takenAnew():
+		if !r.heard(h) {
+			v.claims(h)
+		}
+	default:
+	}
+}
+
 // endHold ends a hold that did not hold, or that is over.
 func (v *watch) endHold(now time.Time) {
 	switch h := v.hold; {
@@ -92,8 +129,10 @@ type guard struct {
 	hold    *hold
 	foreign func(*neigh.Entry) bool
 
-	restored []time.Time // within the last second
-	missed   time.Time   // when notifications were last lost
+	began    time.Time
+	taken    map[neigh.LLAddr]time.Time // by a rejected holder, last
+	restored []time.Time                // within the last second
+	missed   time.Time                  // when notifications were last lost
 	warned   bool
 }
 
@@ -161,6 +200,7 @@ func (g *guard) restore() {
 		return
 	}
 	now := time.Now()
+	g.took(now, e.LLAddr)
 	g.restored = slices.DeleteFunc(g.restored, func(t time.Time) bool { return now.Sub(t) >= time.Second })
 	if len(g.restored) >= maxRestores {
 		h.gaveUp.Store(true)
@@ -168,4 +208,19 @@ func (g *guard) restore() {
 		g.cfg.Log.Debug("putting back the entry of the VIP", "err", err)
 	}
 	g.restored = append(g.restored, now)
+}
+
+// took notes that a rejected holder has taken the entry.
+func (g *guard) took(now time.Time, h neigh.LLAddr) {
+	last, ok := g.taken[h]
+	if !ok {
+		last = g.began
+	}
+	g.taken[h] = now
+	if now.Sub(last) >= anewAfter {
+		select {
+		case g.hold.anew <- h:
+		default: // the holder is about to be asked
+		}
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
 )
 
 // held returns a bench on which the entry is held with host 2 against host 1,
@@ -328,4 +329,145 @@ func TestHoldOutlastsAReadError(t *testing.T) {
 			t.Errorf("the entry named another host for %v", d)
 		}
 	})
+}
+
+// The VIP goes back to a host that is held off: its server is repaired, and the held one
+// gives the VIP up. That the hold undoes the announcement costs about as long as it
+// takes to find the held one silent, wherever in the interval that happens.
+func TestFailbackUnderHold(t *testing.T) {
+	// The holder is asked soon, and then everybody, who may have been asked just before.
+	const limit = 2*interval/wakeEvery + misses*missGap + askAtOnce + 600*ms
+	tests := []struct {
+		name   string
+		before func(*bench)  // while the entry is held
+		gap    time.Duration // in which nobody has the VIP
+	}{
+		{"it had given the VIP up", func(b *bench) {
+			b.change(func() { b.hosts = []*host{good(2)} })
+			rest(20 * time.Second)
+		}, 0},
+		{"it had given the VIP up, and takes it a moment after the other did", func(b *bench) {
+			b.change(func() { b.hosts = []*host{good(2)} })
+			rest(20 * time.Second)
+		}, 2 * time.Second},
+		{"it has answered for it all the time", func(b *bench) {
+			rest(20 * time.Second)
+			b.change(func() { b.hosts[0].api = serves })
+		}, 0},
+		{"it announced itself until it was stopped", func(b *bench) {
+			for range 10 {
+				rest(3 * time.Second)
+				b.announces(mac(1))
+			}
+			b.change(func() { b.hosts = []*host{good(2)} })
+			rest(anewAfter)
+		}, 0},
+		{"it was tried in vain a moment ago", func(b *bench) {
+			b.change(func() { b.hosts[1].down = true })
+			rest(15 * time.Second)
+			b.change(func() { b.hosts[1].down = false })
+			rest(anewAfter + interval)
+		}, 0},
+	}
+	for _, tt := range tests {
+		for _, locktime := range []time.Duration{time.Second, 0} {
+			t.Run(tt.name+map[time.Duration]string{0: ", no locktime"}[locktime], func(t *testing.T) {
+				for i := range 20 {
+					synctest.Test(t, func(t *testing.T) {
+						b, _ := held(t)
+						b.change(func() { b.locktime = locktime })
+						tt.before(b)
+						rest(time.Duration(i) * interval / 20)
+						b.change(func() { b.hosts = nil })
+						rest(tt.gap)
+						b.change(func() { b.hosts = []*host{good(1)} })
+						b.announces(mac(1))
+						if took := when(time.Minute, func() bool { return b.named() == mac(1) && b.subscriptions() == 0 }); took > limit {
+							t.Errorf("found after %v, want %v at most", took, limit)
+						}
+					})
+				}
+			})
+		}
+	}
+}
+
+// A held holder that stands still for a moment does not lose the VIP to a zombie that
+// announces itself meanwhile. Where that one does so all the time, or only answers
+// requests, it is not even tried; where it does so for the first time, the holder has
+// the entry again once it answers.
+func TestZombieAnnouncesItselfWhileTheHeldHolderStandsStill(t *testing.T) {
+	const stun = rivalPatience - 300*ms
+	tests := []struct {
+		name      string
+		every     time.Duration // 0: never
+		answers   bool          // when everybody is asked
+		meanwhile bool          // once
+		tried     bool
+	}{
+		{name: "all the time", every: 3 * time.Second},
+		{name: "it answers requests, and announces nothing"},
+		{name: "its answer takes the entry", answers: true},
+		{name: "for the first time", meanwhile: true, tried: true},
+	}
+	for _, tt := range tests {
+		for _, locktime := range []time.Duration{time.Second, 0} {
+			t.Run(tt.name+map[time.Duration]string{0: ", no locktime"}[locktime], func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					b, _ := held(t)
+					b.change(func() { b.locktime = locktime })
+					if tt.every > 0 {
+						b.announcing(t, 1, tt.every)
+					}
+					b.change(func() {
+						b.asking = func(q shield.Question) {
+							if tt.answers && q.LLAddr.Len() == 0 {
+								b.announces(mac(1))
+								time.Sleep(ms) // before the agent itself has undone it
+							}
+						}
+					})
+					for i := range 5 {
+						rest(anewAfter + time.Duration(i)*600*ms)
+						checks := len(b.checked())
+						b.standsStill(2)
+						if tt.meanwhile {
+							time.AfterFunc(500*ms, func() { b.announces(mac(1)) })
+						}
+						if d := b.wrong(2, stun); (d > 0 || len(b.checked()) > checks) && !tt.tried {
+							t.Errorf("stun %d: the entry named the zombie for %v, and %d checks", i, d, len(b.checked())-checks)
+						}
+						b.change(func() { b.hosts[1].down = false })
+						if d := b.wrong(2, 20*time.Second); d > 10*ms && !tt.tried || d > missGap+10*ms {
+							t.Errorf("stun %d: %v of the 20 s after it the entry named the zombie", i, d)
+						}
+						if b.count(Moved) > 1 {
+							t.Fatalf("events %v", b.events)
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// standsStill has a host stand still from a moment before it is asked.
+func (b *bench) standsStill(n int) {
+	asks := func() (n int) {
+		b.change(func() { n = len(b.asks) })
+		return n
+	}
+	down := func(is bool) { b.change(func() { b.host(mac(n)).down = is }) }
+	for {
+		before := asks()
+		when(10*time.Second, func() bool { return asks() > before })
+		rest(interval - 5*ms)
+		before = asks()
+		down(true)
+		if rest(10 * ms); asks() > before {
+			return
+		}
+		down(false) // something had it looked at sooner
+		rest(interval / 2)
+	}
 }

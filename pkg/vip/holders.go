@@ -37,6 +37,7 @@ type holders struct {
 	previous   neigh.LLAddr // the holder before this one
 
 	rivals   map[neigh.LLAddr]int // that answer beside the holder, and for how many rounds they have not
+	claimant neigh.LLAddr         // a rival that has taken the entry anew, against a hold, since the holder was heard; zero: none
 	compared map[neigh.LLAddr]comparison
 }
 
@@ -56,6 +57,16 @@ func (h *holders) known(a neigh.LLAddr) bool {
 	return ok
 }
 
+// stranger reports whether a host that answers for the VIP does what it did not do
+// before the holder fell silent: nobody knew it, or it has taken the entry anew. What a
+// host did before says nothing about whether the holder is gone.
+func (h *holders) stranger(a neigh.LLAddr) bool {
+	return !h.known(a) || a == h.claimant
+}
+
+// answers notes that the holder answers: it has not fallen silent.
+func (h *holders) answers(now time.Time) { h.heard, h.claimant = now, neigh.LLAddr{} }
+
 // candidates returns those that are known to have answered for the VIP beside a
 // holder, or before it.
 func (h *holders) candidates(holder neigh.LLAddr) (all []neigh.LLAddr) {
@@ -74,7 +85,8 @@ func (h *holders) candidates(holder neigh.LLAddr) (all []neigh.LLAddr) {
 func (h *holders) changed(now time.Time, from, to neigh.LLAddr) {
 	h.previous = from
 	clear(h.compared)
-	h.heard, h.unheard, h.deaf, h.unproven, h.rival = now, time.Time{}, false, now, h.known(to)
+	h.answers(now)
+	h.unheard, h.deaf, h.unproven, h.rival = time.Time{}, false, now, h.known(to)
 }
 
 // prove notes that the holder serves.

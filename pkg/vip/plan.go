@@ -29,16 +29,16 @@ type Step struct {
 	Other  neigh.LLAddr
 }
 
-// rivalPatience is how long a holder must be silent before one is tried that was
-// known before: it was not the holder then. vMotion and snapshots stop a virtual
-// machine for 1 to 4 s.
+// rivalPatience is how long a holder must be silent before one is tried that is no
+// stranger: it was there before, and was not the holder. vMotion and snapshots stop a
+// virtual machine for 1 to 4 s.
 const rivalPatience = 4500 * time.Millisecond
 
 // means is what may be done about a VIP.
 type means struct {
-	checks     bool // the service can be checked
-	suppresses bool // a bridge below the device answers for others (neigh.Link)
-	known      func(neigh.LLAddr) bool
+	checks     bool                    // the service can be checked
+	suppresses bool                    // a bridge below the device answers for others (neigh.Link)
+	stranger   func(neigh.LLAddr) bool // holders.stranger
 	toCompare  func(time.Time, []neigh.LLAddr) []neigh.LLAddr
 }
 
@@ -102,14 +102,14 @@ func planOthers(e *Evidence, a *attempts, m *means) Step {
 		switch {
 		case !silent || e.Silence < kernelPatience:
 			return Step{}
-		case len(all) == 1 && !m.known(all[0]):
+		case len(all) == 1 && m.stranger(all[0]):
 			return Step{FollowOther, all[0]}
 		case verifiable(e.Entry):
 			return Step{Action: LeaveToKernel}
 		}
 		return Step{}
 	}
-	due := slices.DeleteFunc(a.due(e.Now, all), func(h neigh.LLAddr) bool { return silent && early(e, m.known, h) })
+	due := slices.DeleteFunc(a.due(e.Now, all), func(h neigh.LLAddr) bool { return silent && early(e, m.stranger, h) })
 	switch {
 	case len(due) == 0:
 		return Step{}
@@ -122,8 +122,8 @@ func planOthers(e *Evidence, a *attempts, m *means) Step {
 }
 
 // early reports whether it is too early to try another holder in place of a silent one.
-func early(e *Evidence, known func(neigh.LLAddr) bool, other neigh.LLAddr) bool {
-	return e.Silence < rivalPatience && known(other)
+func early(e *Evidence, stranger func(neigh.LLAddr) bool, other neigh.LLAddr) bool {
+	return e.Silence < rivalPatience && !stranger(other)
 }
 
 // verifiable reports whether the kernel can be made to verify an entry in this

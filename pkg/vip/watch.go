@@ -118,9 +118,10 @@ func (v *watch) run(ctx context.Context) {
 
 // wait waits until the next look, and reports false if ctx ended first. While the VIP
 // is in trouble, an announcement has it looked at sooner; otherwise the kernel has
-// heard it as well. All nodes hear it in the same moment, and shall not ask in the same
-// moment.
+// heard it as well, unless a hold has undone it. All nodes hear it in the same moment,
+// and shall not ask in the same moment.
 func (v *watch) wait(ctx context.Context, timer *time.Timer, next time.Time) bool {
+	soon := v.cfg.Interval / wakeEvery
 	for {
 		timer.Reset(time.Until(next))
 		select {
@@ -131,9 +132,11 @@ func (v *watch) wait(ctx context.Context, timer *time.Timer, next time.Time) boo
 		case <-v.line.heard():
 			v.attempts.askSoon()
 			if v.verdict.Trouble() {
-				soon := v.cfg.Interval / wakeEvery
 				next = earlier(next, time.Now().Add(soon+random(soon)))
 			}
+		case h := <-v.takenAnew():
+			v.claims(h)
+			next = earlier(next, time.Now().Add(soon+random(soon)))
 		}
 	}
 }
@@ -177,7 +180,7 @@ func (v *watch) look(ctx context.Context) {
 	if e.Entry.Valid() || e.Unicast == Answered {
 		v.translated = false
 	}
-	m := &means{checks: v.cfg.Checker != nil, suppresses: v.way.Link.Suppresses, known: v.holders.known, toCompare: v.holders.toCompare}
+	m := &means{checks: v.cfg.Checker != nil, suppresses: v.way.Link.Suppresses, stranger: v.holders.stranger, toCompare: v.holders.toCompare}
 	for range maxSteps {
 		v.record(e, Judge(e))
 		if ctx.Err() != nil {
