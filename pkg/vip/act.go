@@ -203,7 +203,9 @@ func (v *watch) answered(r *Round, e *Evidence) {
 		v.again() // names are resolved again
 		return
 	}
-	v.happened(v.tracker.Answered(r.lladdrs()))
+	if v.verdict.Trouble() || !r.At.Before(v.attempts.compares) { // else they will be compared before anything is said
+		v.happened(v.tracker.Answered(r.lladdrs()))
+	}
 	if !r.heard(e.Holder) && e.Silence < rivalPatience { // the others may be tried then
 		v.attempts.asks = earlier(v.attempts.asks, v.holders.heard.Add(rivalPatience))
 	}

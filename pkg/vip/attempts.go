@@ -20,6 +20,11 @@ const (
 	youngFor  = 2 * time.Minute
 	askAtOnce = time.Second // the least time between two requests, whatever is announced
 
+	// firstWithin is within what everybody is asked first, at random: who is there beside
+	// the holder has to be known before the holder stands still for a moment. Nodes that
+	// start together ask no more often than in an outage (askEarly).
+	firstWithin = 10 * time.Second
+
 	// lonelySpread is within what a service is checked, at random, whose holder has
 	// no rival: the check only informs people. Of N nodes no more than N/30 a second
 	// make one; N/40 on average, as some seconds have more than others. And it takes less
@@ -40,18 +45,27 @@ const (
 
 // attempts says when the next attempts to repair one VIP may be made. It is pure.
 type attempts struct {
-	began  time.Time // of the present trouble; zero: there is none
-	renews time.Time // everybody is to be asked although all is well
-	asked  time.Time // everybody was asked last
-	asks   time.Time // everybody may be asked again
-	checks time.Time // a service without a rival may be checked again
-	tried  map[neigh.LLAddr]tried
+	began    time.Time // of the present trouble; zero: there is none
+	renews   time.Time // everybody is to be asked although all is well
+	asked    time.Time // everybody was asked last
+	asks     time.Time // everybody may be asked again
+	checks   time.Time // a service without a rival may be checked again
+	compares time.Time // hosts that answer beside the holder may be compared with it
+	tried    map[neigh.LLAddr]tried
 }
 
 // tried is a holder that did not prove itself.
 type tried struct {
 	again time.Time     // when it may be tried again
 	wait  time.Duration // how long that was
+}
+
+// newAttempts returns those of a watch that begins. By its first round it only learns
+// who is there. Whether they are one host is found out by a check, and said, no sooner
+// than in the next: nodes that start together are to check spread over the time between
+// two rounds.
+func newAttempts(now time.Time, every time.Duration) attempts {
+	return attempts{renews: now.Add(random(min(firstWithin, every))), compares: now.Add(max(firstWithin, every/2))}
 }
 
 // trouble notes that the VIP does not work, since the given time at the latest.

@@ -831,12 +831,12 @@ func (b *bench) start(t *testing.T) (stop func()) {
 	return stop
 }
 
-// settle starts the Watcher and a kubelet, and lets them work for some time.
+// settle starts the Watcher and a kubelet, and lets them work for a while.
 func (b *bench) settle(t *testing.T) (stop func()) {
 	t.Helper()
 	b.kubelet(t, time.Second)
 	stop = b.start(t)
-	rest(10 * time.Second)
+	rest(firstWithin + time.Second) // everybody has been asked
 	if e, r := b.seen(); len(e)+len(r) > 0 {
 		t.Fatalf("events %v and repairs %v of a VIP that works", e, r)
 	}

@@ -71,7 +71,7 @@ func planRenewal(e *Evidence, a *attempts, m *means, able bool) Step {
 	case !able || m.suppresses || e.Unicast == Unanswered:
 	case (e.Due || !e.Now.Before(a.renews)) && a.asked.Before(e.Began):
 		return Step{Action: AskEverybody}
-	case m.checks && !e.Round.At.Before(e.Began) && e.Round.heard(e.Holder) && len(m.toCompare(e.Now, e.Round.others(e.Holder))) > 0:
+	case m.checks && !e.Now.Before(a.compares) && !e.Round.At.Before(e.Began) && e.Round.heard(e.Holder) && len(m.toCompare(e.Now, e.Round.others(e.Holder))) > 0:
 		return Step{Action: CompareHolders}
 	}
 	return Step{}

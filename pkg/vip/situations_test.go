@@ -68,6 +68,85 @@ func TestStandsStillBesideAZombie(t *testing.T) {
 	}
 }
 
+// A holder that stands still when the agent is a few seconds old does not lose the VIP
+// for a moment to a zombie that was there all the time.
+func TestStandsStillSoonAfterTheStart(t *testing.T) {
+	for range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench([]*host{good(1), zombie(2, frozen)})
+			b.kubelet(t, time.Second)
+			b.start(t)
+			rest(firstWithin + time.Second)
+			b.standsStill(1)
+			if d := b.wrong(1, rivalPatience-300*ms); d > 0 || len(b.checked()) > 0 {
+				t.Errorf("the entry named the zombie for %v, and %d checks", d, len(b.checked()))
+			}
+			b.change(func() { b.hosts[0].down = false })
+			if d := b.wrong(1, 20*time.Second); d > 0 {
+				t.Errorf("then the entry named the zombie for %v", d)
+			}
+		})
+	}
+}
+
+// Agents that start together, as after a power cut, ask everybody within 10 s and not in
+// the same second, and compare two that answer later than that, and no more than N/30 of
+// them in a second.
+func TestAgentsThatStartTogether(t *testing.T) {
+	const nodes, window = 300, 10 * time.Second
+	synctest.Test(t, func(t *testing.T) {
+		all := make([]*bench, nodes)
+		for i := range all {
+			all[i] = newBench([]*host{good(1), good(2)})
+			all[i].start(t)
+		}
+		// grown returns by how much a sum over all nodes has grown since the last call.
+		grown := func(of func(*bench) int) func() int {
+			last := 0
+			return func() int {
+				now := 0
+				for _, b := range all {
+					now += of(b)
+				}
+				n := now - last
+				last = now
+				return n
+			}
+		}
+		asked := grown(func(b *bench) int { return len(b.broadcasts(0)) })
+		checked := grown(func(b *bench) int { return len(b.checked()) })
+		for range 2 * window / time.Second {
+			rest(time.Second)
+			if n := asked(); n > nodes/5 {
+				t.Errorf("%d of %d nodes ask everybody in a second", n, nodes)
+			}
+		}
+		for i, b := range all {
+			if first := b.broadcasts(0); len(first) == 0 || first[0] > firstWithin+10*ms {
+				t.Fatalf("node %d asked everybody after %v", i, first)
+			}
+			if s := b.w.Status()[0]; s.Holders > 0 || b.count(Duplicate) > 0 { // an alert may be about it
+				t.Fatalf("node %d says that there are %d holders before it knows whether they are one host", i, s.Holders)
+			}
+		}
+		if n := checked(); n > 0 {
+			t.Errorf("%d nodes compare the two in the first %v", n, 2*window)
+		}
+		sum := 0
+		for range 2 * time.Minute / window {
+			rest(window)
+			n := checked()
+			sum += n
+			if limit := nodes / 30 * int(window/time.Second); n > limit*12/10 {
+				t.Errorf("%d checks in %v, want %d at most", n, window, limit)
+			}
+		}
+		if sum < nodes {
+			t.Errorf("%d of %d nodes have compared the two", sum, nodes)
+		}
+	})
+}
+
 // A holder that is held against a zombie, and stands still, is not left to it.
 func TestHeldHolderStandsStill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -98,7 +98,7 @@ func (v *watch) run(ctx context.Context) {
 	defer v.release()
 	defer v.line.close()
 	defer v.claimed.Store(nil)
-	v.attempts.renews = time.Now().Add(jitter(v.everybodyEvery()))
+	v.attempts = newAttempts(time.Now(), v.everybodyEvery())
 	next := time.Now().Add(random(v.cfg.Interval)) // nodes that start together do not look together
 	timer := time.NewTimer(time.Until(next))
 	defer timer.Stop()

@@ -459,7 +459,7 @@ func (b *bench) settle2(t *testing.T) (stop func()) {
 	t.Helper()
 	b.kubelet(t, time.Second)
 	stop = b.start(t)
-	rest(10 * time.Second)
+	rest(firstWithin + time.Second)
 	return stop
 }
 
