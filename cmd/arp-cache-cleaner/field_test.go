@@ -115,6 +115,18 @@ var moves = []struct {
 		s.give(s.Two, "eth0")
 		s.API1.Ail()
 	}},
+	{"the holder closes what it accepts, and several clients try", 15 * time.Second, func(s *field) {
+		s.talks(s.VIP.String(), "")
+		for i := range 3 {
+			c := s.Node.Client(s.CA, s.vip(), time.Second+time.Duration(i)*230*time.Millisecond)
+			if !c.Await("one", 5*time.Second) {
+				s.t.Fatal("the API server does not answer the clients")
+			}
+		}
+		s.agent(s.VIP.String())
+		s.give(s.Two, "eth0")
+		s.API1.Drop()
+	}},
 	{"the agent starts while connections are refused", 7 * time.Second, func(s *field) {
 		s.talks(s.VIP.String(), "")
 		s.API1.Kill()

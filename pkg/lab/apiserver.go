@@ -113,6 +113,7 @@ type API struct {
 	frozen bool
 
 	unwell atomic.Bool // see Ail
+	drops  atomic.Bool // see Drop
 
 	gate sync.RWMutex // write-locked while frozen
 	dead bool         // guarded by gate
@@ -184,6 +185,17 @@ func (a *API) ail(w http.ResponseWriter, r *http.Request) {
 	case <-r.Context().Done():
 	case <-time.After(2 * time.Second):
 		w.WriteHeader(http.StatusInternalServerError)
+	}
+}
+
+// Drop has the server be as a balancer without a server behind it: it closes all
+// connections, and takes new ones and closes each unanswered after a second.
+func (a *API) Drop() {
+	a.drops.Store(true)
+	a.openMu.Lock()
+	defer a.openMu.Unlock()
+	for c := range a.open {
+		_ = c.Close()
 	}
 }
 
@@ -283,6 +295,10 @@ type apiConn struct {
 func (c *apiConn) Read(b []byte) (int, error) {
 	if err := c.api.pass(); err != nil {
 		return 0, err
+	}
+	if c.api.drops.Load() {
+		<-time.After(time.Second)
+		return 0, net.ErrClosed
 	}
 	n, err := c.Conn.Read(b)
 	return n, cmp.Or(c.api.pass(), err)

@@ -25,6 +25,10 @@ const (
 	// refusedFor is how long a refused attempt to connect is a reason for suspicion.
 	// Clients try again within that time.
 	refusedFor = 15 * time.Second
+	// drops is how many connections are a reason for suspicion that ended with their first
+	// request unanswered, while nothing was received on any other: a balancer without a
+	// server behind it takes connections, and closes them after a second or two.
+	drops = 3
 )
 
 // connections is what the connections of this host to one VIP say about it. It
@@ -35,6 +39,8 @@ type connections struct {
 	patience    time.Time              // until when there need not be one
 	progress    bool                   // something was received since the update before, on one that was known then: an impostor answers at first, too
 	refused     time.Time              // when an attempt was refused last
+	dropped     int                    // connections that ended with their first request unanswered, since anything was received on any
+	tolerated   bool                   // and the server was found to serve all the same
 }
 
 // connection is what is remembered of one connection.
@@ -48,8 +54,14 @@ type connection struct {
 // update takes in the connections as they are now: one that is missing is gone. Of
 // more than maxKnown, those that are known are kept: only they can show progress.
 func (c *connections) update(now time.Time, sockets []neigh.Socket) {
-	maps.DeleteFunc(c.known, func(cookie uint64, _ *connection) bool {
-		return !slices.ContainsFunc(sockets, func(s neigh.Socket) bool { return s.Cookie == cookie })
+	maps.DeleteFunc(c.known, func(cookie uint64, k *connection) bool {
+		if slices.ContainsFunc(sockets, func(s neigh.Socket) bool { return s.Cookie == cookie }) {
+			return false
+		}
+		if k.Received == 0 && !k.unanswered.IsZero() {
+			c.dropped++
+		}
+		return true
 	})
 	if c.known == nil {
 		c.known = make(map[uint64]*connection)
@@ -65,8 +77,11 @@ func (c *connections) update(now time.Time, sockets []neigh.Socket) {
 		case len(c.known) >= maxKnown:
 			continue
 		default:
-			k = &connection{Socket: *s}
+			k = &connection{}
 			c.known[s.Cookie] = k
+		}
+		if s.Received > k.Received {
+			c.dropped, c.tolerated = 0, false
 		}
 		k.update(now, s)
 	}
@@ -108,6 +123,8 @@ func (c *connections) suspect(now time.Time) Reason {
 		}
 	}
 	switch {
+	case c.dropped >= drops && !c.tolerated:
+		return RequestUnanswered
 	case established || now.Before(c.patience):
 		return None
 	case now.Sub(c.refused) < refusedFor:
@@ -147,7 +164,7 @@ func (c *connections) next() (at time.Time) {
 // excuse notes that the server serves, whatever the connections look like. What
 // they look like now is no reason for suspicion until one of them has changed.
 func (c *connections) excuse(now time.Time) {
-	c.established, c.refused = false, time.Time{}
+	c.established, c.refused, c.tolerated = false, time.Time{}, c.dropped >= drops
 	for _, k := range c.known {
 		c.established = c.established || k.Established
 		k.excused = k.suspect(now) != None

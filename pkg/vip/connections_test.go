@@ -34,6 +34,16 @@ func TestSuspicion(t *testing.T) {
 	}
 	list := func(s ...neigh.Socket) []neigh.Socket { return s }
 	retrans := func(n int) func(*neigh.Socket) { return func(s *neigh.Socket) { s.Retransmits = n } }
+	// asked has sent its first request, answered had the answer, and silent sent nothing.
+	silent := func(cookie uint64) neigh.Socket {
+		return neigh.Socket{Cookie: cookie, Established: true, SinceSent: sec, SinceReceived: sec}
+	}
+	asked := func(cookie uint64) neigh.Socket {
+		return with(silent(cookie), func(s *neigh.Socket) { s.Sent = 517 })
+	}
+	answered := func(cookie uint64) neigh.Socket {
+		return with(asked(cookie), func(s *neigh.Socket) { s.Received = 2000 })
+	}
 	connecting := func(n int) neigh.Socket { return neigh.Socket{Cookie: 2, Retransmits: n} }
 
 	tests := []struct {
@@ -96,6 +106,40 @@ func TestSuspicion(t *testing.T) {
 			{0, list(socket(5*sec, 10*sec, 9)), true, unanswered},
 			{10 * sec, list(socket(sec, 20*sec, 9)), false, none},
 			{3 * sec, list(socket(4*sec, 23*sec, 9)), false, unanswered},
+		}},
+		{"they end unanswered, and others take their place", []sample{
+			{0, list(asked(1), asked(2)), false, none},
+			{2 * sec, list(asked(3), asked(4)), false, none},
+			{2 * sec, list(asked(5), asked(6)), true, unanswered},
+			{2 * sec, list(asked(7), asked(8)), false, none}, // as before, and the server serves
+			{2 * sec, list(asked(9), answered(10)), false, none},
+			{2 * sec, list(asked(11)), false, none},
+			{2 * sec, list(asked(12)), false, none},
+			{2 * sec, list(asked(13)), false, unanswered},
+		}},
+		{"they end unanswered, and one is answered now and then", []sample{
+			{0, list(asked(1), asked(2)), false, none},
+			{2 * sec, list(asked(3), asked(4)), false, none},
+			{2 * sec, list(asked(5), answered(6)), false, none},
+			{2 * sec, list(asked(7), asked(8)), false, none},
+			{2 * sec, list(answered(9), asked(10)), false, none},
+		}},
+		{"they end unanswered, and one that is old is answered", []sample{
+			{0, list(asked(1), asked(2), with(socket(0, 0, 9), func(s *neigh.Socket) { s.Cookie = 99 })), false, none},
+			{2 * sec, list(asked(3), asked(4), with(socket(0, 0, 10), func(s *neigh.Socket) { s.Cookie = 99 })), false, none},
+			{2 * sec, list(asked(5), asked(6), with(socket(0, 0, 11), func(s *neigh.Socket) { s.Cookie = 99 })), false, none},
+			{2 * sec, list(asked(7), asked(8), with(socket(0, 0, 12), func(s *neigh.Socket) { s.Cookie = 99 })), false, none},
+		}},
+		{"clients that connect, and ask for nothing", []sample{
+			{0, list(silent(1), silent(2)), false, none},
+			{2 * sec, list(silent(3), silent(4)), false, none},
+			{2 * sec, list(silent(5), silent(6)), false, none},
+			{2 * sec, list(silent(7), silent(8)), false, none},
+		}},
+		{"a server that closes idle connections", []sample{
+			{0, list(answered(1), answered(2)), false, none},
+			{2 * sec, list(answered(3), answered(4)), false, none},
+			{2 * sec, list(answered(5), answered(6)), false, none},
 		}},
 		{"an excuse is for one", []sample{
 			{0, list(socket(5*sec, 10*sec, 9), connecting(0)), true, unanswered},

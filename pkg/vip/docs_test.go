@@ -59,7 +59,7 @@ var reasonsInWords = [numReasons]string{
 	AttemptUnanswered: "an attempt to connect to the VIP is not answered",
 	AttemptRefused:    "attempts to connect to the VIP are refused, and there is no other connection",
 	Retransmits:       "what was sent on a connection is not acknowledged",
-	RequestUnanswered: "a request on a connection has had no answer for 3 s",
+	RequestUnanswered: "a request on a connection has had no answer for 3 s, or connections end unanswered one after the other",
 	NoConnectionLeft:  "there were connections to the VIP, and now there are none",
 	UnprovenHolder:    "the kernel has moved the entry to another host, which has not shown yet that it serves",
 	NobodyAnswers:     "nobody answers a broadcast",

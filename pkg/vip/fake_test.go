@@ -71,6 +71,7 @@ const (
 	frozen         // its kernel still accepts connections, and acknowledges data
 	unwell         // it answers that it cannot serve
 	handshakes     // it answers checks, and no client believes it
+	closes         // it accepts connections, and closes them unanswered after a second
 )
 
 func good(n int) *host { return &host{lladdr: mac(n), proves: true, delay: ms} }
@@ -480,6 +481,9 @@ func (n *network) Check(ctx context.Context, ep Endpoint) CheckResult {
 		return CheckResult{Unwell: true, Verified: proves, Outcome: "unwell", Err: errFake}
 	case a == refuses:
 		return CheckResult{Outcome: "refused", Err: errFake}
+	case a == closes:
+		pace.Sleep(ctx, time.Second)
+		return CheckResult{Outcome: "reset", Err: errFake}
 	case !proves && !lenient:
 		return CheckResult{Outcome: "tls", Err: errFake}
 	}
@@ -573,7 +577,7 @@ func (n *network) request(c *conn) {
 	h := n.host(n.holder())
 	switch {
 	case h == nil || h.down:
-	case h.lladdr != c.peer, h.api == refuses, h.api == handshakes:
+	case h.lladdr != c.peer, h.api == refuses, h.api == handshakes, h.api == closes:
 		n.drop(c) // reset
 	case h.api == serves || h.api == unwell:
 		c.received, c.waits = time.Now(), false
@@ -665,6 +669,39 @@ func (n *network) kubelet(t *testing.T, every time.Duration) {
 			}
 		}
 	}()
+}
+
+// shortLived has a client connect to the VIP over and over until the test ends, and ask
+// for something at once if it asks at all. Unless the server closes the connection, the
+// client does after a second and a half.
+func (n *network) shortLived(t *testing.T, asks bool, pause time.Duration) {
+	ctx, done := t.Context(), make(chan struct{})
+	t.Cleanup(func() { <-done })
+	go func() {
+		defer close(done)
+		for pace.Sleep(ctx, pause) {
+			c := n.dial(theVIP)
+			if c == nil || !c.Established {
+				continue
+			}
+			if asks {
+				n.change(func() { c.Sent = 517 }) // in the tick in which it was established
+				if pace.Sleep(ctx, ms); n.answers(c) {
+					n.change(func() { c.received, c.Received = time.Now(), 2000 })
+				}
+			}
+			pace.Sleep(ctx, 1500*ms)
+			n.close(c)
+		}
+	}()
+}
+
+// answers reports whether the server at the other end of a connection answers requests.
+func (n *network) answers(c *conn) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	h := n.host(c.peer)
+	return h != nil && !h.down && (h.api == serves || h.api == unwell)
 }
 
 // changes implements Changes.

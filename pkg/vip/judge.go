@@ -66,7 +66,7 @@ const (
 	AttemptUnanswered // an attempt to connect is not answered
 	AttemptRefused    // attempts to connect are refused, and there is no connection
 	Retransmits       // a connection retransmits
-	RequestUnanswered // a request is not answered
+	RequestUnanswered // a request is not answered, or connections end with theirs unanswered
 	NoConnectionLeft  // there was a connection, and there is none any more
 	UnprovenHolder    // the kernel gave the entry to another holder, of which nothing was received yet
 

@@ -2,6 +2,7 @@ package vip
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -1410,4 +1411,93 @@ func TestUnwellWhileItIsCompared(t *testing.T) {
 			t.Errorf("events %v", b.events)
 		}
 	})
+}
+
+// A holder that accepts connections, and closes them unanswered after a second or two,
+// is left as soon as one that hangs, however many clients try.
+func TestHolderThatClosesWhatItAccepts(t *testing.T) {
+	for _, clients := range []int{1, 2, 4, 2 * maxKnown} {
+		t.Run(fmt.Sprintf("%d clients", clients), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench([]*host{good(1)})
+				b.settle(t)
+				for i := range clients - 1 {
+					b.shortLived(t, true, 200*ms+time.Duration(i)*230*ms)
+				}
+				rest(time.Minute)
+				b.wantEvents(t)
+				b.change(func() { b.hosts = []*host{zombie(1, closes), good(2)} })
+				if took := when(2*time.Minute, func() bool { return b.named() == mac(2) }); took > 15*time.Second {
+					t.Errorf("left after %v", took)
+				}
+				rest(10 * time.Second)
+				b.wantEvents(t, Duplicate, Failing, Moved, Recovered, Held)
+			})
+		})
+	}
+}
+
+// Clients that connect to a server that serves, and are not answered, are no reason to
+// check it: where others are answered, or where they ask for nothing; else once.
+func TestClientsThatAreNotAnswered(t *testing.T) {
+	tests := []struct {
+		name    string
+		clients func(*testing.T, *bench)
+		checks  int
+	}{
+		{"probes by a connection alone", func(t *testing.T, b *bench) {
+			b.shortLived(t, false, 200*ms)
+			b.shortLived(t, false, 700*ms)
+		}, 0},
+		{"connections that are closed once they were answered", func(t *testing.T, b *bench) {
+			b.shortLived(t, true, 200*ms)
+			b.shortLived(t, true, 700*ms)
+		}, 0},
+		{"beside a client that is answered", func(t *testing.T, b *bench) {
+			b.kubelet(t, time.Second)
+			b.unanswered(t)
+		}, 0},
+		{"alone", func(t *testing.T, b *bench) {
+			b.unanswered(t)
+		}, 1},
+	}
+	for _, tt := range tests {
+		for _, rival := range []bool{false, true} {
+			t.Run(tt.name+map[bool]string{true: ", and another host answers"}[rival], func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					b := newBench([]*host{good(1)})
+					if rival {
+						b.hosts = append(b.hosts, zombie(2, refuses))
+					}
+					idle := b.dial(theVIP)
+					b.change(func() { idle.Received = 1000 })
+					tt.clients(t, b)
+					b.start(t)
+					rest(2 * time.Minute)
+					compared := len(b.checked())
+					rest(5 * time.Minute)
+					if n := len(b.checked()) - compared; n > tt.checks {
+						t.Errorf("%d checks in 5 minutes", n)
+					}
+					if n := b.count(Failing) + b.count(Moved) + b.count(Silent); n > 0 {
+						t.Errorf("events %v", b.events)
+					}
+				})
+			})
+		}
+	}
+}
+
+// unanswered has two clients connect over and over that the server never answers.
+func (b *bench) unanswered(t *testing.T) {
+	for i := range 2 {
+		go func() {
+			for pace.Sleep(t.Context(), 300*ms+time.Duration(i)*400*ms) {
+				c := b.dial(theVIP)
+				b.change(func() { c.Sent = 517 })
+				pace.Sleep(t.Context(), 1500*ms)
+				b.close(c)
+			}
+		}()
+	}
 }
