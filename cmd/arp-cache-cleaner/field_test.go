@@ -1,11 +1,16 @@
 package main
 
 import (
+	"bufio"
 	"context"
+	"crypto/tls"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -433,6 +438,70 @@ func TestFailbackIsFollowed(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A server that said that it cannot serve is known to be well again a few seconds after
+// its clients are answered: sooner than the next check was due.
+func TestWellAgain(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes up to a minute")
+	}
+	t.Parallel()
+	s := newField(t, false)
+	answered := s.patient()
+	within(t, 5*time.Second, "the client is answered", func() bool { return answered.Load() > 0 })
+	s.agent(s.VIP.String())
+	state := func(state, reason string) string {
+		return s.Sample(&lab.FailoverCase{Says: fmt.Sprintf("vip_state{reason=%q,state=%q,vip=\"VIP\"} 1", reason, state)})
+	}
+	s.API1.Ail()
+	if !s.Says(state("failing", "server_error"), 55*time.Second) {
+		t.Fatal("the agent does not say that the server fails: this shows nothing")
+	}
+	checks, before := s.API1.Livez(), answered.Load()
+	s.API1.Heal()
+	within(t, 5*time.Second, "the client is answered again", func() bool { return answered.Load() > before })
+	begun := time.Now()
+	if !s.Says(state("works", "tcp_progress"), 15*time.Second) {
+		t.Error("not known to be well again within 15 s")
+	}
+	t.Logf("after %v and %d checks", time.Since(begun), s.API1.Livez()-checks)
+}
+
+// patient starts a client that asks for something every second on one connection, and
+// waits for each answer as long as it takes. It counts them.
+func (s *field) patient() *atomic.Int64 {
+	s.t.Helper()
+	var raw net.Conn
+	if err := s.Node.Do(func() (err error) {
+		raw, err = net.Dial("tcp", s.vip().String())
+		return err
+	}); err != nil {
+		s.t.Fatal(err)
+	}
+	conn := tls.Client(raw, &tls.Config{InsecureSkipVerify: true})
+	answered, done := new(atomic.Int64), make(chan struct{})
+	go func() {
+		defer close(done)
+		r := bufio.NewReader(conn)
+		for ; ; <-time.After(time.Second) {
+			if _, err := io.WriteString(conn, "GET /api HTTP/1.1\r\nHost: vip\r\n\r\n"); err != nil {
+				return
+			}
+			resp, err := http.ReadResponse(r, nil)
+			if err != nil {
+				return
+			}
+			_, _ = io.Copy(io.Discard, resp.Body)
+			_ = resp.Body.Close()
+			answered.Add(1)
+		}
+	}()
+	s.t.Cleanup(func() {
+		_ = raw.Close()
+		<-done
+	})
+	return answered
 }
 
 // An API server that has no rival and is slow to say that it is not well gets few

@@ -175,10 +175,18 @@ func (a *API) Conns() int { return int(a.conns.Load()) }
 // two seconds, and what reads or writes is not answered.
 func (a *API) Ail() { a.unwell.Store(true) }
 
+// Heal has a server that ails be well, and answer what it has not answered yet.
+func (a *API) Heal() { a.unwell.Store(false) }
+
 // ail answers as a server that ails.
 func (a *API) ail(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path != "/livez" {
-		<-r.Context().Done()
+		_ = every(r.Context(), 50*time.Millisecond, func(uint64) error {
+			if a.unwell.Load() {
+				return nil
+			}
+			return io.EOF
+		})
 		return
 	}
 	select {

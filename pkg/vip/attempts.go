@@ -33,6 +33,13 @@ const (
 	lonelySpread = 40 * time.Second
 	lonelyEvery  = 35 * time.Second
 
+	// recoverFirst and recoverLast are within what a server is checked, at random, that
+	// said that it cannot serve, and whose clients are answered again after they were not.
+	// That alone proves nothing: what they get may be errors. Before recoverFirst is over,
+	// a request that is not answered after all is suspect again.
+	recoverFirst = unansweredFor
+	recoverLast  = 10 * time.Second
+
 	// againFirst is how long another holder is not tried again that did not prove
 	// itself: traffic may be with it for as long as a check takes. It doubles each
 	// time, up to againLast.
@@ -51,6 +58,8 @@ type attempts struct {
 	asks     time.Time // everybody may be asked again
 	checks   time.Time // a service without a rival may be checked again
 	compares time.Time // hosts that answer beside the holder may be compared with it
+	stalled  bool      // clients of a server that says that it cannot serve were not answered
+	recovers time.Time // and are again: it is to be checked then; zero: they are not
 	tried    map[neigh.LLAddr]tried
 }
 
@@ -79,7 +88,7 @@ func (a *attempts) trouble(since time.Time) {
 }
 
 // over notes that the VIP works.
-func (a *attempts) over() { a.began = time.Time{} }
+func (a *attempts) over() { a.began, a.stalled, a.recovers = time.Time{}, false, time.Time{} }
 
 // repaired notes that the entry has moved to a holder that serves: what comes next
 // is another story.
@@ -107,7 +116,22 @@ func (a *attempts) askSoon() { a.asks = earlier(a.asks, a.asked.Add(askAtOnce)) 
 
 // checkedAt notes that the service was checked, whose holder has no rival.
 func (a *attempts) checkedAt(now time.Time) {
-	a.checks = now.Add(lonelyEvery + random(lonelySpread-lonelyEvery))
+	a.checks, a.recovers = now.Add(lonelyEvery+random(lonelySpread-lonelyEvery)), time.Time{}
+}
+
+// clients notes what the connections say of a server that says that it cannot serve.
+func (a *attempts) clients(now time.Time, tcp *TCP) {
+	switch {
+	case tcp.Suspect != None:
+		a.stalled, a.recovers = true, time.Time{}
+	case a.stalled && tcp.Progress:
+		a.stalled, a.recovers = false, now.Add(recoverFirst+random(recoverLast-recoverFirst))
+	}
+}
+
+// mayCheck reports whether a service may be checked whose holder has no rival.
+func (a *attempts) mayCheck(now time.Time) bool {
+	return !now.Before(a.checks) || !a.recovers.IsZero() && !now.Before(a.recovers)
 }
 
 // failed notes that a holder did not prove itself.

@@ -70,6 +70,7 @@ const (
 	refuses        // its process is gone
 	frozen         // its kernel still accepts connections, and acknowledges data
 	unwell         // it answers that it cannot serve
+	stalls         // the same, and answers nothing else
 	handshakes     // it answers checks, and no client believes it
 	closes         // it accepts connections, and closes them unanswered after a second
 )
@@ -477,7 +478,7 @@ func (n *network) Check(ctx context.Context, ep Endpoint) CheckResult {
 		return CheckResult{Outcome: "timeout", Err: errFake}
 	case !pace.Sleep(ctx, 2*ms):
 		return CheckResult{Outcome: "timeout", Err: ctx.Err()}
-	case a == unwell:
+	case a == unwell || a == stalls:
 		return CheckResult{Unwell: true, Verified: proves, Outcome: "unwell", Err: errFake}
 	case a == refuses:
 		return CheckResult{Outcome: "refused", Err: errFake}

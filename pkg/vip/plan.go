@@ -59,7 +59,7 @@ func plan(v Verdict, e *Evidence, a *attempts, m *means) Step {
 		return planRound(e, m)
 	}
 	there := e.Unicast != Unanswered && e.Unicast != NotAsked || e.Round.heard(e.Holder)
-	if m.checks && there && !e.Now.Before(a.checks) && e.Check.At.Before(e.Began) {
+	if m.checks && there && a.mayCheck(e.Now) && e.Check.At.Before(e.Began) {
 		return Step{Action: CheckHolder}
 	}
 	return Step{}

@@ -1501,3 +1501,87 @@ func (b *bench) unanswered(t *testing.T) {
 		}()
 	}
 }
+
+// A server that said that it cannot serve, and answers its clients again after it has
+// let them wait, is known to serve within seconds, and all nodes do not check it in the
+// same second.
+func TestServerIsWellAgain(t *testing.T) {
+	const nodes = 100
+	synctest.Test(t, func(t *testing.T) {
+		all := make([]*bench, nodes)
+		for i := range all {
+			all[i] = newBench([]*host{good(1)})
+			all[i].settle(t)
+		}
+		for _, b := range all {
+			b.change(func() { b.hosts[0].api = stalls })
+		}
+		rest(lonelySpread + 10*time.Second)
+		before := 0
+		for i, b := range all {
+			before += len(b.checked())
+			if s := b.w.Status()[0]; s.Reason != ServerError.String() {
+				t.Errorf("node %d: %s, %s", i, s.State, s.Reason)
+			}
+			b.change(func() { b.hosts[0].api = serves })
+		}
+		for range recoverLast/time.Second + 4 {
+			rest(time.Second)
+			now := 0
+			for _, b := range all {
+				now += len(b.checked())
+			}
+			if n := now - before; n > nodes/4 {
+				t.Errorf("%d of %d nodes check in a second", n, nodes)
+			}
+			before = now
+		}
+		for i, b := range all {
+			if s := b.w.Status()[0]; s.State != StateWorks.String() {
+				t.Errorf("node %d: after %v %s, %s", i, recoverLast+4*time.Second, s.State, s.Reason)
+			}
+			b.wantEvents(t, Failing, Recovered)
+		}
+	})
+}
+
+// A server that is cut off from its etcd goes on answering its clients with errors, at
+// once or late. It is said to fail all the time, and not checked more often for that.
+func TestErrorsAreNoRecovery(t *testing.T) {
+	for name, late := range map[string]time.Duration{"at once": 0, "after 8 s": 8 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench([]*host{good(1)})
+				b.start(t)
+				c := b.dial(theVIP)
+				rest(10 * time.Second)
+				b.change(func() { b.hosts[0].api = unwell })
+				go func() { // late enough for a check at first
+					for wait := 8 * time.Second; ; {
+						if b.count(Failing) > 0 {
+							wait = late
+						}
+						b.change(func() { c.sent, c.waits = time.Now(), true })
+						if !pace.Sleep(t.Context(), wait+ms) {
+							return
+						}
+						b.change(func() { c.received, c.waits, c.Received = time.Now(), false, c.Received+100 })
+						if !pace.Sleep(t.Context(), time.Second) {
+							return
+						}
+					}
+				}()
+				if when(5*time.Minute, func() bool { return b.count(Failing) > 0 }) == never {
+					t.Fatalf("events %v", b.events)
+				}
+				const minutes = 20
+				checks := len(b.checked())
+				rest(minutes * time.Minute)
+				b.wantEvents(t, Failing)
+				if n := len(b.checked()) - checks; n < minutes || n > minutes*60/30 {
+					t.Errorf("%d checks in %d minutes", n, minutes)
+				}
+			})
+		})
+	}
+}

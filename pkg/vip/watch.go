@@ -149,7 +149,7 @@ func (v *watch) next() time.Time {
 	}
 	due := []time.Time{v.connections.next(), v.attempts.renews}
 	if v.verdict.Trouble() {
-		due = append(due, v.attempts.asks, v.attempts.checks)
+		due = append(due, v.attempts.asks, v.attempts.checks, v.attempts.recovers)
 	}
 	for _, t := range due {
 		// Not sooner than makes sense: what is due already was dealt with, or is
@@ -223,6 +223,9 @@ func (v *watch) record(e *Evidence, verdict Verdict) {
 		v.happened(v.tracker.Trouble(Silent, v.attempts.began, verdict.Reason.String()))
 	case StateFailing:
 		v.suspicious(v.began)
+		if v.check.Unwell {
+			v.attempts.clients(e.Now, &e.TCP)
+		}
 		v.happened(v.tracker.Trouble(Failing, v.attempts.began, v.check.Outcome))
 	case StateHeldHere, StateNotOnLink:
 		v.attempts = attempts{}
