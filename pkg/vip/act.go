@@ -320,7 +320,7 @@ func (v *watch) try(ctx context.Context, h neigh.LLAddr, e *Evidence) bool {
 		return true
 	}
 	incumbent, silent := e.Holder, e.Unicast != Answered
-	paused := v.pause()
+	paused, begun := v.pause(), time.Now()
 	r, named, checked := v.trial(ctx, h, incumbent, silent)
 	if checked && named == incumbent && !silent { // announced again in the middle of it, which says nothing about the other
 		r, named, checked = v.trial(ctx, h, incumbent, silent)
@@ -336,9 +336,11 @@ func (v *watch) try(ctx context.Context, h neigh.LLAddr, e *Evidence) bool {
 		return false // it has been announced meanwhile, and is newer than what the round knows
 	}
 	v.giveBack(incumbent)
+	back := time.Now()
 	if paused != nil {
 		v.guard(paused.held, paused.rejected)
 	}
+	v.closeMade(begun, back.Add(-kernelTick))
 	if ctx.Err() != nil || !checked || r.Unknown { // which says nothing about the other
 		return false
 	}
@@ -500,6 +502,21 @@ func (v *watch) named() neigh.LLAddr {
 func (v *watch) freeClients(e *Evidence) {
 	if _, since := v.tracker.Holder(); !v.attempts.began.IsZero() && since.After(v.attempts.began) && !e.HandsOff {
 		v.closeStuck(e.Now, v.attempts.began)
+	}
+}
+
+// closeMade closes the connections that were made in a trial that came to nothing, and
+// on which nothing was received: they are with the host that was tried, and if it hangs,
+// their owners would wait for it until their time-outs.
+func (v *watch) closeMade(since, until time.Time) {
+	all, err := v.cfg.Sockets.List(v.target.Port)
+	if err != nil {
+		v.log.Debug("listing connections", "err", err)
+	}
+	for _, s := range made(time.Now(), since, until, v.ours(all)) {
+		err := v.cfg.Sockets.Destroy(&s)
+		v.log.Debug("closing a connection to the host that was tried", "local", s.Local, "err", err)
+		delete(v.connections.known, s.Cookie) // it is not the server that has ended it
 	}
 }
 

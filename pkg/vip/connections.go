@@ -182,6 +182,18 @@ func stuck(now, since time.Time, sockets []neigh.Socket) (all []neigh.Socket) {
 	return all
 }
 
+// made returns the connections that were made in the given time, and on which nothing
+// was received.
+func made(now, since, until time.Time, sockets []neigh.Socket) (all []neigh.Socket) {
+	for i := range sockets {
+		s := &sockets[i]
+		if at := now.Add(-s.SinceReceived); s.Established && s.Received == 0 && !at.Before(since) && at.Before(until) {
+			all = append(all, *s)
+		}
+	}
+	return all
+}
+
 // reconnecting notes that connections were closed, whose owners connect again
 // within some time.
 func (c *connections) reconnecting(now time.Time, within time.Duration) {

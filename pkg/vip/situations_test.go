@@ -1585,3 +1585,36 @@ func TestErrorsAreNoRecovery(t *testing.T) {
 		})
 	}
 }
+
+// A trial that comes to nothing, because the host that is tried hangs, leaves no client
+// waiting for that host. Other connections are left alone.
+func TestClientsAreFreedFromAFailedTrial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.settle(t)
+		before := b.dial(theVIP) // and nothing was received on it yet
+		b.change(func() { b.hosts[0].down = true; b.hosts = append(b.hosts, zombie(2, frozen)) })
+		if when(10*time.Second, func() bool { return b.named() == mac(2) }) == never {
+			t.Fatal("the other is not tried")
+		}
+		rest(500 * ms)
+		meanwhile := b.dial(theVIP)
+		b.change(func() { meanwhile.Sent = 517 })
+		b.change(func() { b.hosts[0].down = false })
+		if when(10*time.Second, func() bool { return b.named() == mac(1) }) == never {
+			t.Fatal("the entry was not given back")
+		}
+		after := b.dial(theVIP)
+		rest(10 * ms)
+		b.change(func() {
+			if !meanwhile.destroyed {
+				t.Error("the client waits for the host that was tried")
+			}
+			if before.destroyed || after.destroyed {
+				t.Error("a connection to the holder was closed")
+			}
+		})
+		rest(20 * time.Second)
+		b.wantEvents(t)
+	})
+}
