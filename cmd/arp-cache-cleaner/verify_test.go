@@ -233,6 +233,66 @@ func TestNewMACIsFound(t *testing.T) {
 	}
 }
 
+// Broadcasts do not reach a host that works, and another answers all of them. Without the
+// agent nobody asks by broadcast while TCP makes progress. With it the host keeps its
+// entry, and the other is reported.
+func TestHostThatBroadcastsDoNotReach(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ name, addr, dst string }{
+		{"ipv4", "10.0.0.2/24", "10.0.0.2:7000"},
+		{"ipv6", "2001:db8::2/64", "[2001:db8::2]:7000"},
+	} {
+		for _, agent := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, agent=%v", tt.name, agent), func(t *testing.T) {
+				t.Parallel()
+				l := lab.Start(t)
+				sw := l.Switch()
+				node, peer, other := l.Host("node"), l.Host("peer"), l.Host("other")
+				node.Plug(sw, "eth0", nodeMAC, "10.0.0.1/24", "2001:db8::1/64")
+				port := peer.Plug(sw, "eth0", peerMAC, tt.addr)
+				addr := strings.Split(tt.addr, "/")[0]
+				s := tcp(t, node, peer, tt.dst, 100*time.Millisecond)
+				sw.Host().Run("bridge", "link", "set", "dev", port.Name, "bcast_flood", "off", "mcast_flood", "off")
+				// A segment that reaches it while the entry is there must not end the connection.
+				other.Firewall(t, "table inet lab { chain in { type filter hook input priority 0; tcp dport 7000 drop; }; }")
+				other.Plug(sw, "eth0", otherMAC, tt.addr)
+				heard := peer.HearSolicitations(port)
+				watch := monitor(t, node)
+				if agent {
+					p := start(t, node, "--interval=3s")
+					eventually(t, "five renewals", func() bool {
+						return p.metric(`renewals_total{device="eth0",method="broadcast",result="ok"}`) >= 5
+					})
+					if got := p.metric(`contested_entries{device="eth0"}`); got != 1 {
+						t.Errorf("%v contested entries, want 1: the other must have answered", got)
+					}
+					if got := p.metric(`corrections_total{device="eth0"}`); got != 0 {
+						t.Errorf("%v corrections, want none", got)
+					}
+				} else {
+					<-time.After(5 * time.Second)
+				}
+				if shown := node.IP("neigh show " + addr); !strings.Contains(shown, peerMAC) {
+					t.Errorf("the entry is now %s", shown)
+				}
+				// Where Neighbor Discovery has no locktime, it is with the other until it is
+				// put back.
+				if moved := strings.Count(watch(), otherMAC); !agent && moved > 0 || agent && tt.name == "ipv4" && moved > 0 {
+					t.Errorf("the entry moved to the other %d times", moved)
+				}
+				for len(heard) > 0 {
+					if h := <-heard; h.ToAll && h.Target.String() == addr {
+						t.Error("the peer has heard a broadcast")
+					}
+				}
+				if err := s.Stop(); err != nil {
+					t.Errorf("TCP: %v", err)
+				}
+			})
+		}
+	}
+}
+
 // A packet socket hears what the node's firewall has the kernel drop. The entry may
 // be given to such a holder, since the one it names is silent; but it is the kernel
 // that finds out, and nothing it has not heard makes the entry REACHABLE.

@@ -104,8 +104,9 @@ type Inquiry struct {
 	Complete  bool           // it was asked for as often as it takes: who was not heard is silent
 	Unasked   error          // why it could not be asked for (any more), while the others of the round were
 
-	tries int     // how often it was asked for
-	heard []heard // of each of Holders
+	tries   int     // how often everybody was asked for it
+	heard   []heard // of each of Holders
+	guarded bool    // no answer may move it yet: the incumbent has not been asked by name
 }
 
 // heard is what was heard of one holder.
@@ -137,8 +138,9 @@ func (q *Inquiry) Hear(r Reply) {
 // Holder returns which host the entry should name by the answers so far, and false where
 // they do not decide: that is left to the kernel.
 //
-// The incumbent keeps the entry while it answers. Another holder is given it if it
-// alone has answered every try, and the incumbent none. Of Neighbor Advertisements,
+// The incumbent keeps the entry while it answers, be it only when it is asked by name.
+// Another holder is given it if it alone has answered every try, and the incumbent
+// none. Of Neighbor Advertisements,
 // those with the Override flag beat those without, whichever came first: proxies and
 // the holders of anycast addresses answer without it (RFC 4861 sections 7.2.4 and
 // 7.2.7), and such an answer moves no valid entry (section 7.2.5; ndisc_recv_na, and
@@ -190,30 +192,55 @@ func (a *Asker) Raise(q *Inquiry) (err error) {
 // Ask solicits, on one device, for entries whose shield is up, until their
 // holders have answered or have had their tries. What cannot be asked for is
 // marked as Unasked, and does not keep the others from being asked for.
+//
+// After each try but the last that somebody else answered, and the incumbent did not,
+// the incumbent is asked by name. There are segments on which broadcasts do not reach
+// a host that works (wireless isolation, ARP suppression), and another answers all of
+// them. Of two that answer, the one that carries traffic keeps the entry: to move it
+// is an outage that nobody would have had without the question.
 func (a *Asker) Ask(ctx context.Context, device int, open map[netip.Addr]*Inquiry) error {
+	for _, q := range open {
+		q.guarded = true
+	}
 	shielded := time.Now()
-	for try := range Tries {
-		unheard := unheard(open)
-		if len(unheard) == 0 {
-			break
-		}
-		if try > 0 && a.Pace != nil {
-			if err := a.Pace(ctx, device, len(unheard)); err != nil {
+	ask := func(qs []*Inquiry, byName, again bool) error {
+		if again {
+			if err := a.ready(ctx, device, qs, &shielded); err != nil {
 				return err
 			}
 		}
-		if try > 0 && time.Since(shielded) > lasts {
-			for _, q := range unheard {
-				a.raiseAgain(q)
-			}
-			shielded = time.Now()
+		return a.ask(ctx, device, qs, byName)
+	}
+	for try := range Tries {
+		if err := ask(unheard(open), false, try > 0); err != nil {
+			return err
 		}
-		if err := a.AskOnce(ctx, device, open); err != nil {
+		if try == Tries-1 {
+			break
+		}
+		if err := ask(doubted(open), true, true); err != nil {
 			return err
 		}
 	}
 	for _, q := range open {
 		q.Complete = q.Unasked == nil
+	}
+	return nil
+}
+
+// ready waits until the inquiries may be asked for once more, and has their shields up
+// then.
+func (a *Asker) ready(ctx context.Context, device int, qs []*Inquiry, shielded *time.Time) error {
+	if len(qs) > 0 && a.Pace != nil {
+		if err := a.Pace(ctx, device, len(qs)); err != nil {
+			return err
+		}
+	}
+	if len(qs) > 0 && time.Since(*shielded) > lasts {
+		for _, q := range qs {
+			a.raiseAgain(q)
+		}
+		*shielded = time.Now()
 	}
 	return nil
 }
@@ -228,15 +255,41 @@ func unheard(open map[netip.Addr]*Inquiry) (all []*Inquiry) {
 	return all
 }
 
+// doubted returns those of them that somebody else has answered.
+func doubted(open map[netip.Addr]*Inquiry) (all []*Inquiry) {
+	for _, q := range unheard(open) {
+		if len(q.Holders) > 0 {
+			all = append(all, q)
+		}
+	}
+	return all
+}
+
 // AskOnce is one try of Ask.
 func (a *Asker) AskOnce(ctx context.Context, device int, open map[netip.Addr]*Inquiry) error {
-	var questions []Question
-	for _, q := range unheard(open) {
-		questions = append(questions, Question{Addr: q.Key.Addr})
-		q.tries++
+	return a.ask(ctx, device, unheard(open), false)
+}
+
+// ask sends one solicitation for each inquiry: to everybody, or to the incumbent.
+func (a *Asker) ask(ctx context.Context, device int, qs []*Inquiry, byName bool) error {
+	if len(qs) == 0 {
+		return nil
+	}
+	open := make(map[netip.Addr]*Inquiry, len(qs))
+	questions := make([]Question, len(qs))
+	for i, q := range qs {
+		open[q.Key.Addr], questions[i].Addr = q, q.Key.Addr
+		if byName {
+			questions[i].LLAddr = q.Incumbent.LLAddr
+		} else {
+			q.tries++
+		}
 	}
 	err := a.Solicitor.Ask(ctx, device, questions, cmp.Or(a.Window, Window), func(r Reply) {
 		if q := open[r.Addr]; q != nil {
+			// Linux answers what is not multicast without the Override flag, whoever
+			// it is (inc in ndisc_recv_ns): the flag says nothing then.
+			r.Override = r.Override || byName && r.LLAddr == q.Incumbent.LLAddr
 			a.hear(q, r)
 		}
 	})
@@ -249,7 +302,12 @@ func (a *Asker) AskOnce(ctx context.Context, device int, open map[netip.Addr]*In
 		}
 		err = nil
 	}
-	return cmp.Or(err, ctx.Err())
+	if err = cmp.Or(err, ctx.Err()); err == nil && byName {
+		for _, q := range qs {
+			q.guarded = false
+		}
+	}
+	return err
 }
 
 // raiseAgain raises the shield of an entry that is still as it was. Whatever
@@ -262,16 +320,28 @@ func (a *Asker) raiseAgain(q *Inquiry) {
 }
 
 // hear takes in one answer. Where locktime is 0, and for Neighbor Discovery,
-// which has none, the answer of another holder has moved the entry: as soon as
-// both have answered, the incumbent is put back, if it is the one to hold it.
+// which has none, the answer of another holder has moved the entry: the incumbent is
+// put back as soon as both have answered, if it is the one to hold it, and at once
+// as long as it has neither answered nor been asked by name.
 func (a *Asker) hear(q *Inquiry, r Reply) {
 	if a.Answered != nil {
 		a.Answered(r)
 	}
 	q.Hear(r)
-	if h, ok := q.Holder(); ok && h == q.Incumbent.LLAddr && len(q.Holders) > 1 {
+	if !q.IncumbentHeard() {
+		if q.guarded && a.moved(q) {
+			_ = a.Hold(q, q.Incumbent.LLAddr)
+		}
+	} else if h, ok := q.Holder(); ok && len(q.Holders) > 1 {
 		_ = a.Hold(q, h)
 	}
+}
+
+// moved reports whether the entry names another host than the incumbent. One that the
+// kernel has given up names nobody.
+func (a *Asker) moved(q *Inquiry) bool {
+	e, err := a.Table.Get(q.Key)
+	return err == nil && e.State.Valid() && e.LLAddr != q.Incumbent.LLAddr
 }
 
 // Hold gives the entry to lladdr, unless it has it already, or the entry

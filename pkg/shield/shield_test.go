@@ -78,13 +78,15 @@ type fakeSolicitor struct {
 	slow    time.Duration
 	hear    func(n int, r Reply) // ahead of the reply
 	asked   int
-	last    []Question
+	byName  int // of them, those that asked mac(1) alone
 }
 
 func (s *fakeSolicitor) Ask(ctx context.Context, _ int, q []Question, window time.Duration, reply func(Reply)) error {
 	n := s.asked
 	s.asked++
-	s.last = q
+	if len(q) == 1 && q[0].LLAddr == mac(1) {
+		s.byName++
+	}
 	if n < len(s.errs) && s.errs[n] != nil {
 		return s.errs[n]
 	}
@@ -171,21 +173,29 @@ func TestAsk(t *testing.T) {
 		during    func(*fakeTable)
 		window    time.Duration
 		asked     int
+		byName    int
 		holders   []byte
 		complete  bool
 		did       []string // beyond the first shield
 		err       error
 	}{
 		{name: "the incumbent answers", solicitor: fakeSolicitor{answers: [][]Reply{answer(1)}}, asked: 1, holders: []byte{1}, complete: true},
-		{name: "two of its answers are lost", solicitor: fakeSolicitor{answers: [][]Reply{nil, answer(2), answer(2, 1)}}, asked: 3, holders: []byte{2, 1}, complete: true, did: []string{"stale", "use"}},
-		{name: "another answers", solicitor: fakeSolicitor{answers: [][]Reply{answer(2), answer(2), answer(2)}}, asked: 3, holders: []byte{2}, complete: true, did: []string{"stale", "use"}},
+		{name: "two of its answers are lost", solicitor: fakeSolicitor{answers: [][]Reply{nil, answer(2), nil, answer(2, 1)}}, asked: 4, byName: 1, holders: []byte{2, 1}, complete: true, did: []string{"stale", "use"}},
+		{name: "another answers", solicitor: fakeSolicitor{answers: [][]Reply{answer(2), nil, answer(2), nil, answer(2)}}, asked: 5, byName: 2, holders: []byte{2}, complete: true, did: []string{"stale", "use", "stale", "use"}},
+		{name: "another answers, and the incumbent by name", solicitor: fakeSolicitor{answers: [][]Reply{answer(2), answer(1)}}, asked: 2, byName: 1, holders: []byte{2, 1}, complete: true},
+		{name: "another answers, and the incumbent by name at last", solicitor: fakeSolicitor{answers: [][]Reply{answer(2), nil, answer(2), answer(1)}}, asked: 4, byName: 2, holders: []byte{2, 1}, complete: true, did: []string{"stale", "use"}},
+		{name: "two others answer, and the incumbent by name", solicitor: fakeSolicitor{answers: [][]Reply{answer(2, 3), answer(1)}}, asked: 2, byName: 1, holders: []byte{2, 3, 1}, complete: true},
+		{name: "nobody answers at first, then another", solicitor: fakeSolicitor{answers: [][]Reply{nil, answer(2), nil, answer(2)}}, asked: 4, byName: 1, holders: []byte{2}, complete: true, did: []string{"stale", "use"}},
+		{name: "another answers at last", solicitor: fakeSolicitor{answers: [][]Reply{nil, nil, answer(2)}}, asked: 3, holders: []byte{2}, complete: true, did: []string{"stale", "use"}},
+		{name: "asking by name fails", solicitor: fakeSolicitor{answers: [][]Reply{answer(2)}, errs: []error{nil, errFake}}, asked: 2, byName: 1, holders: []byte{2}, err: errFake},
+
 		{name: "nobody answers", asked: 3, complete: true, did: []string{"stale", "use"}},
 		{name: "nobody answers, in a short window", window: 100 * ms, asked: 3, complete: true},
 		{name: "slow sending", solicitor: fakeSolicitor{slow: 400 * ms}, asked: 3, complete: true, did: []string{"stale", "use", "stale", "use"}},
 		{name: "answers for what was not asked", solicitor: fakeSolicitor{answers: [][]Reply{{{Addr: netip.MustParseAddr("10.0.0.9"), LLAddr: mac(9)}}, answer(1)}}, asked: 2, holders: []byte{1}, complete: true},
 		{name: "it cannot be sent", solicitor: fakeSolicitor{errs: []error{nil, errFake}}, asked: 2, err: errFake},
-		{name: "it cannot be asked for any more", solicitor: fakeSolicitor{answers: [][]Reply{answer(2)}, errs: []error{nil, unasked}}, asked: 2, holders: []byte{2}},
-		{name: "it cannot be asked for any more, says a wrapper", solicitor: fakeSolicitor{answers: [][]Reply{answer(2)}, errs: []error{nil, fmt.Errorf("wrapped: %w", unasked)}}, asked: 2, holders: []byte{2}},
+		{name: "it cannot be asked for any more", solicitor: fakeSolicitor{answers: [][]Reply{answer(2)}, errs: []error{nil, unasked}}, asked: 2, byName: 1, holders: []byte{2}},
+		{name: "it cannot be asked for any more, says a wrapper", solicitor: fakeSolicitor{answers: [][]Reply{answer(2)}, errs: []error{nil, fmt.Errorf("wrapped: %w", unasked)}}, asked: 2, byName: 1, holders: []byte{2}},
 		{name: "the entry moved before the shield is raised again", during: func(f *fakeTable) { f.entry.LLAddr = mac(5) }, asked: 3, complete: true},
 		{name: "it became somebody else's by then", during: func(f *fakeTable) { f.entry.State = neigh.Permanent }, asked: 3, complete: true},
 	}
@@ -207,8 +217,8 @@ func TestAsk(t *testing.T) {
 				if (q.Unasked != nil) != (!tt.complete && tt.err == nil) {
 					t.Errorf("not asked for because of %v", q.Unasked)
 				}
-				if !errors.Is(err, tt.err) || tt.solicitor.asked != tt.asked || q.Complete != tt.complete {
-					t.Errorf("asked %d times, complete %v, %v", tt.solicitor.asked, q.Complete, err)
+				if !errors.Is(err, tt.err) || tt.solicitor.asked != tt.asked || tt.solicitor.byName != tt.byName || q.Complete != tt.complete {
+					t.Errorf("asked %d times, %d of them by name, complete %v, %v", tt.solicitor.asked, tt.solicitor.byName, q.Complete, err)
 				}
 				var holders []byte
 				for _, h := range q.Holders {
@@ -305,6 +315,48 @@ func TestIncumbentIsPutBack(t *testing.T) {
 	}
 }
 
+// A host that broadcasts do not reach keeps its entry against one that answers them all.
+// Where locktime is 0, the entry is with the other for no longer than it takes to write
+// it; where the incumbent is gone, it is the other's once the incumbent has been asked by
+// name. Linux answers what is not multicast without the Override flag.
+func TestIncumbentIsAskedByName(t *testing.T) {
+	byName := Reply{Addr: key.Addr, LLAddr: mac(1), RTT: ms}
+	for _, there := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			table := &fakeTable{entry: entry(neigh.Reachable)}
+			s := &fakeSolicitor{answers: [][]Reply{answer(2), nil, answer(2), nil, answer(2)}}
+			if there {
+				s.answers[1] = []Reply{byName}
+			}
+			s.hear = func(_ int, r Reply) {
+				if r.Override {
+					table.entry.LLAddr, table.entry.State = r.LLAddr, neigh.Reachable
+				}
+			}
+			a := &Asker{Table: table, Solicitor: s, Scope: &policy.Scope{}}
+			q := inquiry()
+			began := time.Now()
+			if err := errors.Join(a.Raise(q), a.Ask(t.Context(), 2, map[netip.Addr]*Inquiry{key.Addr: q})); err != nil {
+				t.Fatal(err)
+			}
+			want, asked, gives := mac(2), Tries+2, 1
+			if there {
+				want, asked = mac(1), 2
+			}
+			gave := slices.DeleteFunc(table.did, func(do string) bool { return !strings.HasPrefix(do, "give") })
+			if h, ok := q.Holder(); h != want || !ok || table.entry.LLAddr != want || s.asked != asked {
+				t.Errorf("there=%v: it is to name %s (%v), and names %s after asking %d times; want %s after %d", there, h, ok, table.entry.LLAddr, s.asked, want, asked)
+			}
+			if len(gave) != gives || gave[0] != "give "+mac(1).String() {
+				t.Errorf("there=%v: %q", there, gave)
+			}
+			if took := time.Since(began); took != time.Duration(asked)*Window {
+				t.Errorf("there=%v: it took %v", there, took)
+			}
+		})
+	}
+}
+
 // A proxy that the entry names is not put back where the kernel has moved the entry
 // to the owner, whoever answers first.
 func TestProxyIsNotPutBack(t *testing.T) {
@@ -323,7 +375,7 @@ func TestProxyIsNotPutBack(t *testing.T) {
 			if err := errors.Join(a.Raise(q), a.Ask(t.Context(), 2, map[netip.Addr]*Inquiry{key.Addr: q})); err != nil {
 				t.Fatal(err)
 			}
-			if table.entry.LLAddr != mac(2) || len(table.did) != 2 {
+			if table.entry.LLAddr != mac(2) || len(table.did) > 4 || replies[0] == proxy && len(table.did) != 2 {
 				t.Errorf("the entry names %s after %q", table.entry.LLAddr, table.did)
 			}
 		})

@@ -30,7 +30,10 @@ const (
 
 // Broadcast verifies entries on uplinks by asking for them by broadcast and
 // hearing every answer, so that a holder is noticed that the entry does not
-// name. It never moves an entry while the holder that the entry names answers.
+// name. It never moves an entry while the holder that the entry names answers, be it
+// to unicast alone: both work as far as can be told, and to move an entry away from a
+// host that works is an outage of the agent's own making. Such an entry counts as
+// renewed in place, and the other host as one of several holders.
 //
 // Entries on other devices, those behind a bridge that answers for others, and all
 // of them where CAP_NET_RAW is missing, are left to Fallback.

@@ -29,6 +29,7 @@ type answer struct {
 	delay  time.Duration
 	from   int  // the first try that it answers, counted from 0
 	weak   bool // a Neighbor Advertisement without Override
+	byName bool // broadcasts do not reach it, or its answers to them are lost until from
 }
 
 // ask is one call of the Solicitor.
@@ -76,13 +77,17 @@ func (s *fakeSolicitor) Ask(ctx context.Context, device int, questions []shield.
 				continue
 			}
 		}
-		s.table.note("ask", neigh.Key{Addr: q.Addr, Index: device})
+		byName := q.LLAddr != neigh.LLAddr{}
+		do := map[bool]string{false: "ask", true: "name"}[byName]
+		s.table.note(do, neigh.Key{Addr: q.Addr, Index: device})
 		for _, a := range s.answers[q.Addr] {
-			if s.tries[q.Addr] >= a.from {
+			if byName && a.byName && q.LLAddr == mac(a.lladdr) || !byName && (!a.byName || a.from > 0) && s.tries[q.Addr] >= a.from {
 				dues = append(dues, due{shield.Reply{Addr: q.Addr, LLAddr: mac(a.lladdr), RTT: a.delay, Override: !a.weak}, true})
 			}
 		}
-		s.tries[q.Addr]++
+		if !byName {
+			s.tries[q.Addr]++
+		}
 	}
 	s.mu.Unlock()
 	if s.err != nil {
@@ -234,6 +239,10 @@ func TestBroadcast(t *testing.T) {
 	shielded := []string{"stale", "use"}
 	asked := []string{"stale", "use", "ask"}
 	thrice := []string{"stale", "use", "ask", "ask", "stale", "use", "ask"} // the third try is 1 s after the shield
+	// Each but the last that another answers has the incumbent asked by name.
+	doubted := []string{"stale", "use", "ask", "name", "stale", "use", "ask", "name", "stale", "use", "ask"}
+	back := "give 02:00:00:00:00:01"
+	moved := []string{"stale", "use", "ask", back, "name", "stale", "use", "ask", "name", "ask"} // shielded no more once it is with another
 	did := func(before []string, then ...string) []string { return slices.Concat(before, then) }
 	addr := netip.MustParseAddr("10.0.0.2")
 
@@ -278,17 +287,24 @@ func TestBroadcast(t *testing.T) {
 			answers: []answer{{lladdr: 1, delay: ms}}, did: asked, lladdr: 1, holders: []byte{1}},
 		// An answer of the incumbent's may be lost: it has to miss three times.
 		{name: "another answers", answers: []answer{{lladdr: 2, delay: ms}},
-			did: did(thrice, "give 02:00:00:00:00:02"), lladdr: 2, holders: []byte{2}},
+			did: did(doubted, "give 02:00:00:00:00:02"), lladdr: 2, holders: []byte{2}},
 		{name: "another answers for an entry long unconfirmed", entry: overdue, answers: []answer{{lladdr: 2, delay: ms}},
-			did: did(thrice, "give 02:00:00:00:00:02"), lladdr: 2, holders: []byte{2}},
+			did: did(doubted, "give 02:00:00:00:00:02"), lladdr: 2, holders: []byte{2}},
 		{name: "the incumbent answers for an entry long unconfirmed, and the node's firewall drops it", entry: overdue, setup: deaf,
 			answers: []answer{{lladdr: 1, delay: ms}}, did: did(asked, "probe"), lladdr: 1, holders: []byte{1}},
 		{name: "the incumbent answers, and the node's firewall drops it", setup: deaf,
 			answers: []answer{{lladdr: 1, delay: ms}}, did: asked, lladdr: 1, holders: []byte{1}},
 		{name: "another answers and the kernel has moved the entry", setup: noLocktime, answers: []answer{{lladdr: 2, delay: ms}},
-			did: did(asked, "ask", "ask"), lladdr: 2, holders: []byte{2}},
+			did: moved, lladdr: 2, holders: []byte{2}},
+		{name: "broadcasts do not reach the incumbent", answers: []answer{{lladdr: 2, delay: ms}, {lladdr: 1, delay: ms, byName: true}},
+			did: did(asked, "name"), lladdr: 1, holders: []byte{2, 1}},
+		{name: "broadcasts do not reach the incumbent, and two others answer them", answers: []answer{{lladdr: 2, delay: ms}, {lladdr: 3, delay: ms}, {lladdr: 1, delay: ms, byName: true}},
+			did: did(asked, "name"), lladdr: 1, holders: []byte{2, 3, 1}},
+		{name: "broadcasts do not reach the incumbent, without locktime", setup: noLocktime, answers: []answer{{lladdr: 2, delay: ms}, {lladdr: 1, delay: 400 * ms, byName: true, weak: true}},
+			did: did(asked, back, "name"), lladdr: 1, holders: []byte{2, 1}},
+		{name: "nobody answers broadcasts", answers: []answer{{lladdr: 1, delay: ms, byName: true}}, want: errUnanswered, did: thrice, lladdr: 1},
 		{name: "another answers, and the incumbent's first two answers are lost", answers: []answer{{lladdr: 2, delay: ms}, {lladdr: 1, delay: ms, from: 2}},
-			did: thrice, lladdr: 1, holders: []byte{2, 1}},
+			did: doubted, lladdr: 1, holders: []byte{2, 1}},
 		// What was announced meanwhile is newer than what the round knows.
 		{name: "the incumbent answers, and the entry is moved by an announcement", setup: func(b *bench, e *fakeEntry) {
 			during(func(e *fakeEntry) { e.LLAddr, e.updated = mac(9), time.Now() })(b, e)
@@ -300,7 +316,7 @@ func TestBroadcast(t *testing.T) {
 		{name: "the incumbent, then another", answers: []answer{{lladdr: 1, delay: ms}, {lladdr: 2, delay: 400 * ms}},
 			did: asked, lladdr: 1, holders: []byte{1, 2}},
 		{name: "another, then the incumbent, without locktime", setup: noLocktime,
-			answers: []answer{{lladdr: 2, delay: ms}, {lladdr: 1, delay: 400 * ms}}, did: asked, lladdr: 1, holders: []byte{2, 1}},
+			answers: []answer{{lladdr: 2, delay: ms}, {lladdr: 1, delay: 400 * ms}}, did: did(asked, back), lladdr: 1, holders: []byte{2, 1}},
 		{name: "the incumbent, then another, without locktime", setup: noLocktime,
 			answers: []answer{{lladdr: 1, delay: ms}, {lladdr: 2, delay: 400 * ms}},
 			did:     did(asked, "give 02:00:00:00:00:01"), lladdr: 1, holders: []byte{1, 2}},
@@ -310,21 +326,21 @@ func TestBroadcast(t *testing.T) {
 
 		// Of several others, none is believed: that, too, is the kernel's to judge.
 		{name: "several others", answers: []answer{{lladdr: 3, delay: ms}, {lladdr: 2, delay: 2 * ms}},
-			want: errUndecided, did: thrice, lladdr: 1, holders: []byte{3, 2}},
+			want: errUndecided, did: doubted, lladdr: 1, holders: []byte{3, 2}},
 		{name: "several others, one of them once", answers: []answer{{lladdr: 3, delay: ms}, {lladdr: 2, delay: 2 * ms, from: 2}},
-			want: errUndecided, did: thrice, lladdr: 1, holders: []byte{3, 2}},
+			want: errUndecided, did: doubted, lladdr: 1, holders: []byte{3, 2}},
 		{name: "several others for an entry long unconfirmed", entry: overdue, answers: []answer{{lladdr: 3, delay: ms}, {lladdr: 2, delay: 2 * ms}},
-			want: errUndecided, did: did(thrice, "probe"), lladdr: 1, holders: []byte{3, 2}},
+			want: errUndecided, did: did(doubted, "probe"), lladdr: 1, holders: []byte{3, 2}},
 		{name: "several others, without locktime", setup: noLocktime, answers: []answer{{lladdr: 3, delay: ms}, {lladdr: 2, delay: 2 * ms}},
-			want: errUndecided, did: did(asked, "ask", "ask"), lladdr: 2, holders: []byte{3, 2}}, // by the kernel
+			want: errUndecided, did: did(asked, back, back, "name", "stale", "use", "ask", "name", "ask"), lladdr: 2, holders: []byte{3, 2}}, // by the kernel
 		{name: "several others, and the incumbent's first two answers are lost", answers: []answer{{lladdr: 3, delay: ms}, {lladdr: 2, delay: ms}, {lladdr: 1, delay: 2 * ms, from: 2}},
-			did: thrice, lladdr: 1, holders: []byte{3, 2, 1}},
+			did: doubted, lladdr: 1, holders: []byte{3, 2, 1}},
 
 		// Neighbor Advertisements without the Override flag.
 		{name: "the owner beside a proxy that the entry names", setup: noLocktime, answers: []answer{{lladdr: 1, delay: ms, weak: true}, {lladdr: 2, delay: 2 * ms}},
 			did: asked, lladdr: 2, holders: []byte{1, 2}},
 		{name: "the owner, before a proxy that the entry names", setup: noLocktime, answers: []answer{{lladdr: 2, delay: ms}, {lladdr: 1, delay: 2 * ms, weak: true}},
-			did: asked, lladdr: 2, holders: []byte{2, 1}},
+			did: did(asked, back, "give 02:00:00:00:00:02"), lladdr: 2, holders: []byte{2, 1}},
 		{name: "a proxy beside the owner, that the entry names", setup: noLocktime, answers: []answer{{lladdr: 1, delay: ms}, {lladdr: 2, delay: 2 * ms, weak: true}},
 			did: asked, lladdr: 1, holders: []byte{1, 2}},
 		{name: "a proxy, before the owner, that the entry names", setup: noLocktime, answers: []answer{{lladdr: 2, delay: ms, weak: true}, {lladdr: 1, delay: 2 * ms}},
@@ -335,9 +351,9 @@ func TestBroadcast(t *testing.T) {
 			answers: []answer{{lladdr: 1, delay: ms, weak: true}, {lladdr: 2, delay: 2 * ms}, {lladdr: 3, delay: 3 * ms}},
 			want:    errUndecided, did: asked, lladdr: 3, holders: []byte{1, 2, 3}}, // by the kernel
 		{name: "a proxy alone", setup: noLocktime, answers: []answer{{lladdr: 2, delay: ms, weak: true}},
-			want: errUndecided, did: thrice, lladdr: 1, holders: []byte{2}},
+			want: errUndecided, did: doubted, lladdr: 1, holders: []byte{2}},
 		{name: "another owner beside a proxy", setup: noLocktime, answers: []answer{{lladdr: 2, delay: ms, weak: true}, {lladdr: 3, delay: 2 * ms}},
-			did: did(asked, "ask", "ask"), lladdr: 3, holders: []byte{2, 3}},
+			did: moved, lladdr: 3, holders: []byte{2, 3}},
 
 		// Nobody answers: that is the kernel's to judge.
 		{name: "nobody answers", want: errUnanswered, did: thrice, lladdr: 1},
@@ -350,7 +366,7 @@ func TestBroadcast(t *testing.T) {
 
 		{name: "first try lost", answers: []answer{{lladdr: 1, delay: ms, from: 1}}, did: did(asked, "ask"), lladdr: 1, holders: []byte{1}},
 		{name: "first try lost, another answers the second", answers: []answer{{lladdr: 2, delay: ms, from: 1}},
-			want: errUndecided, did: thrice, lladdr: 1, holders: []byte{2}},
+			want: errUndecided, did: did(asked, "ask", "stale", "use", "name", "ask"), lladdr: 1, holders: []byte{2}},
 		{name: "two tries lost", answers: []answer{{lladdr: 1, delay: ms, from: 2}}, did: thrice, lladdr: 1, holders: []byte{1}},
 		// 500 ms after it was shielded last, an answer at the end of the third
 		// try still finds the entry in locktime.
@@ -382,18 +398,18 @@ func TestBroadcast(t *testing.T) {
 		{name: "pinned before the round", setup: before(pin), want: errChanged, lladdr: 1},
 		{name: "claimed before the round", setup: before(claim), want: errChanged, lladdr: 1},
 		{name: "idle before the round", setup: before(func(e *fakeEntry) { e.State = neigh.Stale }), want: errChanged, lladdr: 1},
-		{name: "pinned, another answers", setup: during(pin), answers: []answer{{lladdr: 2, delay: ms}}, want: errChanged, did: did(asked, "ask", "ask"), lladdr: 1},
+		{name: "pinned, another answers", setup: during(pin), answers: []answer{{lladdr: 2, delay: ms}}, want: errChanged, did: did(asked, "name", "ask", "name", "ask"), lladdr: 1},
 		{name: "pinned, the incumbent answers", setup: during(pin), answers: []answer{{lladdr: 1, delay: ms}}, want: errChanged, did: asked, lladdr: 1},
 		{name: "pinned elsewhere, both answer", setup: during(func(e *fakeEntry) { e.State, e.LLAddr = neigh.Permanent, mac(9) }),
 			answers: []answer{{lladdr: 1, delay: ms}, {lladdr: 2, delay: ms}}, want: errChanged, did: asked, lladdr: 9},
 		{name: "claimed elsewhere, another answers", setup: func(b *bench, e *fakeEntry) {
 			during(func(e *fakeEntry) { e.Flags, e.LLAddr = neigh.FlagExtLearned, mac(9) })(b, e)
-		}, answers: []answer{{lladdr: 2, delay: ms}}, want: errChanged, did: did(asked, "ask", "ask"), lladdr: 2}, // by the kernel
+		}, answers: []answer{{lladdr: 2, delay: ms}}, want: errChanged, did: did(asked, "name", "ask", "name", "ask"), lladdr: 2}, // by the kernel
 		{name: "pinned, nobody answers", setup: during(pin), want: errChanged, did: did(asked, "ask", "ask"), lladdr: 1},
 
 		// What the kernel gave up while another answers is given back to it.
 		{name: "failed meanwhile, another answers", setup: during(fail), answers: []answer{{lladdr: 2, delay: ms}},
-			did: did(asked, "ask", "ask", "give 02:00:00:00:00:02"), lladdr: 2, holders: []byte{2}},
+			did: did(asked, "name", "ask", "name", "ask", "give 02:00:00:00:00:02"), lladdr: 2, holders: []byte{2}},
 		{name: "failed meanwhile, the incumbent answers", setup: during(fail), answers: []answer{{lladdr: 1, delay: ms}},
 			did: did(asked, "give 02:00:00:00:00:01"), lladdr: 1, holders: []byte{1}},
 		{name: "failed meanwhile, nobody answers", setup: during(fail), want: errChanged, did: did(asked, "ask", "ask")},
@@ -408,7 +424,7 @@ func TestBroadcast(t *testing.T) {
 		}, want: neigh.ErrGone, did: shielded[:1]},
 		{name: "gone, another answers", setup: func(b *bench, e *fakeEntry) {
 			b.solicitor.during = func(int) { vanish(b, e) }
-		}, answers: []answer{{lladdr: 2, delay: ms}}, want: neigh.ErrGone, did: did(asked, "ask", "ask")},
+		}, answers: []answer{{lladdr: 2, delay: ms}}, want: neigh.ErrGone, did: did(asked, "name", "ask", "name", "ask")},
 		{name: "gone, nobody answers", setup: func(b *bench, e *fakeEntry) {
 			b.solicitor.during = func(int) { vanish(b, e) }
 		}, want: neigh.ErrGone, did: did(asked, "ask", "ask")},
@@ -468,7 +484,11 @@ func TestBroadcast(t *testing.T) {
 					}
 				}
 				for _, a := range b.solicitor.log() {
-					if want := []shield.Question{{Addr: addr}}; !slices.Equal(a.questions, want) || a.device != eth0 || a.window != shield.Window {
+					want := []shield.Question{{Addr: addr}}
+					if len(a.questions) == 1 && a.questions[0].LLAddr != (neigh.LLAddr{}) {
+						want[0].LLAddr = mac(1)
+					}
+					if !slices.Equal(a.questions, want) || a.device != eth0 || a.window != shield.Window {
 						t.Errorf("asked %+v, want %v on eth0 for %v", a, want, shield.Window)
 					}
 				}
@@ -704,7 +724,7 @@ func TestOnlyIncumbentsThatMissedAreAskedAgain(t *testing.T) {
 				asked[q.Addr.String()]++
 			}
 		}
-		if want := map[string]int{"10.0.0.2": 1, "10.0.0.3": 3, "10.0.0.4": 3}; !maps.Equal(asked, want) {
+		if want := map[string]int{"10.0.0.2": 1, "10.0.0.3": 3 + 1, "10.0.0.4": 3}; !maps.Equal(asked, want) { // once by name
 			t.Errorf("asked for %v, want %v", asked, want)
 		}
 	})
@@ -950,8 +970,9 @@ func TestBroadcastResults(t *testing.T) {
 		// again at once.
 		s.pass(t.Context())
 		b.Wait()
-		if asks := len(b.solicitor.log()); corrected != 1 || asks != 1+2*shield.Tries {
-			t.Errorf("%d corrections and %d tries after the next scan, want 1 and %d", corrected, asks, 1+2*shield.Tries)
+		want := 1 + 2*shield.Tries + 2 // one of them had its incumbent asked by name
+		if asks := len(b.solicitor.log()); corrected != 1 || asks != want {
+			t.Errorf("%d corrections and %d tries after the next scan, want 1 and %d", corrected, asks, want)
 		}
 	})
 }
