@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -40,6 +41,14 @@ type hostSolicitor struct {
 
 func (s *hostSolicitor) Ask(ctx context.Context, device int, questions []shield.Question, window time.Duration, reply func(shield.Reply)) error {
 	return s.host.Do(func() error { return s.solicitor.Ask(ctx, device, questions, window, reply) })
+}
+
+func (s *hostSolicitor) Overhear(device int, addr netip.Addr, hear func(shield.Overheard)) (stop func(), err error) {
+	err = s.host.Do(func() error {
+		stop, err = s.solicitor.Overhear(device, addr, hear)
+		return err
+	})
+	return stop, err
 }
 
 // A thousand passes, to each of which everything is due, over one real entry of

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/lab"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/solicit"
 )
 
 const (
@@ -228,6 +229,136 @@ func TestNewMACIsFound(t *testing.T) {
 			})
 			if p.metric(`device_info{device="eth0",lladdr="`+nodeMAC+`"}`) != 1 {
 				t.Error("device_info does not say which address eth0 has")
+			}
+		})
+	}
+}
+
+// late is a host that answers broadcasts for an address after a delay, and has not got it.
+func late(l *lab.Lab, sw *lab.Switch, addr string, delay time.Duration) (*lab.Host, lab.Port) {
+	h := l.Host("late")
+	port := h.Plug(sw, "eth0", otherMAC)
+	decide := func(r lab.Request) (time.Duration, bool) {
+		if r.Broadcast {
+			return delay, true
+		}
+		return 0, true
+	}
+	if netip.MustParseAddr(addr).Is4() {
+		h.RespondARP(port, "eth0", otherMAC, []string{addr}, decide)
+	} else {
+		h.RespondND(port, otherMAC, []string{addr}, decide)
+	}
+	return h, port
+}
+
+// Another host answers the agent's broadcasts later than the agent waits, and later than
+// locktime, if there is one. Without the agent nobody asks by broadcast. With it, the
+// entry is back at once, and the other host is reported.
+func TestSecondHolderAnswersLate(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, addr, locktime string
+		delay                time.Duration
+		moves                bool // late answers reach the entry
+	}{
+		{"ipv4", "10.0.0.2", "100", 1200 * time.Millisecond, true},
+		{"ipv4, within locktime", "10.0.0.2", "100", 700 * time.Millisecond, false},
+		{"ipv4, locktime 0", "10.0.0.2", "0", 700 * time.Millisecond, true},
+		{"ipv6", "2001:db8::2", "100", 700 * time.Millisecond, true},
+		{"ipv6, slow", "2001:db8::2", "100", 2 * time.Second, true},
+	} {
+		for _, agent := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, agent=%v", tt.name, agent), func(t *testing.T) {
+				t.Parallel()
+				l := lab.Start(t)
+				sw := l.Switch()
+				node, peer := l.Host("node"), l.Host("peer")
+				node.Plug(sw, "eth0", nodeMAC, "10.0.0.1/24", "2001:db8::1/64")
+				node.Sysctl("net/ipv4/neigh/eth0/locktime", tt.locktime)
+				peer.Plug(sw, "eth0", peerMAC, "10.0.0.2/24", "2001:db8::2/64")
+				s, err := lab.UDP(node, peer, netip.AddrPortFrom(netip.MustParseAddr(tt.addr), 7000), 20*time.Millisecond)
+				if err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, "the entry exists", func() bool { return strings.Contains(node.IP("neigh show "+tt.addr), peerMAC) })
+				late(l, sw, tt.addr, tt.delay)
+				watch := monitor(t, node)
+				if agent {
+					p := start(t, node, "--interval=6s")
+					within(t, time.Minute, "four renewals", func() bool {
+						return p.metric(`renewals_total{device="eth0",method="broadcast",result="ok"}`) >= 4
+					})
+					within(t, 20*time.Second, "the other is reported", func() bool { return p.metric(`contested_entries{device="eth0"}`) == 1 })
+					if got := p.metric(`corrections_total{device="eth0"}`); got != 0 {
+						t.Errorf("%v corrections, want none", got)
+					}
+				} else {
+					<-time.After(10 * time.Second)
+				}
+				if err := s.Stop(); err != nil {
+					t.Error(err)
+				}
+				// One datagram or two, each time that the entry is put back.
+				if sent, received, _ := s.Counts(); sent-received > 10 || !agent && received != sent {
+					t.Errorf("%d sent, %d received", sent, received)
+				}
+				if moved := strings.Count(watch(), otherMAC); (moved > 0) != (agent && tt.moves) {
+					t.Errorf("the entry was with the other %d times", moved)
+				}
+			})
+		}
+	}
+}
+
+// What a late answer has moved is put back, and what was announced is not, be it
+// announced by one who answers late as well.
+func TestAnnouncementsAfterAnAnswerCount(t *testing.T) {
+	t.Parallel()
+	for _, addr := range []string{"10.0.0.2", "2001:db8::2"} {
+		t.Run(addr, func(t *testing.T) {
+			t.Parallel()
+			l := lab.Start(t)
+			sw := l.Switch()
+			node, peer := l.Host("node"), l.Host("peer")
+			node.Plug(sw, "eth0", nodeMAC, "10.0.0.1/24", "2001:db8::1/64")
+			peer.Plug(sw, "eth0", peerMAC, "10.0.0.2/24", "2001:db8::2/64")
+			// What it asked the node would announce it, too.
+			peer.IP("neigh replace 10.0.0.1 lladdr " + nodeMAC + " dev eth0 nud permanent")
+			peer.IP("neigh replace 2001:db8::1 lladdr " + nodeMAC + " dev eth0 nud permanent")
+			family := ""
+			if netip.MustParseAddr(addr).Is6() {
+				family = "-6 "
+			}
+			node.IP(family + "route add default via " + addr) // a next hop: renewed without traffic
+			node.Touch(addr)
+			eventually(t, "the entry exists", func() bool { return strings.Contains(node.IP("neigh show "+addr), peerMAC) })
+			other, port := late(l, sw, addr, 1200*time.Millisecond)
+			heard := other.HearSolicitations(port)
+			var announcer *solicit.Announcer
+			if err := other.Do(func() (err error) {
+				announcer, err = solicit.DialAnnouncer(port.Index, netip.MustParseAddr(addr))
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = announcer.Close() })
+			watch := monitor(t, node)
+			p := start(t, node, "--interval=12s")
+			p.ready()
+			for s := range heard { // the incumbent answers this one in time
+				if s.ToAll && s.Target.String() == addr {
+					break
+				}
+			}
+			<-time.After(700 * time.Millisecond) // nobody waits for answers any more, and none is late yet
+			if err := announcer.Announce(false); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the entry names the one that announced itself", func() bool { return strings.Contains(node.IP("neigh show "+addr), otherMAC) })
+			<-time.After(3 * time.Second) // its answer has come
+			if shown := node.IP("neigh show " + addr); !strings.Contains(shown, otherMAC) {
+				t.Errorf("the entry is now %s:\n%s", shown, watch())
 			}
 		})
 	}

@@ -6,7 +6,7 @@
 // asked. So an entry is shielded first (Raise), which on IPv4 keeps the kernel
 // from moving it for a second; and where that is not enough, because locktime
 // is 0 or the protocol is Neighbor Discovery, which has none, the entry is put
-// back as soon as its own holder has answered too.
+// back: as soon as another has answered, and also if that answer comes late.
 package shield
 
 import (
@@ -91,6 +91,9 @@ type Solicitor interface {
 	// questions were asked as usual. After any other nothing is known of what was not
 	// answered.
 	Ask(ctx context.Context, device int, questions []Question, window time.Duration, reply func(Reply)) error
+	// Overhear hands what is heard of an address on a device to hear, one at a time, from
+	// now until stop is called. hear must not block. Nothing is sent.
+	Overhear(device int, addr netip.Addr, hear func(Overheard)) (stop func(), err error)
 }
 
 // Inquiry is one entry in a round of questions.

@@ -79,6 +79,14 @@ type fakeSolicitor struct {
 	hear    func(n int, r Reply) // ahead of the reply
 	asked   int
 	byName  int // of them, those that asked mac(1) alone
+
+	overheard func(Overheard)
+	overErr   error
+}
+
+func (s *fakeSolicitor) Overhear(_ int, _ netip.Addr, hear func(Overheard)) (func(), error) {
+	s.overheard = hear
+	return func() { s.overheard = nil }, s.overErr
 }
 
 func (s *fakeSolicitor) Ask(ctx context.Context, _ int, q []Question, window time.Duration, reply func(Reply)) error {

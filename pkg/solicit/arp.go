@@ -1,6 +1,7 @@
 package solicit
 
 import (
+	"bytes"
 	"encoding/binary"
 	"net/netip"
 
@@ -17,6 +18,7 @@ const (
 	arpOp         = 6        // offsets
 	arpSender     = 8
 	arpSenderAddr = 14
+	arpTargetAddr = 24
 )
 
 func arpProtocol() protocol {
@@ -63,6 +65,13 @@ func parseARPSender(b []byte, h header) (claim, bool) {
 	c, op, ok := parseARP(b, h)
 	c.solicited = c.solicited && op == arpReply
 	return c, ok
+}
+
+// isGratuitous reports whether a packet, which parseARP takes, is from and for one address:
+// gratuitous ARP, by which a host announces it (RFC 5227 section 3; arp_is_garp), be it to
+// one host alone.
+func isGratuitous(b []byte) bool {
+	return len(b) >= arpLen && bytes.Equal(b[arpSenderAddr:][:4], b[arpTargetAddr:][:4])
 }
 
 // parseARP returns what a request or a reply says about its sender, and which of them

@@ -19,13 +19,21 @@ type test struct {
 	want uint32
 }
 
+// arpFilter is for replies, and for gratuitous ARP in the form of a request.
 func arpFilter() []bpf.Instruction {
-	return filter(
-		test{bpf.LoadAbsolute{Off: arpOp, Size: 2}, bpf.JumpEqual, arpReply},
+	rest := filter(
 		test{bpf.LoadAbsolute{Off: 0, Size: 4}, bpf.JumpEqual, arpEthernet<<16 | unix.ETH_P_IP},
 		test{bpf.LoadAbsolute{Off: 4, Size: 2}, bpf.JumpEqual, arpLengths},
 		etherType(unix.ETH_P_ARP), incoming(),
 	)
+	return append([]bpf.Instruction{
+		bpf.LoadAbsolute{Off: arpOp, Size: 2},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: arpReply, SkipTrue: 4}, // to the rest
+		bpf.LoadAbsolute{Off: arpTargetAddr, Size: 4},
+		bpf.TAX{},
+		bpf.LoadAbsolute{Off: arpSenderAddr, Size: 4},
+		bpf.JumpIfX{Cond: bpf.JumpEqual, SkipFalse: uint8(len(rest) - 1)}, //nolint:gosec // a dozen
+	}, rest...)
 }
 
 // ndFilter is for packets without extension headers, as every advertisement is

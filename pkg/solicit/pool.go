@@ -2,6 +2,7 @@ package solicit
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -20,6 +21,7 @@ type Pool struct {
 
 	mu     sync.Mutex
 	idle   map[int][]idleConn // by interface, the one used last behind
+	ears   map[earKey]*ear    // that somebody listens with
 	closed bool
 }
 
@@ -41,7 +43,9 @@ const (
 // has no Source, just before the frame is sent: a node can lose an address at
 // any time, and a frame that still names it takes the address away from its new
 // holder in the tables of whoever hears it.
-func NewPool(sender Sender) *Pool { return &Pool{sender: sender, idle: make(map[int][]idleConn)} }
+func NewPool(sender Sender) *Pool {
+	return &Pool{sender: sender, idle: make(map[int][]idleConn), ears: make(map[earKey]*ear)}
+}
 
 // Ask is Conn.Ask on the interface with this index, in the network namespace of
 // the calling thread. Targets without a Source are asked for from where sender
@@ -113,12 +117,19 @@ func (p *Pool) give(index int, c *Conn) {
 	}
 }
 
-// Close closes what is kept. An Ask that is under way goes on to its end.
+// Close closes what is kept. An Ask that is under way goes on to its end; those who
+// overhear an address hear no more.
 func (p *Pool) Close() {
 	p.mu.Lock()
-	idle := p.idle
+	idle, ears := p.idle, slices.Collect(maps.Values(p.ears))
 	p.idle, p.closed = nil, true
 	p.mu.Unlock()
+	for _, e := range ears {
+		if e.open() == nil {
+			e.end()
+			<-e.done
+		}
+	}
 	for _, conns := range idle {
 		for _, c := range conns {
 			_ = c.Close()

@@ -8,7 +8,8 @@
 // an entry that exists, and makes none (arp_process in net/ipv4/arp.c with
 // arp_accept 0, ndisc_recv_na in net/ipv6/ndisc.c).
 //
-// A Conn asks for any addresses, now and then. A Line (line.go) is for one that is
+// A Conn asks for any addresses, now and then, and a Pool of them overhears what comes
+// later than an Ask listens (overhear.go). A Line (line.go) is for one that is
 // asked for all the time, and hears it announced as well. SameHost tells two link-layer
 // addresses of one host from two hosts, by a TCP connection.
 //

@@ -129,6 +129,10 @@ func (s *Sweeper) recordAll(tally func(Method, Result)) (first error) {
 	outcomes := s.inbox.takeOutcomes()
 	for i := range outcomes {
 		o := &outcomes[i]
+		if o.Late {
+			s.noteHolders(&o.job, o.Holders)
+			continue
+		}
 		delete(s.inFlight, o.job.Entry.Key)
 		r := s.record(&o.job, o.Method, o.Err, o.at)
 		tally(o.Method, r)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -193,8 +194,23 @@ func (b *Broadcast) answered(r shield.Reply) {
 	}
 }
 
-// ask asks for one entry, whose shield is up, and reports what came of it.
+// ask asks for one entry, whose shield is up, reports what came of it, and deals with
+// answers that come late.
 func (b *Broadcast) ask(ctx context.Context, asker *shield.Asker, q *shield.Inquiry, t *task) {
+	late, err := asker.Late(q)
+	if err != nil {
+		b.Log.Debug("late answers will not be heard", "address", q.Key.Addr, "err", err)
+	} else {
+		defer late.Stop()
+	}
+	if moved := b.settle(ctx, asker, q, t); !moved && late != nil && late.Attend(ctx) {
+		t.end(Outcome{Method: ByBroadcast, Holders: slices.Clone(q.Holders), Late: true})
+	}
+}
+
+// settle asks for one entry, and reports what came of it. It returns whether the entry is
+// with another holder now, or it is not known who answers.
+func (b *Broadcast) settle(ctx context.Context, asker *shield.Asker, q *shield.Inquiry, t *task) (moved bool) {
 	device := q.Key.Index
 	err := asker.Ask(ctx, device, map[netip.Addr]*shield.Inquiry{q.Key.Addr: q})
 	switch {
@@ -205,13 +221,17 @@ func (b *Broadcast) ask(ctx context.Context, asker *shield.Asker, q *shield.Inqu
 	}
 	switch {
 	case q.Complete || q.IncumbentHeard():
-		t.end(Outcome{Method: ByBroadcast, Err: b.correct(ctx, asker, q), Holders: q.Holders})
+		err := b.correct(ctx, asker, q)
+		t.end(Outcome{Method: ByBroadcast, Err: err, Holders: slices.Clone(q.Holders)})
+		h, ok := q.Holder()
+		return ok && h != q.Incumbent.LLAddr || err != nil && !errors.Is(err, errUnanswered) && !errors.Is(err, errUndecided)
 	case b.Pacer.Wait(ctx, device, 1, false) == nil:
 		b.leaveTo(ctx, t)
 	default:
 		// Half heard is not heard: the incumbent may have been about to answer.
 		t.end(Outcome{Method: ByBroadcast, Err: errChanged})
 	}
+	return true
 }
 
 // correct makes the entry name the holder that the answers call for. What that holder

@@ -30,6 +30,7 @@ type answer struct {
 	from   int  // the first try that it answers, counted from 0
 	weak   bool // a Neighbor Advertisement without Override
 	byName bool // broadcasts do not reach it, or its answers to them are lost until from
+	late   bool // it comes when nobody waits for it any more
 }
 
 // ask is one call of the Solicitor.
@@ -52,9 +53,46 @@ type fakeSolicitor struct {
 	quiet   bool                               // an Ask that is cut short returns no error
 	unasked func(n int, addr netip.Addr) error // why the n-th Ask leaves an address out
 
-	mu    sync.Mutex
-	asks  []ask
-	tries map[netip.Addr]int
+	mu      sync.Mutex
+	asks    []ask
+	tries   map[netip.Addr]int
+	overs   map[netip.Addr]map[int]func(shield.Overheard)
+	overAll int
+}
+
+// Overhear implements shield.Solicitor.
+func (s *fakeSolicitor) Overhear(_ int, addr netip.Addr, hear func(shield.Overheard)) (func(), error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.overs == nil {
+		s.overs = make(map[netip.Addr]map[int]func(shield.Overheard))
+	}
+	if s.overs[addr] == nil {
+		s.overs[addr] = make(map[int]func(shield.Overheard))
+	}
+	s.overAll++
+	n := s.overAll
+	s.overs[addr][n] = hear
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.overs[addr], n)
+	}, nil
+}
+
+// say has everybody who listens, and the kernel, hear a late answer or an announcement.
+func (s *fakeSolicitor) say(device int, o shield.Overheard) {
+	k := neigh.Key{Addr: o.Addr, Index: device}
+	if o.Announced {
+		s.table.update(k, func(e *fakeEntry) { e.LLAddr, e.State, e.updated = o.LLAddr, neigh.Stale, time.Now() })
+	} else {
+		s.table.answer(k, o.LLAddr, o.Override)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, hear := range s.overs[o.Addr] {
+		hear(o)
+	}
 }
 
 func (s *fakeSolicitor) Ask(ctx context.Context, device int, questions []shield.Question, window time.Duration, reply func(shield.Reply)) error {
@@ -82,7 +120,12 @@ func (s *fakeSolicitor) Ask(ctx context.Context, device int, questions []shield.
 		s.table.note(do, neigh.Key{Addr: q.Addr, Index: device})
 		for _, a := range s.answers[q.Addr] {
 			if byName && a.byName && q.LLAddr == mac(a.lladdr) || !byName && (!a.byName || a.from > 0) && s.tries[q.Addr] >= a.from {
-				dues = append(dues, due{shield.Reply{Addr: q.Addr, LLAddr: mac(a.lladdr), RTT: a.delay, Override: !a.weak}, true})
+				r := shield.Reply{Addr: q.Addr, LLAddr: mac(a.lladdr), RTT: a.delay, Override: !a.weak}
+				if a.late {
+					time.AfterFunc(a.delay, func() { s.say(device, shield.Overheard{Reply: r}) })
+					continue
+				}
+				dues = append(dues, due{r, true})
 			}
 		}
 		if !byName {
@@ -176,6 +219,8 @@ type bench struct {
 	solicitor *fakeSolicitor
 	fallback  *counting
 	log       strings.Builder
+	settled   time.Time // when verify was told the last outcome
+	late      map[neigh.Key]Outcome
 }
 
 func newBench(entries ...*fakeEntry) *bench {
@@ -206,11 +251,17 @@ func (b *bench) verify(ctx context.Context, t *testing.T, jobs []Job) map[neigh.
 	t.Helper()
 	var mu sync.Mutex
 	got, times := make(map[neigh.Key]Outcome), make(map[neigh.Key]int)
+	b.late = make(map[neigh.Key]Outcome)
 	b.Verify(ctx, jobs, func(j *Job, o Outcome) {
 		mu.Lock()
 		defer mu.Unlock()
+		if o.Late {
+			b.late[j.Entry.Key] = o
+			return
+		}
 		got[j.Entry.Key] = o
 		times[j.Entry.Key]++
+		b.settled = time.Now()
 	})
 	b.Wait()
 	mu.Lock()
@@ -500,6 +551,123 @@ func TestBroadcast(t *testing.T) {
 	}
 }
 
+// The answer of another holder comes when nobody waits for it any more, and moves the
+// entry: after locktime, or where it is 0. The entry is back at once, the outcome has
+// not waited, and the other is counted among the holders. One that announces itself
+// has the entry.
+func TestLateSecondHolder(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		locktime  time.Duration
+		delay     time.Duration
+		announced bool
+		incumbent []answer
+		did       []string
+		lladdr    byte
+		outcome   error
+		settled   time.Duration
+		late      []byte
+	}{
+		{name: "without locktime", delay: 700 * ms, incumbent: []answer{{lladdr: 1, delay: ms}, {lladdr: 1, delay: ms, byName: true}},
+			did: []string{"stale", "use", "ask", "give 02:00:00:00:00:01", "name"}, lladdr: 1, settled: 500 * ms, late: []byte{1, 2}},
+		{name: "after locktime", locktime: time.Second, delay: 1200 * ms, incumbent: []answer{{lladdr: 1, delay: ms}, {lladdr: 1, delay: ms, byName: true}},
+			did: []string{"stale", "use", "ask", "give 02:00:00:00:00:01", "name"}, lladdr: 1, settled: 500 * ms, late: []byte{1, 2}},
+		{name: "within locktime", locktime: time.Second, delay: 700 * ms, incumbent: []answer{{lladdr: 1, delay: ms}},
+			did: []string{"stale", "use", "ask"}, lladdr: 1, settled: 500 * ms, late: []byte{1, 2}},
+		{name: "announced", locktime: time.Second, delay: 1200 * ms, announced: true, incumbent: []answer{{lladdr: 1, delay: ms}},
+			did: []string{"stale", "use", "ask"}, lladdr: 2, settled: 500 * ms},
+		{name: "the incumbent has gone", locktime: time.Second, delay: 1200 * ms, incumbent: []answer{{lladdr: 1, delay: ms}},
+			did:    []string{"stale", "use", "ask", "give 02:00:00:00:00:01", "name", "name", "give 02:00:00:00:00:02"},
+			lladdr: 2, settled: 500 * ms, late: []byte{1, 2}},
+		{name: "nobody was in time", locktime: time.Second, delay: 3 * time.Second, outcome: errUnanswered,
+			did:    []string{"stale", "use", "ask", "ask", "stale", "use", "ask", "give 02:00:00:00:00:01", "name", "name", "give 02:00:00:00:00:02"},
+			lladdr: 2, settled: 1500 * ms, late: []byte{2}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := inDelay("10.0.0.2", time.Second)
+				b := newBench(e)
+				b.table.locktime = tt.locktime
+				b.solicitor.set(e.Addr, tt.incumbent...)
+				time.AfterFunc(tt.delay, func() {
+					b.solicitor.say(eth0, shield.Overheard{Reply: shield.Reply{Addr: e.Addr, LLAddr: mac(2), Override: true}, Announced: tt.announced})
+				})
+				began := time.Now()
+				got := b.verify(t.Context(), t, b.jobs())[e.Key]
+				if !errors.Is(got.Err, tt.outcome) || (got.Err == nil) != (tt.outcome == nil) || b.settled.Sub(began) != tt.settled {
+					t.Errorf("%+v after %v", got, b.settled.Sub(began))
+				}
+				if did := of(b.table.log(), e.Key); !slices.Equal(did, tt.did) {
+					t.Errorf("did  %q\nwant %q", did, tt.did)
+				}
+				if after, _ := b.table.Get(e.Key); after.LLAddr != mac(tt.lladdr) {
+					t.Errorf("the entry names %s, want %s", after.LLAddr, mac(tt.lladdr))
+				}
+				var late []byte
+				for _, h := range b.late[e.Key].Holders {
+					late = append(late, h.Bytes()[5])
+				}
+				if !slices.Equal(late, tt.late) {
+					t.Errorf("holders %v in the end, want %v", late, tt.late)
+				}
+				if len(b.solicitor.overs[e.Addr]) != 0 {
+					t.Error("somebody listens on")
+				}
+			})
+		})
+	}
+}
+
+// Late answers make several holders, as others do, for as long as they come.
+func TestLateHoldersAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := talking("10.0.0.2", eth0, 0)
+		b := newBench(e)
+		s := broadcasting(b)
+		first := answer{lladdr: 1, delay: ms}
+		for i, tt := range []struct {
+			answers   []answer
+			log       string // what is added to it
+			contested int
+		}{
+			{[]answer{first, {lladdr: 2, delay: 900 * ms, late: true}}, "several holders answer", 1},
+			{[]answer{first, {lladdr: 2, delay: 900 * ms, late: true}}, "", 1},
+			{[]answer{first}, "", 1},
+			{[]answer{first}, "", 1},
+			{[]answer{first}, "one holder answers again", 0},
+		} {
+			b.log.Reset()
+			b.solicitor.set(e.Addr, tt.answers...)
+			b.table.update(e.Key, func(e *fakeEntry) { e.updated = time.Now().Add(-interval) })
+			s.pass(t.Context()) // asks
+			b.Wait()
+			s.pass(t.Context()) // settles it, and reports
+			got := b.log.String()
+			if want := min(len(tt.log), 1); strings.Count(got, "\n") != want || !strings.Contains(got, tt.log) {
+				t.Errorf("step %d: log:\n%s\nwant %d lines with %q", i, got, want, tt.log)
+			}
+			if d := s.Report().Devices; len(d) != 1 || d[0].Contested != tt.contested {
+				t.Errorf("step %d: report %+v, want %d contested", i, d, tt.contested)
+			}
+		}
+	})
+}
+
+// When the agent stops, nobody waits for late answers.
+func TestLateAnswersDoNotDelayTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := inDelay("10.0.0.2", time.Second)
+		b := newBench(e)
+		b.solicitor.set(e.Addr, answer{lladdr: 1, delay: ms})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		if b.verify(ctx, t, b.jobs()); time.Since(began) != time.Second || len(b.late) != 0 {
+			t.Errorf("it took %v", time.Since(began))
+		}
+	})
+}
+
 // What is left to the kernel is counted by why, and was asked for afresh.
 func TestLeftToTheKernelIsCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -531,7 +699,7 @@ func TestBroadcastWindowOfShortIntervals(t *testing.T) {
 		b := newBench(inDelay("10.0.0.2", 0))
 		b.Timing = policy.NewTiming(2*time.Second, 33*ms)
 		b.verify(t.Context(), t, b.jobs())
-		if took, want := time.Since(b.table.made), 750*ms; took != want {
+		if took, want := b.settled.Sub(b.table.made), 750*ms; took != want {
 			t.Errorf("three tries took %v, want %v", took, want)
 		}
 		// All of them within 0.8 s: one shield is enough.
@@ -591,7 +759,7 @@ func TestOtherDevicesGoToTheFallback(t *testing.T) {
 			t.Errorf("asked on %v, %d to the fallback; want %v and 2", devices, len(b.fallback.jobs), want)
 		}
 		// Uplinks do not wait for each other.
-		if took := time.Since(b.table.made); took != shield.Tries*shield.Window {
+		if took := b.settled.Sub(b.table.made); took != shield.Tries*shield.Window {
 			t.Errorf("took %v, want %v", took, shield.Tries*shield.Window)
 		}
 	})

@@ -28,14 +28,17 @@ type Outcome struct {
 	// Holders are the distinct link-layer addresses that answered for the
 	// entry. Nil where the kernel asks, and its answer is not waited for.
 	Holders []neigh.LLAddr
+	// Late says that this is no outcome of its own: more holders have answered since the
+	// entry's was reported.
+	Late bool
 }
 
 // Verifier has entries verified in place: they are asked for afresh and stay
 // usable meanwhile.
 type Verifier interface {
 	// Verify starts to verify the jobs. It hands each outcome to report, once,
-	// from any goroutine, and may return before all are reported. It ends early
-	// when ctx is done.
+	// from any goroutine, and may return before all are reported. One that is Late
+	// may follow. It ends early when ctx is done.
 	Verify(ctx context.Context, jobs []Job, report func(*Job, Outcome))
 	// Wait returns when everything that was started has been reported.
 	Wait()

@@ -1,0 +1,153 @@
+package shield
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+)
+
+const (
+	// lateWindows is for how many windows after an inquiry late answers are waited for:
+	// two seconds, unless the windows are short. Linux as a proxy answers within 0.8 s
+	// (proxy_delay), holders of IPv6 anycast addresses within 1 s
+	// (MAX_ANYCAST_DELAY_TIME, RFC 4861 section 10). It takes more windows to correct
+	// an entry, so none that a later inquiry has corrected is put back.
+	lateWindows = 4
+	// thereTries is how often the incumbent is asked whether it is still there.
+	thereTries = 2
+	// maxLate is how many answers and announcements may wait to be dealt with.
+	maxLate = 64
+	// maxUndone is how often in one inquiry an entry is put back from late answers: each
+	// host has been asked so often.
+	maxUndone = 2 * Tries
+)
+
+// Overheard is what one host said of an address that it was not asked for just now.
+type Overheard struct {
+	Reply
+	// Announced says that it is no answer to this host: gratuitous ARP, or an unsolicited
+	// Neighbor Advertisement.
+	Announced bool
+}
+
+// Late listens for answers that come later than an inquiry waits for them. They are
+// answers to this agent's own broadcast, and move an entry as others do: in Neighbor
+// Discovery always, in ARP after locktime. Nobody would have answered had
+// nobody asked. The entry would be wrong until it is asked for again.
+type Late struct {
+	asker  *Asker
+	q      *Inquiry
+	heard  chan Overheard
+	stop   func()
+	undone int
+}
+
+// Late begins to listen for late answers to an inquiry that is about to be asked. It is
+// to be stopped.
+func (a *Asker) Late(q *Inquiry) (*Late, error) {
+	l := &Late{asker: a, q: q, heard: make(chan Overheard, maxLate)}
+	stop, err := a.Solicitor.Overhear(q.Key.Index, q.Key.Addr, func(o Overheard) {
+		if o.LLAddr == q.Incumbent.LLAddr {
+			return
+		}
+		select {
+		case l.heard <- o:
+		default:
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listening for late answers for %s: %w", q.Key.Addr, err)
+	}
+	l.stop = stop
+	return l, nil
+}
+
+// Stop ends to listen.
+func (l *Late) Stop() { l.stop() }
+
+// Attend deals with late answers, once the inquiry has been asked and has moved nothing. It
+// returns when none is to be expected any more, ctx is done, or what the inquiry knows is
+// outdated: another host has announced the address, or the incumbent has gone. It
+// reports whether the Holders of the inquiry have become more.
+func (l *Late) Attend(ctx context.Context) (more bool) {
+	timer := time.NewTimer(lateWindows * cmp.Or(l.asker.Window, Window))
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return more
+		case <-timer.C:
+			return more
+		case o := <-l.heard:
+			if o.Announced {
+				return more
+			}
+			more = more || !slices.Contains(l.q.Holders, o.LLAddr)
+			l.q.Hear(o.Reply)
+			if l.undo(ctx, o.LLAddr) != nil {
+				return more
+			}
+		}
+	}
+}
+
+// undo gives the entry back to the incumbent where the late answer of another host has
+// moved it. Only a solicited answer leaves an entry NUD_REACHABLE (arp_process,
+// ndisc_recv_na): what was announced, or written by the agent, is in another state. If the
+// incumbent is not there any more, the other has the entry, and the error says so.
+func (l *Late) undo(ctx context.Context, other neigh.LLAddr) error {
+	a, q := l.asker, l.q
+	incumbent := q.Incumbent.LLAddr
+	if h, ok := q.Holder(); q.IncumbentHeard() && !(ok && h == incumbent) || l.undone == maxUndone {
+		return nil
+	}
+	if e, err := a.Table.Get(q.Key); err != nil || e.LLAddr != other || e.State != neigh.Reachable {
+		return err
+	}
+	if err := a.Hold(q, incumbent); err != nil {
+		return err
+	}
+	if l.undone++; l.undone > 1 {
+		return nil // it was there a moment ago
+	}
+	there, err := a.there(ctx, q)
+	if err == nil && !there {
+		err = cmp.Or(a.Hold(q, other), errGone)
+	}
+	return err
+}
+
+// errGone says that the incumbent is not there any more.
+var errGone = errors.New("the holder has gone")
+
+// there asks the incumbent by name whether it is still there.
+func (a *Asker) there(ctx context.Context, q *Inquiry) (there bool, err error) {
+	for range thereTries {
+		if a.Pace != nil {
+			if err := a.Pace(ctx, q.Key.Index, 1); err != nil {
+				return false, err
+			}
+		}
+		asking, enough := context.WithCancel(ctx)
+		err := a.Solicitor.Ask(asking, q.Key.Index, []Question{{q.Key.Addr, q.Incumbent.LLAddr}}, cmp.Or(a.Window, Window), func(r Reply) {
+			if r.Addr == q.Key.Addr && r.LLAddr == q.Incumbent.LLAddr && !there {
+				there, r.Override = true, true // as in Asker.ask
+				q.Hear(r)
+				enough()
+			}
+		})
+		enough()
+		switch {
+		case there:
+			return true, nil
+		case err != nil:
+			return false, err
+		}
+	}
+	return false, nil
+}
