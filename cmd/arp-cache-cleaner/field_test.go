@@ -540,3 +540,40 @@ func TestFewChecksOfASlowServer(t *testing.T) {
 	}
 	within(t, 3*time.Minute, "some node checks the server", func() bool { return s.API1.Livez() > 0 })
 }
+
+// Another host answers for the VIP later than the watch waits, and later than locktime.
+// Without the agent nobody asks everybody. With it the entry is back at once, each
+// time, and the other is reported.
+func TestSecondHolderOfTheVIPAnswersLate(t *testing.T) {
+	t.Parallel()
+	for _, alone := range []bool{false, true} {
+		t.Run(fmt.Sprintf("agent=%v", !alone), func(t *testing.T) {
+			t.Parallel()
+			s := newField(t, alone, "--interval=20s") // everybody is asked more often
+			s.Node.IP(fmt.Sprintf("neigh replace %s lladdr %s dev eth0 nud reachable", s.VIP, holderMAC))
+			s.talks(s.VIP.String(), "")
+			late(s.Lab, s.Switch, s.VIP.String(), 1200*time.Millisecond)
+			so := s.Follow()
+			s.agent(s.VIP.String())
+			if alone {
+				<-time.After(20 * time.Second)
+				if named := so(); len(named) > 1 {
+					t.Errorf("the entry moves by itself: %v", named)
+				}
+				return
+			}
+			within(t, time.Minute, "three late answers have moved the entry, and it is back", func() bool { return len(so()) >= 7 })
+			for i, n := range so()[:6] {
+				if stayed := so()[i+1].At.Sub(n.At); n.Host == otherMAC && stayed > 500*time.Millisecond {
+					t.Errorf("it was with the other for %v", stayed)
+				}
+			}
+			if !s.Says(fmt.Sprintf("vip_events_total{event=\"duplicate\",vip=%q} 1", s.VIP), 5*time.Second) {
+				t.Error("the agent does not say that there are two holders")
+			}
+			if n := s.client.Resets() + s.client.Reconnects(); n > 0 {
+				t.Errorf("the client was disconnected %d times", n)
+			}
+		})
+	}
+}

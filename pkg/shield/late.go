@@ -27,6 +27,16 @@ const (
 	maxUndone = 2 * Tries
 )
 
+// LateFor returns for how long answers may come late that are waited for during window.
+func LateFor(window time.Duration) time.Duration { return lateWindows * window }
+
+// Answered reports whether an entry has been moved away from the incumbent by an answer
+// to this host. Only that leaves it NUD_REACHABLE (arp_process, ndisc_recv_na): what was
+// announced, or written by the agent, is in another state.
+func Answered(e *neigh.Entry, incumbent neigh.LLAddr) bool {
+	return e.LLAddr != incumbent && e.State == neigh.Reachable
+}
+
 // Overheard is what one host said of an address that it was not asked for just now.
 type Overheard struct {
 	Reply
@@ -75,7 +85,7 @@ func (l *Late) Stop() { l.stop() }
 // outdated: another host has announced the address, or the incumbent has gone. It
 // reports whether the Holders of the inquiry have become more.
 func (l *Late) Attend(ctx context.Context) (more bool) {
-	timer := time.NewTimer(lateWindows * cmp.Or(l.asker.Window, Window))
+	timer := time.NewTimer(LateFor(cmp.Or(l.asker.Window, Window)))
 	defer timer.Stop()
 	for {
 		select {
@@ -97,16 +107,14 @@ func (l *Late) Attend(ctx context.Context) (more bool) {
 }
 
 // undo gives the entry back to the incumbent where the late answer of another host has
-// moved it. Only a solicited answer leaves an entry NUD_REACHABLE (arp_process,
-// ndisc_recv_na): what was announced, or written by the agent, is in another state. If the
-// incumbent is not there any more, the other has the entry, and the error says so.
+// moved it. If the incumbent is not there any more, the other has the entry, and the error says so.
 func (l *Late) undo(ctx context.Context, other neigh.LLAddr) error {
 	a, q := l.asker, l.q
 	incumbent := q.Incumbent.LLAddr
 	if h, ok := q.Holder(); q.IncumbentHeard() && !(ok && h == incumbent) || l.undone == maxUndone {
 		return nil
 	}
-	if e, err := a.Table.Get(q.Key); err != nil || e.LLAddr != other || e.State != neigh.Reachable {
+	if e, err := a.Table.Get(q.Key); err != nil || e.LLAddr != other || !Answered(&e, incumbent) {
 		return err
 	}
 	if err := a.Hold(q, incumbent); err != nil {

@@ -88,6 +88,9 @@ func (v *watch) askEverybody(ctx context.Context, e *Evidence) bool {
 		return false
 	}
 	r.At = time.Now()
+	if v.kept = (kept{}); r.heard(incumbent) || !silent && incumbent == e.Holder {
+		v.kept = kept{lladdr: incumbent, until: r.At.Add(shield.LateFor(window))}
+	}
 	v.answered(&r, e)
 	v.heed(&r)
 	return true
@@ -148,6 +151,7 @@ func (v *watch) askKnown(ctx context.Context, e *Evidence) bool {
 // leave has the kernel find out whether the holder is there, or who is.
 func (v *watch) leave(e *Evidence, state neigh.State) {
 	v.attempts.askedAt(e.Now, v.everybodyEvery())
+	v.kept = kept{}
 	entry, err := v.cfg.Table.Get(v.key())
 	if err == nil && (v.reason(&entry).Foreign() || entry.LLAddr != e.Holder) {
 		err = shield.ErrChanged
@@ -474,6 +478,9 @@ func (v *watch) giveBack(incumbent neigh.LLAddr) {
 
 // give has the entry name a holder, unless it does, or is gone or somebody else's.
 func (v *watch) give(h neigh.LLAddr) bool {
+	if h != v.kept.lladdr {
+		v.kept = kept{}
+	}
 	entry, err := v.cfg.Table.Get(v.key())
 	switch {
 	case err == nil && v.reason(&entry).Foreign():

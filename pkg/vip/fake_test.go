@@ -60,6 +60,7 @@ type host struct {
 	lose        int        // broadcasts that it still misses
 	loseUnicast int
 	delay       time.Duration
+	lateToAll   time.Duration // until it answers requests to everybody, if that is longer
 }
 
 // api is what has become of the server behind a VIP.
@@ -356,7 +357,11 @@ func (l *fakeLine) Ask(ctx context.Context, lladdr neigh.LLAddr, window time.Dur
 		case !everybody && h.loseUnicast > 0:
 			h.loseUnicast--
 		default:
-			answers = append(answers, answer{h.lladdr, h.delay, h.proxy})
+			a := answer{h.lladdr, h.delay, h.proxy}
+			if everybody {
+				a.delay = max(a.delay, h.lateToAll)
+			}
+			answers = append(answers, a)
 		}
 	}
 	n.mu.Unlock()
@@ -374,7 +379,16 @@ func (l *fakeLine) Ask(ctx context.Context, lladdr neigh.LLAddr, window time.Dur
 	go func() { // as in pkg/solicit, replies come from another goroutine
 		sent := time.Now()
 		for _, a := range answers[:min(len(answers), perAsk)] {
-			if a.delay > window || !pace.Sleep(ctx, time.Until(sent.Add(a.delay))) {
+			if a.delay > window { // it is late: the kernel takes it all the same
+				time.AfterFunc(time.Until(sent.Add(a.delay)), func() {
+					n.mu.Lock()
+					n.answered(neigh.Key{Addr: q.Addr, Index: device}, a.lladdr, !a.proxy)
+					n.mu.Unlock()
+					l.announced()
+				})
+				continue
+			}
+			if !pace.Sleep(ctx, time.Until(sent.Add(a.delay))) {
 				break
 			}
 			n.mu.Lock()

@@ -67,6 +67,7 @@ type findings struct {
 	check    Check
 	verdict  Verdict
 	pinned   bool // the entry is PERMANENT or NOARP
+	kept     kept
 	// translated: this host translates the address, and no neighbour has it.
 	translated bool
 }
@@ -119,7 +120,8 @@ func (v *watch) run(ctx context.Context) {
 // wait waits until the next look, and reports false if ctx ended first. While the VIP
 // is in trouble, an announcement has it looked at sooner; otherwise the kernel has
 // heard it as well, unless a hold has undone it. All nodes hear it in the same moment,
-// and shall not ask in the same moment.
+// and shall not ask in the same moment. What is heard may also be a late answer, which
+// is undone.
 func (v *watch) wait(ctx context.Context, timer *time.Timer, next time.Time) bool {
 	soon := v.cfg.Interval / wakeEvery
 	for {
@@ -130,6 +132,9 @@ func (v *watch) wait(ctx context.Context, timer *time.Timer, next time.Time) boo
 		case <-timer.C:
 			return ctx.Err() == nil
 		case <-v.line.heard():
+			if v.undoLate() {
+				return ctx.Err() == nil
+			}
 			v.attempts.askSoon()
 			if v.verdict.Trouble() {
 				next = earlier(next, time.Now().Add(soon+random(soon)))

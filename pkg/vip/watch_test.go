@@ -1255,3 +1255,90 @@ func TestConnectionsAreListedOnce(t *testing.T) {
 		}
 	})
 }
+
+// Another host answers everybody's question later than the watch waits. The kernel moves
+// the entry after locktime, or where it is 0: it is back before a packet goes. What was
+// announced in that time stays, until it has shown what it is.
+func TestSecondHolderAnswersLate(t *testing.T) {
+	const for10 = 10 * time.Minute
+	for _, tt := range []struct {
+		name     string
+		locktime time.Duration
+		delay    time.Duration
+		counted  bool
+	}{
+		{"after locktime", time.Second, 1200 * ms, true},
+		{"without locktime", 0, 700 * ms, true},
+		{"without locktime, slow", 0, 2 * time.Second, true},
+		{"within locktime", time.Second, 700 * ms, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench([]*host{good(1)})
+				b.locktime = tt.locktime
+				stop := b.settle(t)
+				other := zombie(2, frozen)
+				other.lateToAll = tt.delay
+				b.change(func() { b.hosts = append(b.hosts, other) })
+				if d := b.wrong(1, for10); d > 0 {
+					t.Errorf("the entry names the other for %v", d)
+				}
+				if rounds := len(b.broadcasts(b.now() - for10)); rounds < 5 || rounds > 30 {
+					t.Errorf("everybody was asked %d times", rounds)
+				}
+				if tt.counted {
+					b.wantEvents(t, Duplicate)
+				} else {
+					b.wantEvents(t)
+				}
+				stop()
+			})
+		})
+	}
+}
+
+// What a round knows is outdated by an announcement, and by the watch's own writing.
+func TestOnlyLateAnswersAreUndone(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		do   func(*bench)
+		back bool
+	}{
+		{"answered", func(b *bench) { b.set(func(e *entry) { e.LLAddr, e.State = mac(2), neigh.Reachable }) }, true},
+		{"announced", func(b *bench) { b.announces(mac(2)) }, false},
+		{"written as STALE", func(b *bench) { b.set(func(e *entry) { e.LLAddr, e.State = mac(2), neigh.Delay }) }, false},
+		{"pinned", func(b *bench) { b.set(func(e *entry) { e.LLAddr, e.State = mac(2), neigh.Permanent }) }, false},
+		{"somebody else's", func(b *bench) {
+			b.set(func(e *entry) { e.LLAddr, e.State, e.Flags = mac(2), neigh.Reachable, neigh.FlagExtLearned })
+		}, false},
+		{"long after the round", func(b *bench) {
+			rest(3 * time.Second)
+			b.set(func(e *entry) { e.LLAddr, e.State = mac(2), neigh.Reachable })
+		}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench([]*host{good(1)})
+				stop := b.settle(t)
+				asked := len(b.broadcasts(0))
+				if when(5*time.Minute, func() bool { return len(b.broadcasts(0)) > asked }) == never {
+					t.Fatal("everybody is never asked")
+				}
+				rest(600 * ms) // nobody waits for answers any more
+				b.change(func() { b.hosts = append(b.hosts, zombie(2, frozen)) })
+				tt.do(b)
+				b.mu.Lock()
+				var line *fakeLine
+				for line = range b.network.lines {
+				}
+				b.mu.Unlock()
+				line.announced()
+				rest(5 * ms)
+				if got := b.named() == mac(1); got != tt.back {
+					t.Errorf("the entry names %s", b.named())
+				}
+				stop()
+			})
+		})
+	}
+}
