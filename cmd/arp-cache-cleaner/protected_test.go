@@ -43,12 +43,8 @@ func (s *hostSolicitor) Ask(ctx context.Context, device int, questions []shield.
 	return s.host.Do(func() error { return s.solicitor.Ask(ctx, device, questions, window, reply) })
 }
 
-func (s *hostSolicitor) Overhear(device int, addr netip.Addr, hear func(shield.Overheard)) (stop func(), err error) {
-	err = s.host.Do(func() error {
-		stop, err = s.solicitor.Overhear(device, addr, hear)
-		return err
-	})
-	return stop, err
+func (s *hostSolicitor) Overhear(device int, addr netip.Addr, until time.Time, hear func(shield.Overheard)) error {
+	return s.host.Do(func() error { return s.solicitor.Overhear(device, addr, until, hear) })
 }
 
 // A thousand passes, to each of which everything is due, over one real entry of

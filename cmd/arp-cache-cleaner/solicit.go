@@ -60,13 +60,12 @@ func (s solicitor) Ask(ctx context.Context, device int, questions []shield.Quest
 }
 
 // Overhear implements shield.Solicitor.
-func (s solicitor) Overhear(device int, addr netip.Addr, hear func(shield.Overheard)) (stop func(), err error) {
-	stop, err = s.Pool.Overhear(device, addr, func(a solicit.Answer, announced bool) {
+func (s solicitor) Overhear(device int, addr netip.Addr, until time.Time, hear func(shield.Overheard)) error {
+	return explainAsk(s.Pool.Overhear(device, addr, until, func(a solicit.Answer, announced bool) {
 		if lladdr, ok := neigh.LLAddrFrom(a.LLAddr); ok {
 			hear(shield.Overheard{Reply: shield.Reply{Addr: a.Addr, LLAddr: lladdr, Override: a.Override || a.Addr.Is4()}, Announced: announced})
 		}
-	})
-	return stop, explainAsk(err)
+	}))
 }
 
 // line lets the watch over VIPs ask through a solicit.Line.

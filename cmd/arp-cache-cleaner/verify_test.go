@@ -391,7 +391,7 @@ func TestHostThatBroadcastsDoNotReach(t *testing.T) {
 				watch := monitor(t, node)
 				if agent {
 					p := start(t, node, "--interval=3s")
-					eventually(t, "five renewals", func() bool {
+					within(t, 30*time.Second, "five renewals", func() bool {
 						return p.metric(`renewals_total{device="eth0",method="broadcast",result="ok"}`) >= 5
 					})
 					if got := p.metric(`contested_entries{device="eth0"}`); got != 1 {

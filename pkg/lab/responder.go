@@ -25,7 +25,7 @@ type Request struct {
 // RespondARP has the host's kernel answer no ARP requests any more, and answers
 // those for its addresses itself: after the delay that decide returns, or not
 // at all. What is late or lost is thereby up to the test.
-func (h *Host) RespondARP(p Port, dev string, mac string, addrs []string, decide func(Request) (delay time.Duration, answer bool)) {
+func (h *Host) RespondARP(p Port, _ string, mac string, addrs []string, decide func(Request) (delay time.Duration, answer bool)) {
 	h.Sysctl("net/ipv4/conf/all/arp_ignore", "8")
 	h.respond(p, unix.ETH_P_ARP, mac, addrs, answerARP, decide)
 }
@@ -111,7 +111,7 @@ func answerND(f []byte, own net.HardwareAddr) (addr netip.Addr, reply []byte, ok
 	}
 	target, asker := f[62:78], f[22:38]
 	icmp := slices.Concat([]byte{136, 0, 0, 0, 0x60, 0, 0, 0}, target, []byte{2, 1}, own)
-	sum := uint32(len(icmp) + unix.IPPROTO_ICMPV6) //nolint:gosec // 32 and 58
+	sum := uint32(len(icmp) + unix.IPPROTO_ICMPV6)
 	for _, b := range [][]byte{target, asker, icmp} {
 		for i := 0; i < len(b); i += 2 {
 			sum += uint32(binary.BigEndian.Uint16(b[i:]))
@@ -119,7 +119,7 @@ func answerND(f []byte, own net.HardwareAddr) (addr netip.Addr, reply []byte, ok
 	}
 	sum = sum>>16 + sum&0xffff
 	sum += sum >> 16
-	binary.BigEndian.PutUint16(icmp[2:], ^uint16(sum)) //nolint:gosec // the carries are in it
+	binary.BigEndian.PutUint16(icmp[2:], ^uint16(sum))
 	header := []byte{0x60, 0, 0, 0, 0, byte(len(icmp)), unix.IPPROTO_ICMPV6, 255}
 	return netip.AddrFrom16([16]byte(target)), slices.Concat(f[6:12], own, []byte{0x86, 0xdd}, header, target, asker, icmp), true
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
@@ -21,7 +22,7 @@ const (
 	// thereTries is how often the incumbent is asked whether it is still there.
 	thereTries = 2
 	// maxLate is how many answers and announcements may wait to be dealt with.
-	maxLate = 64
+	maxLate = 16
 	// maxUndone is how often in one inquiry an entry is put back from late answers: each
 	// host has been asked so often.
 	maxUndone = 2 * Tries
@@ -45,7 +46,7 @@ type Overheard struct {
 	Announced bool
 }
 
-// Late listens for answers that come later than an inquiry waits for them. They are
+// Late are the answers that come later than an inquiry waits for them. They are
 // answers to this agent's own broadcast, and move an entry as others do: in Neighbor
 // Discovery always, in ARP after locktime. Nobody would have answered had
 // nobody asked. The entry would be wrong until it is asked for again.
@@ -53,54 +54,64 @@ type Late struct {
 	asker  *Asker
 	q      *Inquiry
 	heard  chan Overheard
-	stop   func()
+	until  time.Time
 	undone int
 }
 
-// Late begins to listen for late answers to an inquiry that is about to be asked. It is
-// to be stopped.
-func (a *Asker) Late(q *Inquiry) (*Late, error) {
-	l := &Late{asker: a, q: q, heard: make(chan Overheard, maxLate)}
-	stop, err := a.Solicitor.Overhear(q.Key.Index, q.Key.Addr, func(o Overheard) {
-		if o.LLAddr == q.Incumbent.LLAddr {
+// Late listens for late answers to an inquiry that has been asked, and has moved nothing.
+// When there is the first, attend is called, once, which must not block.
+func (a *Asker) Late(q *Inquiry, attend func(*Late)) error {
+	incumbent, until := q.Incumbent.LLAddr, time.Now().Add(LateFor(cmp.Or(a.Window, Window)))
+	l := &Late{asker: a, q: q, heard: make(chan Overheard, maxLate), until: until}
+	var once sync.Once
+	hear := func(o Overheard) {
+		if o.LLAddr == incumbent {
 			return
 		}
 		select {
 		case l.heard <- o:
 		default:
 		}
-	})
-	if err != nil {
-		return nil, fmt.Errorf("listening for late answers for %s: %w", q.Key.Addr, err)
+		once.Do(func() { attend(l) })
 	}
-	l.stop = stop
-	return l, nil
+	if err := a.Solicitor.Overhear(q.Key.Index, q.Key.Addr, until, hear); err != nil {
+		return fmt.Errorf("listening for late answers for %s: %w", q.Key.Addr, err)
+	}
+	// It may have taken some milliseconds until anything is heard. What came before
+	// shows in the entry.
+	if q.Key.Addr.Is6() {
+		if e, err := a.Table.Get(q.Key); err == nil && Answered(&e, incumbent) {
+			hear(Overheard{Reply: Reply{Addr: q.Key.Addr, LLAddr: e.LLAddr, Override: true}})
+		}
+	}
+	return nil
 }
 
-// Stop ends to listen.
-func (l *Late) Stop() { l.stop() }
-
-// Attend deals with late answers, once the inquiry has been asked and has moved nothing. It
-// returns when none is to be expected any more, ctx is done, or what the inquiry knows is
-// outdated: another host has announced the address, or the incumbent has gone. It
-// reports whether the Holders of the inquiry have become more.
-func (l *Late) Attend(ctx context.Context) (more bool) {
-	timer := time.NewTimer(LateFor(cmp.Or(l.asker.Window, Window)))
+// Attend deals with late answers. It returns when none is to be expected any more, ctx is
+// done, or what the inquiry knows is outdated: another host has announced the address,
+// or the incumbent has gone. It returns the holders of the inquiry if they have become
+// more, and nil otherwise.
+func (l *Late) Attend(ctx context.Context) (holders []neigh.LLAddr) {
+	timer := time.NewTimer(time.Until(l.until))
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return more
+			return holders
 		case <-timer.C:
-			return more
+			return holders
 		case o := <-l.heard:
 			if o.Announced {
-				return more
+				return holders
 			}
-			more = more || !slices.Contains(l.q.Holders, o.LLAddr)
+			known := slices.Contains(l.q.Holders, o.LLAddr)
 			l.q.Hear(o.Reply)
-			if l.undo(ctx, o.LLAddr) != nil {
-				return more
+			gone := l.undo(ctx, o.LLAddr) != nil
+			if holders != nil || !known {
+				holders = slices.Clone(l.q.Holders)
+			}
+			if gone {
+				return holders
 			}
 		}
 	}
@@ -111,7 +122,7 @@ func (l *Late) Attend(ctx context.Context) (more bool) {
 func (l *Late) undo(ctx context.Context, other neigh.LLAddr) error {
 	a, q := l.asker, l.q
 	incumbent := q.Incumbent.LLAddr
-	if h, ok := q.Holder(); q.IncumbentHeard() && !(ok && h == incumbent) || l.undone == maxUndone {
+	if h, ok := q.Holder(); q.IncumbentHeard() && (!ok || h != incumbent) || l.undone == maxUndone {
 		return nil
 	}
 	if e, err := a.Table.Get(q.Key); err != nil || e.LLAddr != other || !Answered(&e, incumbent) {

@@ -87,30 +87,40 @@ func TestAttend(t *testing.T) {
 				}}
 				q := inquiry()
 				q.Incumbent, q.tries = *table.entry, 1
-				l, err := a.Late(q)
-				if err != nil {
-					t.Fatal(err)
-				}
 				if tt.heard == nil && !tt.nobody {
 					tt.heard = answer(1)
 				}
 				for _, r := range tt.heard {
 					q.Hear(r)
 				}
+				late := make(chan *Late, 1)
+				if err := a.Late(q, func(l *Late) { late <- l }); err != nil || time.Until(s.until) != LateFor(Window) {
+					t.Fatalf("%v, listening for %v", err, time.Until(s.until))
+				}
+				before := len(q.Holders)
 				done := make(chan struct{})
 				go func() {
 					for _, e := range tt.events {
 						time.Sleep(e.in)
 						if e.names > 0 {
+							table.mu.Lock()
 							table.entry.LLAddr, table.entry.State = mac(e.names), e.state
+							table.mu.Unlock()
 						}
 						s.overheard(Overheard{Reply{Addr: key.Addr, LLAddr: mac(e.lladdr), Override: !e.weak}, e.announced})
 					}
 					close(done)
 				}()
 				began := time.Now()
-				if more := l.Attend(t.Context()); more != tt.more {
-					t.Errorf("more holders: %v (%v)", more, q.Holders)
+				select {
+				case l := <-late:
+					if holders := l.Attend(t.Context()); (holders != nil) != tt.more || tt.more && (len(holders) <= before || !slices.Equal(holders, q.Holders)) {
+						t.Errorf("more holders: %v (%v)", holders, q.Holders)
+					}
+				case <-time.After(time.Until(s.until)):
+					if tt.more {
+						t.Error("there is nobody late")
+					}
 				}
 				if took, want := time.Since(began), tt.took; took != want && (want > 0 || took != lateWindows*Window && s.asked == 0) {
 					t.Errorf("it took %v, want %v", took, want)
@@ -122,12 +132,20 @@ func TestAttend(t *testing.T) {
 				if s.asked != s.byName || s.asked != turns || s.asked > thereTries {
 					t.Errorf("asked %d times, %d of them by name, in %d turns", s.asked, s.byName, turns)
 				}
-				if l.Stop(); s.overheard != nil {
-					t.Error("still listening")
-				}
 			})
 		})
 	}
+}
+
+// late has late answers to an inquiry for mac(1)'s entry attended to.
+func late(t *testing.T, a *Asker, q *Inquiry) *Late {
+	t.Helper()
+	late := make(chan *Late, 1)
+	if err := a.Late(q, func(l *Late) { late <- l }); err != nil {
+		t.Fatal(err)
+	}
+	a.Solicitor.(*fakeSolicitor).overheard(Overheard{Reply: answer(2)[0]})
+	return <-late
 }
 
 // Nobody waits for late answers any more when the agent stops; where they cannot be
@@ -138,16 +156,14 @@ func TestAttendIsCutShort(t *testing.T) {
 		a := &Asker{Table: &fakeTable{entry: entry(neigh.Reachable)}, Solicitor: s, Scope: &policy.Scope{}}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		l, err := a.Late(inquiry())
-		if err != nil {
-			t.Fatal(err)
-		}
+		q := inquiry()
+		q.Incumbent = *entry(neigh.Reachable)
 		began := time.Now()
-		if more := l.Attend(ctx); more || time.Since(began) != time.Second {
-			t.Errorf("more holders: %v, after %v", more, time.Since(began))
+		if late(t, a, q).Attend(ctx); time.Since(began) != time.Second {
+			t.Errorf("it took %v", time.Since(began))
 		}
 		s.overErr = errFake
-		if _, err := a.Late(inquiry()); !errors.Is(err, errFake) || !strings.Contains(err.Error(), key.Addr.String()) {
+		if err := a.Late(q, func(*Late) {}); !errors.Is(err, errFake) || !strings.Contains(err.Error(), key.Addr.String()) {
 			t.Errorf("%v", err)
 		}
 	})
@@ -157,17 +173,40 @@ func TestAttendIsCutShort(t *testing.T) {
 func TestLateAnswersAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &fakeSolicitor{}
-		table := &fakeTable{entry: entry(neigh.Reachable)}
-		a := &Asker{Table: table, Solicitor: s, Scope: &policy.Scope{}, Window: 100 * ms}
+		a := &Asker{Table: &fakeTable{entry: entry(neigh.Reachable)}, Solicitor: s, Scope: &policy.Scope{}, Window: 100 * ms}
 		q := inquiry()
-		q.Incumbent = *table.entry
-		l, _ := a.Late(q)
+		q.Incumbent = *entry(neigh.Reachable)
+		l := late(t, a, q)
 		for i := range 10 * maxLate {
-			s.overheard(Overheard{Reply: Reply{Addr: netip.MustParseAddr("10.0.0.2"), LLAddr: mac(byte(2 + i%250)), Override: true}})
+			s.overheard(Overheard{Reply: answer(byte(3 + i%200))[0]})
 		}
 		began := time.Now()
-		if more := l.Attend(t.Context()); !more || len(q.Holders) > maxLate || time.Since(began) != lateWindows*100*ms {
-			t.Errorf("%d holders after %v", len(q.Holders), time.Since(began))
+		if holders := l.Attend(t.Context()); len(holders) != maxLate || time.Since(began) != LateFor(100*ms) {
+			t.Errorf("%d holders after %v", len(holders), time.Since(began))
 		}
 	})
+}
+
+// In Neighbor Discovery a late answer may come before anybody listens.
+func TestLateAnswerBeforeAnybodyListens(t *testing.T) {
+	for addr, want := range map[string]byte{"fe80::1": 1, "10.0.0.2": 2} {
+		synctest.Test(t, func(t *testing.T) {
+			table := &fakeTable{entry: entry(neigh.Reachable)}
+			s := &fakeSolicitor{answers: [][]Reply{answer(1)}}
+			a := &Asker{Table: table, Solicitor: s, Scope: &policy.Scope{}}
+			q := inquiry()
+			q.Incumbent, q.Key.Addr, q.tries = *table.entry, netip.MustParseAddr(addr), 1
+			q.Hear(answer(1)[0])
+			table.entry.LLAddr = mac(2)
+			s.answers[0][0].Addr = q.Key.Addr
+			if err := a.Late(q, func(l *Late) { go l.Attend(t.Context()) }); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if table.entry.LLAddr != mac(want) {
+				t.Errorf("%s: the entry names %s, want %s", addr, table.entry.LLAddr, mac(want))
+			}
+		})
+	}
 }

@@ -92,8 +92,8 @@ type Solicitor interface {
 	// answered.
 	Ask(ctx context.Context, device int, questions []Question, window time.Duration, reply func(Reply)) error
 	// Overhear hands what is heard of an address on a device to hear, one at a time, from
-	// now until stop is called. hear must not block. Nothing is sent.
-	Overhear(device int, addr netip.Addr, hear func(Overheard)) (stop func(), err error)
+	// now until the given time. hear must not block. Nothing is sent.
+	Overhear(device int, addr netip.Addr, until time.Time, hear func(Overheard)) error
 }
 
 // Inquiry is one entry in a round of questions.

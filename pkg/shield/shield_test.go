@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,12 +31,15 @@ func mac(n byte) neigh.LLAddr {
 
 // fakeTable has one entry at most, and writes down what is done to it.
 type fakeTable struct {
+	mu                     sync.Mutex
 	entry                  *neigh.Entry
 	did                    []string
 	getErr, setErr, useErr error
 }
 
 func (f *fakeTable) Get(neigh.Key) (neigh.Entry, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	switch {
 	case f.getErr != nil:
 		return neigh.Entry{}, f.getErr
@@ -66,6 +70,8 @@ func (f *fakeTable) Use(neigh.Key) error {
 }
 
 func (f *fakeTable) Give(_ neigh.Key, lladdr neigh.LLAddr, flags neigh.Flags) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.did = append(f.did, "give "+lladdr.String())
 	f.entry.LLAddr, f.entry.State, f.entry.Flags = lladdr, neigh.Delay, flags
 	return nil
@@ -81,12 +87,13 @@ type fakeSolicitor struct {
 	byName  int // of them, those that asked mac(1) alone
 
 	overheard func(Overheard)
+	until     time.Time
 	overErr   error
 }
 
-func (s *fakeSolicitor) Overhear(_ int, _ netip.Addr, hear func(Overheard)) (func(), error) {
-	s.overheard = hear
-	return func() { s.overheard = nil }, s.overErr
+func (s *fakeSolicitor) Overhear(_ int, _ netip.Addr, until time.Time, hear func(Overheard)) error {
+	s.until, s.overheard = until, hear
+	return s.overErr
 }
 
 func (s *fakeSolicitor) Ask(ctx context.Context, _ int, q []Question, window time.Duration, reply func(Reply)) error {

@@ -3,6 +3,7 @@ package solicit
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -21,72 +22,79 @@ type earKey struct {
 
 // ear is a socket that listens for all who overhear an address. There is one at most
 // for an interface and family, however many listen: the kernel runs the filter of
-// each socket on each packet.
+// each socket on each packet, and each wakes the process.
 type ear struct {
 	open   func() error // once; whoever else wants to listen waits for it
 	conn   *Conn
 	socket *socket
 	done   chan struct{} // nobody reads any more
-	users  int           // guarded by the Pool's mu
 
 	mu     sync.Mutex
-	wanted map[netip.Addr][]*overhearer
+	wanted map[netip.Addr][]overhearer
+	until  time.Time // when the last of them ends
 }
 
 // overhearer is one who listens.
 type overhearer struct {
-	hear func(a Answer, announced bool)
+	until time.Time
+	hear  func(a Answer, announced bool)
 }
 
+// over reports whether he listens no more.
+func (o overhearer) over(now time.Time) bool { return now.After(o.until) }
+
 // Overhear calls hear with what arrives about addr on the interface with this index,
-// from now until stop is called: answers to this host, be they late, and announcements.
+// from now until the given time: answers to this host, be they late, and announcements.
 // Nothing is sent. An announcement is gratuitous ARP in either form, a reply that is
 // not to this host alone, or an unsolicited advertisement. What repeats is
 // reported each time; RTT is 0.
 //
-// hear is called by one goroutine at a time, never after stop has returned, and must
-// neither block nor call stop. When the interface fails, nothing more is heard. Of an
-// IPv6 address the kernel looks at each IPv6 packet meanwhile, see Conn.Ask.
-func (p *Pool) Overhear(index int, addr netip.Addr, hear func(a Answer, announced bool)) (stop func(), err error) {
+// hear is called by one goroutine at a time, and must not block. When the interface
+// fails, nothing more is heard. Of an IPv6 address the kernel looks at each IPv6 packet
+// meanwhile; for the first who listens, it takes the price of that, see Conn.Ask.
+func (p *Pool) Overhear(index int, addr netip.Addr, until time.Time, hear func(a Answer, announced bool)) error {
 	if err := checkAddr(addr); err != nil {
-		return nil, fmt.Errorf("listening on interface %d: %w", index, err)
+		return fmt.Errorf("listening on interface %d: %w", index, err)
 	}
 	addr = addr.WithZone("")
 	key := earKey{index, addr.Is4()}
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
-		return nil, fmt.Errorf("listening on interface %d: %w", index, net.ErrClosed)
+		return fmt.Errorf("listening on interface %d: %w", index, net.ErrClosed)
 	}
 	e := p.ears[key]
 	if e == nil {
 		e = p.newEar(key)
 		p.ears[key] = e
 	}
-	e.users++
+	e.add(addr, overhearer{until, hear})
 	p.mu.Unlock()
 	if err := e.open(); err != nil {
-		p.leave(key, e)
-		return nil, err
+		p.forget(key, e)
+		return err
 	}
-	o := &overhearer{hear}
+	return nil
+}
+
+// add adds one who listens, and forgets those who do no more.
+func (e *ear) add(addr netip.Addr, o overhearer) {
+	now := time.Now()
 	e.mu.Lock()
-	e.wanted[addr] = append(e.wanted[addr], o)
-	e.mu.Unlock()
-	return sync.OnceFunc(func() {
-		e.mu.Lock()
-		if e.wanted[addr] = slices.DeleteFunc(e.wanted[addr], func(other *overhearer) bool { return other == o }); len(e.wanted[addr]) == 0 {
-			delete(e.wanted, addr)
-		}
-		e.mu.Unlock()
-		p.leave(key, e)
-	}), nil
+	defer e.mu.Unlock()
+	maps.DeleteFunc(e.wanted, func(_ netip.Addr, all []overhearer) bool {
+		return !slices.ContainsFunc(all, func(o overhearer) bool { return !o.over(now) })
+	})
+	e.wanted[addr] = append(slices.DeleteFunc(e.wanted[addr], func(o overhearer) bool { return o.over(now) }), o)
+	if o.until.After(e.until) {
+		e.until = o.until
+	}
 }
 
 // newEar returns an ear that is to be opened. It takes a Conn for that, and gives it
 // back in the end.
 func (p *Pool) newEar(key earKey) *ear {
-	e := &ear{wanted: make(map[netip.Addr][]*overhearer), done: make(chan struct{})}
+	e := &ear{wanted: make(map[netip.Addr][]overhearer), done: make(chan struct{})}
 	e.open = sync.OnceValue(func() (err error) {
 		if e.conn, err = p.take(key.index); err != nil {
 			return err
@@ -101,10 +109,8 @@ func (p *Pool) newEar(key earKey) *ear {
 		}
 		go func() {
 			defer close(e.done)
-			if err := e.run(); err != nil {
-				p.mu.Lock()
+			if err := e.run(func() bool { return p.over(key, e) }); err != nil {
 				p.forget(key, e)
-				p.mu.Unlock()
 				_ = e.conn.Close()
 				return
 			}
@@ -116,42 +122,62 @@ func (p *Pool) newEar(key earKey) *ear {
 	return e
 }
 
-// leave is called when one has ended to listen. The last one ends the ear.
-func (p *Pool) leave(key earKey, e *ear) {
+// over reports whether nobody listens any more. The next who wants to has another ear.
+func (p *Pool) over(key earKey, e *ear) bool {
 	p.mu.Lock()
-	e.users--
-	last := e.users == 0
-	if last {
-		p.forget(key, e)
+	defer p.mu.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if time.Now().Before(e.until) {
+		return false
 	}
-	p.mu.Unlock()
-	if last && e.socket != nil {
-		e.end()
+	if p.ears[key] == e {
+		delete(p.ears, key)
 	}
+	return true
 }
 
-// forget has the next one who wants to listen open another ear. The caller holds mu.
+// forget has the next who wants to listen open another ear.
 func (p *Pool) forget(key earKey, e *ear) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.ears[key] == e {
 		delete(p.ears, key)
 	}
 }
 
-// end has run return.
-func (e *ear) end() { _ = e.socket.readUntil(time.Unix(1, 0)) }
+// end has nobody listen any more.
+func (e *ear) end() {
+	e.mu.Lock()
+	e.until = time.Unix(1, 0)
+	e.mu.Unlock()
+	e.wait()
+}
 
 // run reads until nobody listens any more, and returns nil then.
-func (e *ear) run() error {
+func (e *ear) run(over func() bool) error {
+	e.wait()
 	for {
 		b, h, err := e.socket.receive(true)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return nil
+			if over() {
+				return nil
+			}
+			e.wait()
 		case err != nil:
 			return err
+		default:
+			e.handle(b, h)
 		}
-		e.handle(b, h)
 	}
+}
+
+// wait sets when to look whether anybody listens.
+func (e *ear) wait() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	_ = e.socket.readUntil(e.until)
 }
 
 // handle hands on what a frame says.
@@ -164,9 +190,13 @@ func (e *ear) handle(b []byte, h header) {
 	if !ok || c.lladdr == (lladdr{}) || c.lladdr == broadcast {
 		return
 	}
+	now := time.Now()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, o := range e.wanted[c.addr] {
+		if o.over(now) {
+			continue
+		}
 		o.hear(Answer{
 			Addr: c.addr, LLAddr: net.HardwareAddr(slices.Clone(c.lladdr[:])), Solicited: c.solicited, Router: c.router, Override: c.override,
 		}, gratuitous || !c.solicited)

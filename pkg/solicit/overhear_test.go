@@ -12,19 +12,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// overhear listens for an address through a pool.
-func (s *segment) overhear(p *Pool, addr string) (heard <-chan string, stop func()) {
+// overhear listens for an address through a pool, for a while.
+func (s *segment) overhear(p *Pool, addr string, d time.Duration) (heard <-chan string) {
 	s.t.Helper()
 	c := make(chan string, 100)
-	if err := s.a.Do(func() (err error) {
-		stop, err = p.Overhear(s.port.Index, netip.MustParseAddr(addr), func(a Answer, announced bool) {
+	if err := s.a.Do(func() error {
+		return p.Overhear(s.port.Index, netip.MustParseAddr(addr), time.Now().Add(d), func(a Answer, announced bool) {
 			c <- fmt.Sprintf("%s announced=%v override=%v", a.LLAddr, announced, a.Override)
 		})
-		return err
 	}); err != nil {
 		s.t.Fatal(err)
 	}
-	return c, stop
+	return c
+}
+
+// ear returns that of the segment's host, nil where nobody listens.
+func (s *segment) ear(p *Pool, v4 bool) *ear {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ears[earKey{s.port.Index, v4}]
 }
 
 // An announcement is told from an answer, however late that is: nobody asks here. The
@@ -74,10 +80,11 @@ func TestOverhear(t *testing.T) {
 			mac + " announced=true override=true", mac + " announced=true override=true",
 		}},
 	} {
-		heard, stop := s.overhear(p, tt.addr)
-		again, stopAgain := s.overhear(p, tt.addr)
-		if n := len(p.ears); n != 1 {
-			t.Errorf("%d sockets listen for two", n)
+		heard := s.overhear(p, tt.addr, time.Minute)
+		e := s.ear(p, netip.MustParseAddr(tt.addr).Is4())
+		again := s.overhear(p, tt.addr, time.Minute)
+		if s.ear(p, netip.MustParseAddr(tt.addr).Is4()) != e {
+			t.Error("two sockets listen for two")
 		}
 		puppet.send(tt.frames...)
 		end := fmt.Sprintf("%s announced=true override=%v", net.HardwareAddr(last[:]), netip.MustParseAddr(tt.addr).Is6())
@@ -98,17 +105,19 @@ func TestOverhear(t *testing.T) {
 				t.Errorf("%s:\ngot  %q\nwant %q", tt.addr, got, tt.want)
 			}
 		}
-		// One that has stopped hears no more, and the other does.
-		stop()
+		// One whose time is over hears no more, and the other does.
+		e.mu.Lock()
+		e.wanted[netip.MustParseAddr(tt.addr)][0].until = time.Now()
+		e.mu.Unlock()
 		puppet.send(tt.frames[len(tt.frames)-1])
 		if h := <-again; h != end || len(heard) != 0 {
-			t.Errorf("%s: heard %q after stop, the other %q", tt.addr, <-heard, h)
+			t.Errorf("%s: heard %d after its time, the other %q", tt.addr, len(heard), h)
 		}
-		stopAgain()
 	}
 }
 
-// The last who stops gives the socket back, at rest, for others to ask by or to listen.
+// When nobody listens any more the socket is given back, at rest, for others to ask by or
+// to listen.
 func TestOverhearGivesBack(t *testing.T) {
 	t.Parallel()
 	s := newSegment(t)
@@ -120,10 +129,9 @@ func TestOverhearGivesBack(t *testing.T) {
 		return "2001:db8::1", nil
 	})
 	for _, addr := range []string{"10.0.0.2", "2001:db8::2"} {
-		var first *Conn
-		for i := range 3 {
-			heard, stop := s.overhear(p, addr)
-			e := p.ears[earKey{s.port.Index, addr == "10.0.0.2"}]
+		for range 3 {
+			heard := s.overhear(p, addr, 500*time.Millisecond)
+			e := s.ear(p, addr == "10.0.0.2")
 			// Those who ask meanwhile use another.
 			answers, err := s.through(p, window, addr)
 			if err != nil || len(answers) != 1 {
@@ -132,17 +140,29 @@ func TestOverhearGivesBack(t *testing.T) {
 			if want := macB + " announced=false override=" + fmt.Sprint(addr != "10.0.0.2"); <-heard != want {
 				t.Errorf("%s: want %q heard", addr, want)
 			}
-			stop()
-			stop() // is of no consequence
-			<-e.done
-			if len(p.ears) != 0 || len(p.idle[s.port.Index]) != 2 {
+			s.overhear(p, addr, 700*time.Millisecond) // has it listen longer
+			begun := time.Now()
+			if <-e.done; time.Since(begun) < 600*time.Millisecond {
+				t.Errorf("it listens for %v", time.Since(begun))
+			}
+			if len(p.ears) != 0 || len(p.idle[s.port.Index]) != 2 || len(e.wanted[netip.MustParseAddr(addr)]) > 2 {
 				t.Errorf("%d ears, %d Conns at rest", len(p.ears), len(p.idle[s.port.Index]))
 			}
-			if i > 0 && e.conn != first && p.idle[s.port.Index][0].Conn != first && p.idle[s.port.Index][1].Conn != first {
-				t.Error("another Conn was opened")
-			}
-			first = e.conn
 		}
+	}
+}
+
+// Of those who do not listen any more nothing is kept.
+func TestOverhearForgets(t *testing.T) {
+	t.Parallel()
+	s := newSegment(t)
+	p := s.pool(func(string) (string, error) { return "10.0.0.1", nil })
+	s.overhear(p, "10.0.0.2", time.Minute)
+	for i := range 100 {
+		s.overhear(p, fmt.Sprintf("10.0.1.%d", i), -time.Second)
+	}
+	if e := s.ear(p, true); len(e.wanted) > 2 {
+		t.Errorf("%d addresses are remembered", len(e.wanted))
 	}
 }
 
@@ -152,17 +172,16 @@ func TestOverhearFails(t *testing.T) {
 	s := newSegment(t)
 	s.host("b", macB, "10.0.0.2/24")
 	p := s.pool(func(string) (string, error) { return "10.0.0.1", nil })
-	_, stop := s.overhear(p, "10.0.0.2")
-	e := p.ears[earKey{s.port.Index, true}]
+	s.overhear(p, "10.0.0.2", time.Minute)
+	e := s.ear(p, true)
 	s.a.IP("link set dev eth0 down")
 	<-e.done
-	if !e.conn.closed.Load() {
-		t.Error("the Conn is kept")
+	if !e.conn.closed.Load() || s.ear(p, true) != nil {
+		t.Error("it is kept")
 	}
 	s.a.IP("link set dev eth0 up")
 	s.settle(s.a)
-	heard, stopAgain := s.overhear(p, "10.0.0.2")
-	stop() // does not end the other
+	heard := s.overhear(p, "10.0.0.2", time.Minute)
 	if _, err := s.through(p, window, "10.0.0.2"); err != nil {
 		t.Fatal(err)
 	}
@@ -171,25 +190,21 @@ func TestOverhearFails(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Error("nothing is heard when the interface is up again")
 	}
-	defer stopAgain()
 
-	hear := func(Answer, bool) {}
+	until, hear := time.Now().Add(time.Minute), func(Answer, bool) {}
 	for index, addr := range map[int]string{s.port.Index: "224.0.0.1", 12345: "10.0.0.2"} {
-		if err := s.a.Do(func() error {
-			_, err := p.Overhear(index, netip.MustParseAddr(addr), hear)
-			return err
-		}); err == nil || len(p.ears) != 1 {
+		if err := s.a.Do(func() error { return p.Overhear(index, netip.MustParseAddr(addr), until, hear) }); err == nil || len(p.ears) != 1 {
 			t.Errorf("%s on interface %d: %v, %d ears", addr, index, err, len(p.ears))
 		}
 	}
-	last := p.ears[earKey{s.port.Index, true}]
+	last := s.ear(p, true)
 	p.Close()
 	select {
 	case <-last.done:
 	default:
 		t.Error("somebody listens when the Pool is closed")
 	}
-	if _, err := p.Overhear(s.port.Index, netip.MustParseAddr("10.0.0.2"), hear); !errors.Is(err, net.ErrClosed) {
+	if err := p.Overhear(s.port.Index, netip.MustParseAddr("10.0.0.2"), until, hear); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("on a closed Pool: %v", err)
 	}
 }

@@ -56,8 +56,10 @@ type Broadcast struct {
 	wg       sync.WaitGroup
 	disabled atomic.Bool
 
-	mu      sync.Mutex
-	waiting map[int][]task // by device, in order; a sender is at work where there is any, or nil
+	mu        sync.Mutex
+	waiting   map[int][]task // by device, in order; a sender is at work where there is any, or nil
+	late      time.Time      // until when late answers are listened for
+	listening bool           // a goroutine waits for that
 }
 
 // task is a job that waits for its turn.
@@ -194,17 +196,59 @@ func (b *Broadcast) answered(r shield.Reply) {
 	}
 }
 
-// ask asks for one entry, whose shield is up, reports what came of it, and deals with
-// answers that come late.
+// ask asks for one entry, whose shield is up, reports what came of it, and has answers
+// dealt with that come late.
 func (b *Broadcast) ask(ctx context.Context, asker *shield.Asker, q *shield.Inquiry, t *task) {
-	late, err := asker.Late(q)
-	if err != nil {
-		b.Log.Debug("late answers will not be heard", "address", q.Key.Addr, "err", err)
-	} else {
-		defer late.Stop()
+	if moved := b.settle(ctx, asker, q, t); moved || ctx.Err() != nil {
+		return
 	}
-	if moved := b.settle(ctx, asker, q, t); !moved && late != nil && late.Attend(ctx) {
-		t.end(Outcome{Method: ByBroadcast, Holders: slices.Clone(q.Holders), Late: true})
+	b.listen(ctx, time.Now().Add(shield.LateFor(asker.Window)))
+	err := asker.Late(q, func(l *shield.Late) {
+		b.attend(ctx, func() {
+			if holders := l.Attend(ctx); holders != nil {
+				t.end(Outcome{Method: ByBroadcast, Holders: holders, Late: true})
+			}
+		})
+	})
+	if err != nil {
+		b.Log.Debug("late answers are not heard", "address", q.Key.Addr, "err", err)
+	}
+}
+
+// listen has Wait wait for late answers, until then.
+func (b *Broadcast) listen(ctx context.Context, until time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if until.After(b.late) {
+		b.late = until
+	}
+	if !b.listening {
+		b.listening = true
+		b.wg.Go(func() {
+			for left := b.left(ctx); left > 0; left = b.left(ctx) {
+				pace.Sleep(ctx, left)
+			}
+		})
+	}
+}
+
+// left returns how long late answers are still listened for.
+func (b *Broadcast) left(ctx context.Context) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	left := time.Until(b.late)
+	if ctx.Err() != nil || left <= 0 {
+		left, b.listening = 0, false
+	}
+	return left
+}
+
+// attend runs deal, which deals with late answers to one inquiry, while they are listened for.
+func (b *Broadcast) attend(ctx context.Context, deal func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.listening && ctx.Err() == nil {
+		b.wg.Go(deal)
 	}
 }
 

@@ -53,31 +53,27 @@ type fakeSolicitor struct {
 	quiet   bool                               // an Ask that is cut short returns no error
 	unasked func(n int, addr netip.Addr) error // why the n-th Ask leaves an address out
 
-	mu      sync.Mutex
-	asks    []ask
-	tries   map[netip.Addr]int
-	overs   map[netip.Addr]map[int]func(shield.Overheard)
-	overAll int
+	mu    sync.Mutex
+	asks  []ask
+	tries map[netip.Addr]int
+	overs map[netip.Addr][]over
+}
+
+// over is one call of Overhear.
+type over struct {
+	until time.Time
+	hear  func(shield.Overheard)
 }
 
 // Overhear implements shield.Solicitor.
-func (s *fakeSolicitor) Overhear(_ int, addr netip.Addr, hear func(shield.Overheard)) (func(), error) {
+func (s *fakeSolicitor) Overhear(_ int, addr netip.Addr, until time.Time, hear func(shield.Overheard)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.overs == nil {
-		s.overs = make(map[netip.Addr]map[int]func(shield.Overheard))
+		s.overs = make(map[netip.Addr][]over)
 	}
-	if s.overs[addr] == nil {
-		s.overs[addr] = make(map[int]func(shield.Overheard))
-	}
-	s.overAll++
-	n := s.overAll
-	s.overs[addr][n] = hear
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.overs[addr], n)
-	}, nil
+	s.overs[addr] = append(s.overs[addr], over{until, hear})
+	return nil
 }
 
 // say has everybody who listens, and the kernel, hear a late answer or an announcement.
@@ -90,8 +86,10 @@ func (s *fakeSolicitor) say(device int, o shield.Overheard) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, hear := range s.overs[o.Addr] {
-		hear(o)
+	for _, over := range s.overs[o.Addr] {
+		if !time.Now().After(over.until) {
+			over.hear(o)
+		}
 	}
 }
 
@@ -610,8 +608,8 @@ func TestLateSecondHolder(t *testing.T) {
 				if !slices.Equal(late, tt.late) {
 					t.Errorf("holders %v in the end, want %v", late, tt.late)
 				}
-				if len(b.solicitor.overs[e.Addr]) != 0 {
-					t.Error("somebody listens on")
+				if b.listening || len(b.solicitor.overs[e.Addr]) != 1 {
+					t.Errorf("somebody listens on: %v", b.solicitor.overs)
 				}
 			})
 		})
