@@ -53,7 +53,8 @@ type result struct {
 	Asked   int      `json:"asked"`
 	Holders []holder `json:"holders"`
 
-	currentAnswered bool // the holder that this node's entry names, the last time
+	currentAnswered bool      // the holder that this node's entry names, the last time
+	late            time.Time // until when late answers may move the entry
 }
 
 // probe asks who holds an address.
@@ -92,6 +93,7 @@ func probe(ctx context.Context, o *options, stdout, _ io.Writer) error {
 	if err == nil && len(r.Holders) != 1 {
 		err = holderCount(len(r.Holders))
 	}
+	pace.Sleep(ctx, time.Until(r.late))
 	return err
 }
 
@@ -130,7 +132,8 @@ func wayTo(table *kernel.Table, o *options) (link neigh.Link, err error) {
 }
 
 // ask sends one request and adds the answers to r. An entry of this node's is
-// shielded for as long as answers come, and put back where one of them moved it.
+// shielded for as long as answers come, and put back where one of them moved it, be it
+// late.
 // An entry whose holder did not answer the last time is left to the kernel: it
 // is about to find out, and would be kept from it.
 func (r *result) ask(ctx context.Context, table *kernel.Table, solicitor solicitor, link *neigh.Link, key neigh.Key) error {
@@ -162,7 +165,11 @@ func (r *result) ask(ctx context.Context, table *kernel.Table, solicitor solicit
 	}
 	held := asker.Hold(q, h)
 	if errors.Is(held, neigh.ErrGone) || errors.Is(held, shield.ErrChanged) {
-		held = nil
+		return err
+	}
+	if held == nil && err == nil {
+		r.late = time.Now().Add(shield.LateFor(probeWindow))
+		err = asker.Late(q, func(l *shield.Late) { go l.Attend(ctx) })
 	}
 	return cmp.Or(err, held)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -86,6 +87,32 @@ func TestProbe(t *testing.T) {
 	}
 	if left := n.IP("neigh"); strings.Contains(left, otherMAC) || !strings.Contains(left, "10.0.0.3 dev eth0 lladdr "+peerMAC) || strings.Contains(left, "2001:db8::2 ") {
 		t.Errorf("probing changed the table:\n%s", left)
+	}
+}
+
+// An answer that comes later than probe waits for it does not keep the node's entry.
+func TestProbeOfALateHolder(t *testing.T) {
+	t.Parallel()
+	l := lab.Start(t)
+	sw := l.Switch()
+	n, peer := l.Host("node"), l.Host("peer")
+	n.Plug(sw, "eth0", nodeMAC, "10.0.0.1/24", "2001:db8::1/64")
+	n.Sysctl("net/ipv4/neigh/eth0/locktime", "0")
+	peer.Plug(sw, "eth0", peerMAC, "10.0.0.2/24", "2001:db8::2/64")
+	for addr, delay := range map[string]time.Duration{"10.0.0.2": 700 * time.Millisecond, "2001:db8::2": 1500 * time.Millisecond} {
+		n.IP("neigh replace " + addr + " lladdr " + peerMAC + " dev eth0 nud reachable")
+		late(l, sw, addr, delay)
+	}
+	for _, addr := range []string{"10.0.0.2", "2001:db8::2"} {
+		watch := monitor(t, n)
+		p := prepare(t, n, "probe", addr, "--count=1")
+		p.launch(nil)
+		if code := p.wait(); code != 0 {
+			t.Fatalf("exit code %d, %q", code, p.stderr.String())
+		}
+		if shown, seen := n.IP("neigh show "+addr), watch(); !strings.Contains(shown, peerMAC) || !strings.Contains(seen, addr+" dev eth0 lladdr "+otherMAC) {
+			t.Errorf("the entry is now %swhat happened to it:\n%s", shown, seen)
+		}
 	}
 }
 
