@@ -232,11 +232,12 @@ func (l *Line) collect(ctx context.Context, q *query, answer func(Answer) bool) 
 func (l *Line) begin(t *Target) (*query, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for len(l.claims)+len(l.failed) > 0 { // the Ask before has left them
-		select {
-		case <-l.claims:
-		case <-l.failed:
-		}
+	// The Ask before has left them.
+	for len(l.claims) > 0 {
+		<-l.claims
+	}
+	for len(l.failed) > 0 {
+		<-l.failed //nolint:errcheck // of an Ask that is over
 	}
 	q := &query{}
 	if err := l.socket.control(func(fd int) error {

@@ -205,7 +205,8 @@ func (a *asked) take(c *claim, now time.Time) (Answer, bool) {
 	switch {
 	case i >= 0:
 		was := &a.holders[i]
-		if !(c.solicited && !was.solicited || c.override && !was.override && (c.solicited || !was.solicited)) {
+		more := c.solicited && !was.solicited || c.override && !was.override && (c.solicited || !was.solicited)
+		if !more {
 			return Answer{}, false
 		}
 		was.solicited, was.override = c.solicited, c.override
