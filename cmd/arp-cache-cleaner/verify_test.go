@@ -469,6 +469,50 @@ func TestHostThatBroadcastsDoNotReach(t *testing.T) {
 	}
 }
 
+// A neighbour that stands still while it is asked for, as a virtual machine does that
+// migrates, keeps its entry against another host that answers for its address. Without
+// the agent nobody asks the other.
+func TestNeighbourThatStandsStill(t *testing.T) {
+	t.Parallel()
+	const addr, still = "10.0.0.2", 3 * time.Second
+	l := lab.Start(t)
+	sw := l.Switch()
+	node, peer, other := l.Host("node"), l.Host("peer"), l.Host("other")
+	node.Plug(sw, "eth0", nodeMAC, "10.0.0.1/24")
+	node.Sysctl("net/ipv4/neigh/eth0/delay_first_probe_time", "60")
+	port := peer.Plug(sw, "eth0", peerMAC, addr+"/24")
+	node.IP("route add default via " + addr) // a next hop: renewed without traffic
+	node.Touch(addr)
+	eventually(t, "the entry exists", func() bool { return strings.Contains(node.IP("neigh show "+addr), peerMAC) })
+	heard := other.HearSolicitations(other.Plug(sw, "eth0", otherMAC, addr+"/24"))
+	watch := monitor(t, node)
+	p := start(t, node, "--interval=12s")
+	p.ready()
+	sw.Host().IP("link set " + port.Name + " down")
+	within(t, 20*time.Second, "a request to everybody", func() bool {
+		for len(heard) > 0 {
+			if h := <-heard; h.ToAll && h.Target.String() == addr {
+				return true
+			}
+		}
+		return false
+	})
+	<-time.After(still)
+	sw.Host().IP("link set " + port.Name + " up")
+	within(t, 20*time.Second, "the end of the renewal", func() bool {
+		return p.metric(`renewals_total{device="eth0",method="broadcast",result="ok"}`) >= 1
+	})
+	if got := p.metric(`contested_entries{device="eth0"}`); got != 1 {
+		t.Errorf("%v contested entries, want 1: the other must have answered", got)
+	}
+	if got := p.metric(`corrections_total{device="eth0"}`); got != 0 {
+		t.Errorf("%v corrections, want none", got)
+	}
+	if seen := watch(); strings.Contains(seen, otherMAC) {
+		t.Errorf("the entry was with the other:\n%s", seen)
+	}
+}
+
 // A packet socket hears what the node's firewall has the kernel drop. The entry may
 // be given to such a holder, since the one it names is silent; but it is the kernel
 // that finds out, and nothing it has not heard makes the entry REACHABLE.

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
 )
 
@@ -34,6 +35,17 @@ const (
 	// an answer to it must arrive within the kernel's locktime of 1 s.
 	lasts = 800 * time.Millisecond
 )
+
+// Patience is for how long a holder must be silent before its entry is given to another
+// that answers. Migrations and snapshots stop a virtual machine for 1 to 4 s, a router's
+// failover takes as long, and a duplicate of the address would have the entry then for as
+// long as it answers. The kernel asks by name for 8 s before it asks everybody
+// (delay_first_probe_time, ucast_solicit).
+const Patience = 8 * time.Second
+
+// PatienceFor returns for how long a holder must be silent where who asks has to be done
+// with an entry within lead.
+func PatienceFor(lead time.Duration) time.Duration { return min(Patience, lead*3/4) }
 
 // WindowFor returns how long answers may be collected by who has to be done with
 // an entry within lead: short intervals leave less than Window.
@@ -109,7 +121,7 @@ type Inquiry struct {
 
 	tries   int     // how often everybody was asked for it
 	heard   []heard // of each of Holders
-	guarded bool    // no answer may move it yet: the incumbent has not been asked by name
+	guarded bool    // no answer may move it yet
 }
 
 // heard is what was heard of one holder.
@@ -176,6 +188,9 @@ type Asker struct {
 	Scope     *policy.Scope
 	// Window is how long answers are collected; zero is the constant Window.
 	Window time.Duration
+	// Patience is over how long the tries are spread once others have answered and the
+	// incumbent has not; zero: one follows the other.
+	Patience time.Duration
 	// Pace, if not nil, returns when n more solicitations may be sent on the device,
 	// or the error of ctx. It is asked before every try but the first: for that one,
 	// wait before the shield is raised.
@@ -200,12 +215,14 @@ func (a *Asker) Raise(q *Inquiry) (err error) {
 // the incumbent is asked by name. There are segments on which broadcasts do not reach
 // a host that works (wireless isolation, ARP suppression), and another answers all of
 // them. Of two that answer, the one that carries traffic keeps the entry: to move it
-// is an outage that nobody would have had without the question.
+// is an outage that nobody would have had without the question. The next try waits then,
+// so that the incumbent has been silent for as long as Patience says after the last.
 func (a *Asker) Ask(ctx context.Context, device int, open map[netip.Addr]*Inquiry) error {
 	for _, q := range open {
 		q.guarded = true
 	}
-	shielded := time.Now()
+	began := time.Now()
+	shielded := began
 	ask := func(qs []*Inquiry, byName, again bool) error {
 		if again {
 			if err := a.ready(ctx, device, qs, &shielded); err != nil {
@@ -224,9 +241,13 @@ func (a *Asker) Ask(ctx context.Context, device int, open map[netip.Addr]*Inquir
 		if err := ask(doubted(open), true, true); err != nil {
 			return err
 		}
+		next := began.Add(a.Patience * time.Duration(try+1) / (Tries - 1))
+		if len(doubted(open)) > 0 && !pace.Sleep(ctx, time.Until(next)) {
+			return ctx.Err()
+		}
 	}
 	for _, q := range open {
-		q.Complete = q.Unasked == nil
+		q.Complete, q.guarded = q.Unasked == nil, false
 	}
 	return nil
 }
@@ -305,27 +326,27 @@ func (a *Asker) ask(ctx context.Context, device int, qs []*Inquiry, byName bool)
 		}
 		err = nil
 	}
-	if err = cmp.Or(err, ctx.Err()); err == nil && byName {
-		for _, q := range qs {
-			q.guarded = false
-		}
-	}
-	return err
+	return cmp.Or(err, ctx.Err())
 }
 
-// raiseAgain raises the shield of an entry that is still as it was. Whatever
+// raiseAgain raises the shield of an entry that is still as it was. One that has moved
+// between two tries may have been announced, and is not put back any more. Whatever
 // it finds, the entry is looked at once more when the round is settled.
 func (a *Asker) raiseAgain(q *Inquiry) {
 	e, err := Reread(a.Table, a.Scope, q.Key, q.Link, q.NextHop)
-	if err == nil && e.LLAddr == q.Incumbent.LLAddr {
+	switch {
+	case err != nil:
+	case e.LLAddr == q.Incumbent.LLAddr:
 		_ = Raise(a.Table, &e)
+	default:
+		q.guarded = false
 	}
 }
 
 // hear takes in one answer. Where locktime is 0, and for Neighbor Discovery,
 // which has none, the answer of another holder has moved the entry: the incumbent is
 // put back as soon as both have answered, if it is the one to hold it, and at once
-// as long as it has neither answered nor been asked by name.
+// as long as it has not answered and has tries left.
 func (a *Asker) hear(q *Inquiry, r Reply) {
 	if a.Answered != nil {
 		a.Answered(r)

@@ -145,8 +145,8 @@ func (b *Broadcast) begin(ctx context.Context, t *task) bool {
 	}
 	asker := &shield.Asker{
 		Table: b.Table, Solicitor: b.Solicitor, Scope: b.Scope, Answered: b.answered,
-		Window: shield.WindowFor(b.Timing.Lead),
-		Pace:   func(ctx context.Context, device, n int) error { return b.Pacer.Wait(ctx, device, n, false) },
+		Window: shield.WindowFor(b.Timing.Lead), Patience: shield.PatienceFor(b.Timing.Lead),
+		Pace: func(ctx context.Context, device, n int) error { return b.Pacer.Wait(ctx, device, n, false) },
 	}
 	q := &shield.Inquiry{Key: t.Entry.Key, Link: &t.Link, NextHop: t.NextHop}
 	if err := asker.Raise(q); err != nil {

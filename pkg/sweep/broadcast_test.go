@@ -291,7 +291,7 @@ func TestBroadcast(t *testing.T) {
 	// Each but the last that another answers has the incumbent asked by name.
 	doubted := []string{"stale", "use", "ask", "name", "stale", "use", "ask", "name", "stale", "use", "ask"}
 	back := "give 02:00:00:00:00:01"
-	moved := []string{"stale", "use", "ask", back, "name", "stale", "use", "ask", "name", "ask"} // shielded no more once it is with another
+	moved := []string{"stale", "use", "ask", back, "name", "stale", "use", "ask", back, "name", "stale", "use", "ask", back} // until the last try
 	did := func(before []string, then ...string) []string { return slices.Concat(before, then) }
 	addr := netip.MustParseAddr("10.0.0.2")
 
@@ -344,7 +344,7 @@ func TestBroadcast(t *testing.T) {
 		{name: "the incumbent answers, and the node's firewall drops it", setup: deaf,
 			answers: []answer{{lladdr: 1, delay: ms}}, did: asked, lladdr: 1, holders: []byte{1}},
 		{name: "another answers and the kernel has moved the entry", setup: noLocktime, answers: []answer{{lladdr: 2, delay: ms}},
-			did: moved, lladdr: 2, holders: []byte{2}},
+			did: did(moved, "give 02:00:00:00:00:02"), lladdr: 2, holders: []byte{2}},
 		{name: "broadcasts do not reach the incumbent", answers: []answer{{lladdr: 2, delay: ms}, {lladdr: 1, delay: ms, byName: true}},
 			did: did(asked, "name"), lladdr: 1, holders: []byte{2, 1}},
 		{name: "broadcasts do not reach the incumbent, and two others answer them", answers: []answer{{lladdr: 2, delay: ms}, {lladdr: 3, delay: ms}, {lladdr: 1, delay: ms, byName: true}},
@@ -381,7 +381,7 @@ func TestBroadcast(t *testing.T) {
 		{name: "several others for an entry long unconfirmed", entry: overdue, answers: []answer{{lladdr: 3, delay: ms}, {lladdr: 2, delay: 2 * ms}},
 			want: errUndecided, did: did(doubted, "probe"), lladdr: 1, holders: []byte{3, 2}},
 		{name: "several others, without locktime", setup: noLocktime, answers: []answer{{lladdr: 3, delay: ms}, {lladdr: 2, delay: 2 * ms}},
-			want: errUndecided, did: did(asked, back, back, "name", "stale", "use", "ask", "name", "ask"), lladdr: 2, holders: []byte{3, 2}}, // by the kernel
+			want: errUndecided, did: did(asked, back, back, "name", "stale", "use", "ask", back, back, "name", "stale", "use", "ask", back, back), lladdr: 1, holders: []byte{3, 2}},
 		{name: "several others, and the incumbent's first two answers are lost", answers: []answer{{lladdr: 3, delay: ms}, {lladdr: 2, delay: ms}, {lladdr: 1, delay: 2 * ms, from: 2}},
 			did: doubted, lladdr: 1, holders: []byte{3, 2, 1}},
 
@@ -402,7 +402,7 @@ func TestBroadcast(t *testing.T) {
 		{name: "a proxy alone", setup: noLocktime, answers: []answer{{lladdr: 2, delay: ms, weak: true}},
 			want: errUndecided, did: doubted, lladdr: 1, holders: []byte{2}},
 		{name: "another owner beside a proxy", setup: noLocktime, answers: []answer{{lladdr: 2, delay: ms, weak: true}, {lladdr: 3, delay: 2 * ms}},
-			did: moved, lladdr: 3, holders: []byte{2, 3}},
+			did: did(moved, "give 02:00:00:00:00:03"), lladdr: 3, holders: []byte{2, 3}},
 
 		// Nobody answers: that is the kernel's to judge.
 		{name: "nobody answers", want: errUnanswered, did: thrice, lladdr: 1},
@@ -415,7 +415,7 @@ func TestBroadcast(t *testing.T) {
 
 		{name: "first try lost", answers: []answer{{lladdr: 1, delay: ms, from: 1}}, did: did(asked, "ask"), lladdr: 1, holders: []byte{1}},
 		{name: "first try lost, another answers the second", answers: []answer{{lladdr: 2, delay: ms, from: 1}},
-			want: errUndecided, did: did(asked, "ask", "stale", "use", "name", "ask"), lladdr: 1, holders: []byte{2}},
+			want: errUndecided, did: did(asked, "ask", "stale", "use", "name", "stale", "use", "ask"), lladdr: 1, holders: []byte{2}},
 		{name: "two tries lost", answers: []answer{{lladdr: 1, delay: ms, from: 2}}, did: thrice, lladdr: 1, holders: []byte{1}},
 		// 500 ms after it was shielded last, an answer at the end of the third
 		// try still finds the entry in locktime.
@@ -510,10 +510,14 @@ func TestBroadcast(t *testing.T) {
 				if did := of(b.table.log(), e.Key); !slices.Equal(did, tt.did) {
 					t.Errorf("did  %q\nwant %q", did, tt.did)
 				}
+				var asked time.Duration
 				for _, o := range b.table.log() {
-					// Both have answered: packets must not wait for the end of the round.
-					if len(tt.holders) > 1 && o.do == "give "+mac(1).String() && o.at >= shield.Window {
-						t.Errorf("put back after %v, want it at once", o.at)
+					if o.do == "ask" || o.do == "name" {
+						asked = o.at
+					}
+					// Packets must not wait for the end of the round.
+					if len(tt.holders) > 1 && o.do == "give "+mac(1).String() && o.at-asked >= shield.Window {
+						t.Errorf("put back %v after it was asked, want it at once", o.at-asked)
 					}
 				}
 				var want neigh.LLAddr
