@@ -234,51 +234,6 @@ func TestNewMACIsFound(t *testing.T) {
 	}
 }
 
-// The kernel takes a router of which it knows nothing before one that has failed. So the
-// FAILED entry of a next hop stays, as it does without the agent, and the routes through
-// the other one are used. Other FAILED entries are deleted.
-func TestDeadNextHopStaysFailed(t *testing.T) {
-	t.Parallel()
-	for _, agent := range []bool{true, false} {
-		t.Run(fmt.Sprintf("agent=%v", agent), func(t *testing.T) {
-			t.Parallel()
-			l := lab.Start(t)
-			sw := l.Switch()
-			node, router := l.Host("node"), l.Host("router")
-			node.Plug(sw, "eth0", nodeMAC, "10.0.0.1/24", "2001:db8::1/64")
-			router.Plug(sw, "eth0", peerMAC, "10.0.0.2/24", "2001:db8::2/64")
-			node.IP("route add default nexthop via 10.0.0.2 nexthop via 10.0.0.3")
-			node.IP("-6 route add default nexthop via 2001:db8::2 nexthop via 2001:db8::3")
-			dead, others := []string{"10.0.0.3", "2001:db8::3"}, []string{"10.0.0.9", "2001:db8::9"}
-			for _, addr := range append(dead, others...) {
-				node.Touch(addr)
-				eventually(t, addr+" has failed", func() bool { return strings.Contains(node.IP("neigh show "+addr), "FAILED") })
-			}
-			watch := monitor(t, node)
-			gone := func() bool {
-				return !strings.Contains(node.IP("neigh"), others[0]) && !strings.Contains(node.IP("neigh"), others[1])
-			}
-			if agent {
-				p := start(t, node, "--interval=2s")
-				eventually(t, "what has failed and is no next hop is deleted", gone)
-				eventually(t, "the dead next hops are counted", func() bool { return p.metric(`kept_entries{reason="failed_next_hop"}`) == 2 })
-			}
-			<-time.After(5 * time.Second)
-			for _, addr := range dead {
-				if shown := node.IP("neigh show " + addr); !strings.Contains(shown, "FAILED") {
-					t.Errorf("%s is %q", addr, shown)
-				}
-			}
-			if seen := watch(); strings.Contains(seen, dead[0]) || strings.Contains(seen, dead[1]) {
-				t.Errorf("the dead next hops have been touched:\n%s", seen)
-			}
-			if gone() != agent {
-				t.Errorf("other FAILED entries are gone: %v", gone())
-			}
-		})
-	}
-}
-
 // late is a host that answers broadcasts for an address after a delay, and has not got it.
 func late(l *lab.Lab, sw *lab.Switch, addr string, delay time.Duration) (*lab.Host, lab.Port) {
 	h := l.Host("late")

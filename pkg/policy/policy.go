@@ -67,11 +67,10 @@ const (
 	OtherProtocol               // NDA_PROTOCOL names an owner
 	Resolving                   // NUD_INCOMPLETE: deleting it fails the packets queued on it
 	Probing                     // NUD_PROBE behind a bridge that answers for others: the kernel will say what comes of it
-	DeadNextHop                 // NUD_FAILED, and a route points at it: the kernel avoids such routes for as long as it has the entry
 	Watched                     // the watch over VIPs renews it: for the sweep to say, Decide does not know
 	Unanswered                  // NUD_PROBE until the bound was near: the neighbour does not answer
 	Idle                        // NUD_STALE and not a next hop
-	HasFailed                   // NUD_FAILED, and not a next hop: holds no address that could be lost
+	HasFailed                   // NUD_FAILED: holds no address that could be lost
 	InUse                       // NUD_REACHABLE or NUD_DELAY
 	NextHop                     // a route points at it: verified even while nobody uses it
 	Suppressed                  // valid, behind a bridge that answers for others: verified by the kernel's unicast, even while nobody uses it
@@ -102,7 +101,6 @@ var reasonNames = [numReasons]string{
 	OtherProtocol: "protocol",
 	Resolving:     "incomplete",
 	Probing:       "probing",
-	DeadNextHop:   "failed_next_hop",
 	Watched:       "vip",
 	Unanswered:    "unanswered",
 	Idle:          "idle",
@@ -165,12 +163,6 @@ func (s *Scope) DecideOn(e *neigh.Entry, device Reason, nextHop bool) Verdict {
 		}
 		return Verdict{Delete, Unanswered}
 	case neigh.Failed:
-		// Of several routers the kernel takes one that it knows nothing of before one that
-		// has failed (rt6_check_neigh, fib_good_nh). To delete the entry would have it
-		// try the dead one again.
-		if nextHop {
-			return Verdict{Keep, DeadNextHop}
-		}
 		return Verdict{Delete, HasFailed}
 	case neigh.Stale, neigh.Reachable, neigh.Delay:
 		return valid(e.State, device, nextHop)

@@ -4,7 +4,6 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"regexp"
-	"slices"
 	"testing"
 	"time"
 
@@ -64,7 +63,6 @@ func TestDecide(t *testing.T) {
 		// What is due, and how.
 		{"stale", Scope{}, state(neigh.Stale), eth0, false, Verdict{Delete, Idle}},
 		{"failed", Scope{}, state(neigh.Failed), eth0, false, Verdict{Delete, HasFailed}},
-		{"failed next hop", Scope{}, state(neigh.Failed), eth0, true, Verdict{Keep, DeadNextHop}},
 		{"probe", Scope{}, state(neigh.Probe), eth0, false, Verdict{Delete, Unanswered}},
 		{"reachable", Scope{}, state(neigh.Reachable), eth0, false, Verdict{Verify, InUse}},
 		{"delay", Scope{}, state(neigh.Delay), eth0, false, Verdict{Verify, InUse}},
@@ -82,8 +80,6 @@ func TestDecide(t *testing.T) {
 		{"delay, suppressed", Scope{}, state(neigh.Delay), suppressed, true, Verdict{Verify, Suppressed}},
 		{"probe, suppressed", Scope{}, state(neigh.Probe), suppressed, false, Verdict{Keep, Probing}},
 		{"failed, suppressed", Scope{}, state(neigh.Failed), suppressed, false, Verdict{Delete, HasFailed}},
-		{"failed next hop, suppressed", Scope{}, state(neigh.Failed), suppressed, true, Verdict{Keep, DeadNextHop}},
-		{"failed next hop of a routing daemon", Scope{}, neigh.Entry{Key: state(neigh.Failed).Key, State: neigh.Failed, Flags: neigh.FlagExtLearned}, eth0, true, Verdict{Keep, ExtLearned}},
 		{"incomplete, suppressed", Scope{}, state(neigh.Incomplete), suppressed, false, Verdict{Keep, Resolving}},
 		{"extern_learn, suppressed", Scope{}, flags(neigh.FlagExtLearned), suppressed, false, Verdict{Keep, ExtLearned}},
 		{"other prefix, suppressed", Scope{CIDRs: prefixes("10.1.0.0/16")}, state(neigh.Stale), suppressed, false, Verdict{Keep, OtherCIDR}},
@@ -170,10 +166,8 @@ func TestDecide(t *testing.T) {
 			if keeps := tt.want.Reason.Keeps(); keeps != (tt.want.Action == Keep) {
 				t.Errorf("Keeps() of %v is %v", tt.want.Reason, keeps)
 			}
-			// An entry that is being resolved or verified is left alone, but not foreign, and
-			// so is one that has failed.
-			ours := []Reason{Resolving, Probing, DeadNextHop}
-			if foreign := tt.want.Reason.Foreign(); foreign != (tt.want.Action == Keep && !slices.Contains(ours, tt.want.Reason)) {
+			// An entry that is being resolved or verified is left alone, but not foreign.
+			if foreign := tt.want.Reason.Foreign(); foreign != (tt.want.Action == Keep && tt.want.Reason != Resolving && tt.want.Reason != Probing) {
 				t.Errorf("Foreign() of %v is %v", tt.want.Reason, foreign)
 			}
 			if tt.entry != before {
@@ -331,11 +325,7 @@ func TestHandsOff(t *testing.T) {
 		}
 		touched++
 		inUse := e.State == 0x02 || e.State == 0x08 || e.State == 0x04 && nextHop
-		want := map[bool]Action{true: Verify, false: Delete}[inUse]
-		if e.State == 0x20 && nextHop {
-			want = Keep
-		}
-		if got.Action != want {
+		if want := map[bool]Action{true: Verify, false: Delete}[inUse]; got.Action != want {
 			t.Fatalf("%+v on %+v, next hop %v: %v because %v, want %v", e, link, nextHop, got.Action, got.Reason, want)
 		}
 		if got.Reason.Foreign() {

@@ -88,7 +88,7 @@ func (sc *scanner) entry(e *neigh.Entry) {
 		sc.around.outdated() // it came, or went, a moment ago
 		sc.found.soon = true
 	}
-	if verdict.Reason.Foreign() || verdict.Reason == policy.Resolving || verdict.Reason == policy.DeadNextHop {
+	if verdict.Reason.Foreign() || verdict.Reason == policy.Resolving {
 		sc.report.Add(e, &sc.link, verdict, nil, nextHop, isDefault)
 		return
 	}

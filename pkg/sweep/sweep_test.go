@@ -1431,15 +1431,12 @@ func TestReport(t *testing.T) {
 			table.nextHop(e.Key, i == 20 || i == 39)
 		}
 		failed, oldest := aged("10.0.1.2", eth0, neigh.Failed, 20*s), aged("10.0.1.1", eth0, neigh.Stale, 0)
-		dead := aged("10.0.1.7", eth0, neigh.Failed, 999*s)
-		table.nextHop(dead.Key, false)
 		oldest.used, oldest.confirmed, oldest.updated = oldest.used.Add(-110*s), oldest.confirmed.Add(-130*s), oldest.updated.Add(-120*s)
 		table.add(
 			oldest,
 			failed,
 			aged("10.0.1.3", eth0, neigh.Stale|neigh.Failed, 999*s),
 			aged("10.0.1.6", eth0, 0x200, 999*s),           // of a kernel to come
-			dead,                                           // it names nobody, and is left alone
 			aged("10.0.1.4", eth0, neigh.Permanent, 999*s), // its age is nobody's business
 			aged("10.0.1.5", eth0, neigh.Incomplete, 999*s),
 			aged("2001:db8::1", eth0, neigh.Stale, 30*s),
@@ -1465,7 +1462,7 @@ func TestReport(t *testing.T) {
 		if !got.At.Equal(now) {
 			t.Errorf("at %v, want %v", got.At, now)
 		}
-		kept := map[policy.Reason]int{policy.IsPermanent: 1, policy.IsNoARP: 1, policy.OtherState: 2, policy.Resolving: 1, policy.Loopback: 1, policy.DeadNextHop: 1}
+		kept := map[policy.Reason]int{policy.IsPermanent: 1, policy.IsNoARP: 1, policy.OtherState: 2, policy.Resolving: 1, policy.Loopback: 1}
 		for r, n := range got.Kept {
 			if n != kept[policy.Reason(r)] {
 				t.Errorf("%d entries kept because %v, want %d", n, policy.Reason(r), kept[policy.Reason(r)])
@@ -1479,7 +1476,7 @@ func TestReport(t *testing.T) {
 		all := func(age time.Duration) neigh.Ages { return neigh.Ages{age, age, age, age} }
 		var v4, v6, noarp, other report.Family
 		v4.States[state(neigh.Stale)] = 41
-		v4.States[state(neigh.Failed)] = 2
+		v4.States[state(neigh.Failed)] = 1
 		v4.States[state(neigh.Permanent)] = 1
 		v4.States[state(neigh.Incomplete)] = 1
 		v4.States[len(neigh.States)] = 2
@@ -1490,7 +1487,7 @@ func TestReport(t *testing.T) {
 		other.States[state(neigh.Stale)], other.States[state(neigh.NoARP)] = 2, 1
 		other.Learned, other.Oldest = 2, all(interval+s)
 		var hops [len(neigh.States) + 1]int
-		hops[state(neigh.Stale)], hops[state(neigh.Failed)] = 40, 1
+		hops[state(neigh.Stale)] = 40
 		want := map[string]report.Device{
 			"eth0":  {Name: "eth0", Families: [2]report.Family{v4, v6}, NextHops: hops},
 			"eth1":  {Name: "eth1", Families: [2]report.Family{{}, noarp}},
