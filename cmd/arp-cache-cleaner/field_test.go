@@ -550,6 +550,9 @@ func TestFewChecksOfASlowServer(t *testing.T) {
 // Without the agent nobody asks everybody. With it the entry is back at once, each
 // time, and the other is reported.
 func TestSecondHolderOfTheVIPAnswersLate(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
 	t.Parallel()
 	for _, alone := range []bool{false, true} {
 		t.Run(fmt.Sprintf("agent=%v", !alone), func(t *testing.T) {

@@ -256,6 +256,9 @@ func late(l *lab.Lab, sw *lab.Switch, addr string, delay time.Duration) (*lab.Ho
 // locktime, if there is one. Without the agent nobody asks by broadcast. With it, the
 // entry is back at once, and the other host is reported.
 func TestSecondHolderAnswersLate(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
 	t.Parallel()
 	for _, tt := range []struct {
 		name, addr, locktime string
@@ -314,6 +317,9 @@ func TestSecondHolderAnswersLate(t *testing.T) {
 // What a late answer has moved is put back, and what was announced is not, be it
 // announced by one who answers late as well.
 func TestAnnouncementsAfterAnAnswerCount(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
 	t.Parallel()
 	for _, addr := range []string{"10.0.0.2", "2001:db8::2"} {
 		t.Run(addr, func(t *testing.T) {
@@ -368,6 +374,9 @@ func TestAnnouncementsAfterAnAnswerCount(t *testing.T) {
 // agent nobody asks by broadcast while TCP makes progress. With it the host keeps its
 // entry, and the other is reported.
 func TestHostThatBroadcastsDoNotReach(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
 	t.Parallel()
 	for _, tt := range []struct{ name, addr, dst string }{
 		{"ipv4", "10.0.0.2/24", "10.0.0.2:7000"},
