@@ -21,10 +21,11 @@ type solicitor struct{ *solicit.Pool }
 // dumps of the table, so the table is none that is dumped whole.
 func newSolicitor(table *kernel.Table) solicitor { return solicitor{solicit.NewPool(table.Sender)} }
 
-// replyOf returns what an answer says, and whether the kernel takes it for one.
+// replyOf returns what an answer says, and false where it names no host. The kernel takes
+// it for an answer if it is solicited.
 func replyOf(a *solicit.Answer) (shield.Reply, bool) {
 	lladdr, ok := neigh.LLAddrFrom(a.LLAddr)
-	return shield.Reply{Addr: a.Addr, LLAddr: lladdr, RTT: a.RTT, Override: a.Override || a.Addr.Is4()}, ok && a.Solicited
+	return shield.Reply{Addr: a.Addr, LLAddr: lladdr, RTT: a.RTT, Override: a.Override || a.Addr.Is4()}, ok
 }
 
 // explainAsk adds to an error of pkg/solicit what a caller can act on.
@@ -48,7 +49,7 @@ func (s solicitor) Ask(ctx context.Context, device int, questions []shield.Quest
 		}
 	}
 	err := s.Pool.Ask(ctx, device, targets, window, func(a solicit.Answer) {
-		if r, ok := replyOf(&a); ok {
+		if r, ok := replyOf(&a); ok && a.Solicited {
 			reply(r)
 		}
 	})
@@ -62,8 +63,8 @@ func (s solicitor) Ask(ctx context.Context, device int, questions []shield.Quest
 // Overhear implements shield.Solicitor.
 func (s solicitor) Overhear(device int, addr netip.Addr, until time.Time, hear func(shield.Overheard)) error {
 	return explainAsk(s.Pool.Overhear(device, addr, until, func(a solicit.Answer, announced bool) {
-		if lladdr, ok := neigh.LLAddrFrom(a.LLAddr); ok {
-			hear(shield.Overheard{Reply: shield.Reply{Addr: a.Addr, LLAddr: lladdr, Override: a.Override || a.Addr.Is4()}, Announced: announced})
+		if r, ok := replyOf(&a); ok {
+			hear(shield.Overheard{Reply: r, Announced: announced})
 		}
 	}))
 }
@@ -96,6 +97,6 @@ func (l line) Ask(ctx context.Context, lladdr neigh.LLAddr, window time.Duration
 	}
 	return explainAsk(l.Line.Ask(ctx, t, window, func(a solicit.Answer) bool {
 		r, ok := replyOf(&a)
-		return ok && reply(r)
+		return ok && a.Solicited && reply(r)
 	}))
 }

@@ -40,6 +40,17 @@ func (p *process) metric(sample string) float64 {
 	return 0
 }
 
+// reportedAlone checks that another holder is reported, and that no entry was given to it.
+func reportedAlone(t *testing.T, p *process) {
+	t.Helper()
+	if got := p.metric(`contested_entries{device="eth0"}`); got != 1 {
+		t.Errorf("%v contested entries, want 1: the other must have answered", got)
+	}
+	if got := p.metric(`corrections_total{device="eth0"}`); got != 0 {
+		t.Errorf("%v corrections, want none", got)
+	}
+}
+
 // monitor collects what `ip monitor neigh` says on the host until stopped.
 func monitor(t *testing.T, h *lab.Host) (stop func() string) {
 	t.Helper()
@@ -245,7 +256,7 @@ func late(l *lab.Lab, sw *lab.Switch, addr string, delay time.Duration) (*lab.Ho
 		return 0, true
 	}
 	if netip.MustParseAddr(addr).Is4() {
-		h.RespondARP(port, "eth0", otherMAC, []string{addr}, decide)
+		h.RespondARP(port, otherMAC, []string{addr}, decide)
 	} else {
 		h.RespondND(port, otherMAC, []string{addr}, decide)
 	}
@@ -403,12 +414,7 @@ func TestHostThatBroadcastsDoNotReach(t *testing.T) {
 					within(t, 30*time.Second, "five renewals", func() bool {
 						return p.metric(`renewals_total{device="eth0",method="broadcast",result="ok"}`) >= 5
 					})
-					if got := p.metric(`contested_entries{device="eth0"}`); got != 1 {
-						t.Errorf("%v contested entries, want 1: the other must have answered", got)
-					}
-					if got := p.metric(`corrections_total{device="eth0"}`); got != 0 {
-						t.Errorf("%v corrections, want none", got)
-					}
+					reportedAlone(t, p)
 				} else {
 					<-time.After(5 * time.Second)
 				}
@@ -466,12 +472,7 @@ func TestNeighbourThatStandsStill(t *testing.T) {
 	within(t, 20*time.Second, "the end of the renewal", func() bool {
 		return p.metric(`renewals_total{device="eth0",method="broadcast",result="ok"}`) >= 1
 	})
-	if got := p.metric(`contested_entries{device="eth0"}`); got != 1 {
-		t.Errorf("%v contested entries, want 1: the other must have answered", got)
-	}
-	if got := p.metric(`corrections_total{device="eth0"}`); got != 0 {
-		t.Errorf("%v corrections, want none", got)
-	}
+	reportedAlone(t, p)
 	if seen := watch(); strings.Contains(seen, otherMAC) {
 		t.Errorf("the entry was with the other:\n%s", seen)
 	}
@@ -619,7 +620,7 @@ func TestARPLoss(t *testing.T) {
 	peer.IP("neigh replace 10.0.0.1 lladdr " + nodeMAC + " dev eth0 nud permanent")
 	random := rand.New(rand.NewPCG(1, 2))
 	// Seen from the node, a lost request and a lost answer are the same.
-	peer.RespondARP(port, "eth0", peerMAC, []string{"10.0.0.2"}, func(lab.Request) (time.Duration, bool) {
+	peer.RespondARP(port, peerMAC, []string{"10.0.0.2"}, func(lab.Request) (time.Duration, bool) {
 		return 100 * time.Microsecond, random.IntN(10) > 0
 	})
 	s, err := lab.Flood(node, peer, netip.MustParseAddrPort("10.0.0.2:7000"), 5000)

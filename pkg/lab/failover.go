@@ -411,7 +411,7 @@ func (f *Failover) forward() {
 // break.
 func (f *Failover) loseFirstBroadcast() {
 	var lost bool
-	f.Two.RespondARP(f.ports[1], "eth0", failoverMAC2, []string{f.VIP.String()}, func(r Request) (time.Duration, bool) {
+	f.Two.RespondARP(f.ports[1], failoverMAC2, []string{f.VIP.String()}, func(r Request) (time.Duration, bool) {
 		switch {
 		case !f.broken.Load():
 			return 0, false

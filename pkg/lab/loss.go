@@ -45,7 +45,7 @@ func Loss(l *Lab, c LossCase, length time.Duration, renew func(node *Host, peer 
 	peer.IP("neigh replace 10.0.0.1 lladdr 02:00:00:00:00:01 dev eth0 nud permanent")
 	broadcasts := make(chan int, 1)
 	broadcasts <- 0
-	peer.RespondARP(port, "eth0", mac, []string{addr}, func(r Request) (time.Duration, bool) {
+	peer.RespondARP(port, mac, []string{addr}, func(r Request) (time.Duration, bool) {
 		if r.Broadcast {
 			broadcasts <- <-broadcasts + 1
 		}

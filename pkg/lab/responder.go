@@ -25,7 +25,7 @@ type Request struct {
 // RespondARP has the host's kernel answer no ARP requests any more, and answers
 // those for its addresses itself: after the delay that decide returns, or not
 // at all. What is late or lost is thereby up to the test.
-func (h *Host) RespondARP(p Port, _ string, mac string, addrs []string, decide func(Request) (delay time.Duration, answer bool)) {
+func (h *Host) RespondARP(p Port, mac string, addrs []string, decide func(Request) (delay time.Duration, answer bool)) {
 	h.Sysctl("net/ipv4/conf/all/arp_ignore", "8")
 	h.respond(p, unix.ETH_P_ARP, mac, addrs, answerARP, decide)
 }

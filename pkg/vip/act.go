@@ -516,34 +516,39 @@ func (v *watch) freeClients(e *Evidence) {
 // on which nothing was received: they are with the host that was tried, and if it hangs,
 // their owners would wait for it until their time-outs.
 func (v *watch) closeMade(since, until time.Time) {
-	all, err := v.cfg.Sockets.List(v.target.Port)
-	if err != nil {
-		v.log.Debug("listing connections", "err", err)
-	}
-	for _, s := range made(time.Now(), since, until, v.ours(all)) {
-		err := v.cfg.Sockets.Destroy(&s)
-		v.log.Debug("closing a connection to the host that was tried", "local", s.Local, "err", err)
-		delete(v.connections.known, s.Cookie) // it is not the server that has ended it
-	}
+	closed, err := v.destroy(func(ours []neigh.Socket) []neigh.Socket {
+		all := made(time.Now(), since, until, ours)
+		for i := range all {
+			delete(v.connections.known, all[i].Cookie) // it is not the server that has ended it
+		}
+		return all
+	})
+	v.log.Debug("closed connections to the host that was tried", "closed", closed, "err", err)
 }
 
 // closeStuck closes the connections on which nothing was received since the
 // trouble began: they are with the old holder, and their owners would wait for it
 // until their time-outs.
 func (v *watch) closeStuck(now, began time.Time) {
-	all, failed := v.cfg.Sockets.List(v.target.Port)
-	closed := 0
-	for _, s := range stuck(now, began, v.ours(all)) {
-		if err := v.cfg.Sockets.Destroy(&s); err == nil {
-			closed++
-		} else if failed = err; errors.Is(err, neigh.ErrUnsupported) || errors.Is(err, neigh.ErrPermission) {
-			break
-		}
-	}
+	closed, failed := v.destroy(func(ours []neigh.Socket) []neigh.Socket { return stuck(now, began, ours) })
 	if failed != nil {
 		v.say(slog.LevelInfo, "connections to the old holder are left to their owners", "closed", closed, "err", failed)
 	} else if closed > 0 {
 		v.say(slog.LevelInfo, "closed this node's connections to the old holder", "closed", closed)
 	}
 	v.connections.reconnecting(now, reconnectIn)
+}
+
+// destroy closes those of this host's connections to the VIP that pick picks. It returns
+// how many, and the last error.
+func (v *watch) destroy(pick func(ours []neigh.Socket) []neigh.Socket) (closed int, failed error) {
+	all, failed := v.cfg.Sockets.List(v.target.Port)
+	for _, s := range pick(v.ours(all)) {
+		if err := v.cfg.Sockets.Destroy(&s); err == nil {
+			closed++
+		} else if failed = err; errors.Is(err, neigh.ErrUnsupported) || errors.Is(err, neigh.ErrPermission) {
+			break
+		}
+	}
+	return closed, failed
 }
