@@ -37,7 +37,7 @@ var protected = []string{
 // Longer intervals take longer: -promise 300s -timeout 30m is the default one.
 func TestPromise(t *testing.T) { // not parallel: what runs side by side are its own parts
 	if testing.Short() {
-		*promise = "4s" // beside other packages a machine is held up for most of a second
+		*promise = "8s" // beside other packages a machine is held up for most of a second
 	}
 	for text := range strings.SplitSeq(*promise, ",") {
 		interval, err := time.ParseDuration(text)

@@ -387,12 +387,12 @@ func TestLateSuccessor(t *testing.T) {
 								}
 							})
 						}
-						limit := 6 * time.Second
+						limit := askEarly + 2*misses*missGap // it may come when a round has just begun
 						switch {
 						case announces:
 							limit = 4 * time.Second
 						case late > youngFor:
-							limit = 16 * time.Second
+							limit = askLate + 2*misses*missGap
 						}
 						if took := when(time.Minute, func() bool { return b.named() == mac(2) }); took > limit {
 							t.Errorf("found after %v, want %v at most", took, limit)
