@@ -44,23 +44,19 @@ func NewTiming(interval, scanPeriod time.Duration) Timing {
 // Threshold is the age at which an entry is due.
 func (t Timing) Threshold() time.Duration { return t.Interval - t.Lead }
 
-// Overdue reports whether the kernel's age of e, an entry on link, on clock c has
-// reached the threshold.
-func (t Timing) Overdue(e *neigh.Entry, link *neigh.Link, c neigh.Clock) bool {
-	return t.reached(e, link, c, t.Threshold())
+// Unconfirmed reports whether nothing has vouched for e, an entry on link, for as long
+// as the threshold.
+func (t Timing) Unconfirmed(e *neigh.Entry, link *neigh.Link) bool {
+	return e.Confirmed >= t.Threshold() && !t.exempt(e, link)
 }
 
-// reached reports whether the kernel's age of e on clock c has reached limit.
-func (t Timing) reached(e *neigh.Entry, link *neigh.Link, c neigh.Clock, limit time.Duration) bool {
-	switch c {
-	case neigh.Used:
-		return e.Used >= limit
-	case neigh.Updated:
-		return e.Updated >= limit
-	case neigh.Confirmed:
-		return e.Confirmed >= limit && !t.exempt(e, link)
+// age returns the greatest of the kernel's ages of e, an entry on link, that count.
+func (t Timing) age(e *neigh.Entry, link *neigh.Link) time.Duration {
+	age := max(e.Used, e.Updated)
+	if e.Confirmed > age && !t.exempt(e, link) {
+		age = e.Confirmed
 	}
-	return false
+	return age
 }
 
 // exempt reports whether the confirmed age of e does not count: it has a head start
@@ -80,30 +76,20 @@ func (t Timing) exempt(e *neigh.Entry, link *neigh.Link) bool {
 
 // Exceeded reports whether the kernel's age of e, an entry on link, on any clock is
 // above the interval: what is never to be seen.
-func (t Timing) Exceeded(e *neigh.Entry, link *neigh.Link) bool {
-	limit := t.Interval + time.Nanosecond
-	return t.reached(e, link, neigh.Used, limit) || t.reached(e, link, neigh.Confirmed, limit) || t.reached(e, link, neigh.Updated, limit)
-}
+func (t Timing) Exceeded(e *neigh.Entry, link *neigh.Link) bool { return t.age(e, link) > t.Interval }
 
-// Left returns for how long e, an entry on link that the kernel is not probing, is not
-// due yet. It is 0 or negative for one that is.
+// Left returns for how long e, an entry on link, is not due yet; it is 0 or negative
+// for one that is. An entry is due when any age of the kernel's, or that of the agent's
+// own clock (resolved), has reached the threshold. One in NUD_PROBE is being verified
+// already: it is due only when the bound itself is near.
 func (t Timing) Left(e *neigh.Entry, link *neigh.Link, resolved time.Duration) time.Duration {
-	age := max(resolved, e.Used, e.Updated)
-	if !t.exempt(e, link) {
-		age = max(age, e.Confirmed)
+	if e.State == neigh.Probe {
+		return t.Interval - t.Grace - t.age(e, link)
 	}
-	return t.Threshold() - age
+	return t.Threshold() - max(resolved, t.age(e, link))
 }
 
-// Due reports whether e, an entry on link, is to be renewed now: any age of the
-// kernel's, or the age of the agent's own clock, has reached the threshold. An entry
-// in NUD_PROBE is being verified already and is due only when the bound itself is
-// near.
+// Due reports whether e, an entry on link, is to be renewed now.
 func (t Timing) Due(e *neigh.Entry, link *neigh.Link, resolved time.Duration) bool {
-	limit := t.Threshold()
-	if e.State == neigh.Probe {
-		limit, resolved = t.Interval-t.Grace, 0
-	}
-	return resolved >= limit || t.reached(e, link, neigh.Used, limit) ||
-		t.reached(e, link, neigh.Confirmed, limit) || t.reached(e, link, neigh.Updated, limit)
+	return t.Left(e, link, resolved) <= 0
 }

@@ -124,14 +124,14 @@ func TestDue(t *testing.T) {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
 			// How long that takes says the same.
-			if left := tt.timing.Left(&e, &neigh.Link{}, tt.resolved); tt.state != neigh.Probe && (left <= 0) != tt.want {
+			if left := tt.timing.Left(&e, &neigh.Link{}, tt.resolved); (left <= 0) != tt.want {
 				t.Errorf("due in %v, want due: %v", left, tt.want)
 			}
 		})
 	}
 }
 
-func TestOverdue(t *testing.T) {
+func TestUnconfirmed(t *testing.T) {
 	const s = time.Second
 	long, short := NewTiming(300*s, 5*s), NewTiming(30*s, 500*time.Millisecond)
 	at := long.Threshold()
@@ -139,29 +139,21 @@ func TestOverdue(t *testing.T) {
 		name   string
 		timing Timing
 		entry  neigh.Entry
-		want   []neigh.Clock // those overdue
+		want   bool
 	}{
-		{"young", long, neigh.Entry{Confirmed: 60 * s}, nil},
-		{"just below", long, neigh.Entry{Used: at - 1, Confirmed: at - 1, Updated: at - 1}, nil},
-		{"used", long, neigh.Entry{Used: at}, []neigh.Clock{neigh.Used}},
-		{"confirmed", long, neigh.Entry{Confirmed: at}, []neigh.Clock{neigh.Confirmed}},
-		{"updated", long, neigh.Entry{Updated: at}, []neigh.Clock{neigh.Updated}},
-		{"all, in probe too", long, neigh.Entry{State: neigh.Probe, Used: at, Confirmed: at, Updated: at},
-			[]neigh.Clock{neigh.Used, neigh.Confirmed, neigh.Updated}},
-		{"never confirmed", short, neigh.Entry{Confirmed: 60 * s}, nil},
-		{"never confirmed, and old", short, neigh.Entry{Used: 29 * s, Confirmed: 89 * s, Updated: 29 * s},
-			[]neigh.Clock{neigh.Used, neigh.Updated}},
+		{"young", long, neigh.Entry{Confirmed: 60 * s}, false},
+		{"just below", long, neigh.Entry{Used: at - 1, Confirmed: at - 1, Updated: at - 1}, false},
+		{"used", long, neigh.Entry{Used: at}, false},
+		{"confirmed", long, neigh.Entry{Confirmed: at}, true},
+		{"updated", long, neigh.Entry{Updated: at}, false},
+		{"all, in probe too", long, neigh.Entry{State: neigh.Probe, Used: at, Confirmed: at, Updated: at}, true},
+		{"never confirmed", short, neigh.Entry{Confirmed: 60 * s}, false},
+		{"never confirmed, and old", short, neigh.Entry{Used: 29 * s, Confirmed: 89 * s, Updated: 29 * s}, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			var want [len(neigh.Clocks)]bool // never for neigh.Resolved, which is not the kernel's
-			for _, c := range tt.want {
-				want[c] = true
-			}
-			for _, c := range neigh.Clocks {
-				if got := tt.timing.Overdue(&tt.entry, &eth0, c); got != want[c] {
-					t.Errorf("%v: got %v, want %v", c, got, want[c])
-				}
+			if got := tt.timing.Unconfirmed(&tt.entry, &eth0); got != tt.want {
+				t.Errorf("got %v, want %v", got, tt.want)
 			}
 		})
 	}

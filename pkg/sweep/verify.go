@@ -117,7 +117,7 @@ func (v *InPlace) verify(j *Job) (Method, error) {
 		return ByStale, err
 	}
 	idle := j.Link.Suppresses && e.State == neigh.Stale
-	if err := shield.Raise(v.Table, &e); err != nil || !idle && !v.Timing.Overdue(&e, &j.Link, neigh.Confirmed) {
+	if err := shield.Raise(v.Table, &e); err != nil || !idle && !v.Timing.Unconfirmed(&e, &j.Link) {
 		return ByStale, err
 	}
 	// Nothing has vouched for the entry within the interval, which is shorter
