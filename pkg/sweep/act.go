@@ -28,9 +28,6 @@ const (
 	Failed     Result = "failed"     // the kernel refused
 )
 
-// ignore is for those who do not count results.
-func ignore(Method, Result) {}
-
 // handOver is how long entries in use wait, at most, while idle ones are deleted
 // as the table is being read. They are handed over many at a time, so that they
 // are asked for many at a time.
@@ -38,14 +35,12 @@ const handOver = time.Second
 
 // actor acts on what a scan finds due, while the scan goes on.
 type actor struct {
-	s       *Sweeper
-	tally   func(Method, Result)
-	loops   bool          // it is not the only one: something may be left to the next, or be put off
-	forgets bool          // keep no clocks of what is deleted: nobody will look
-	pause   time.Duration // after each batch of deletions but the last
+	*Sweeper
+	once bool // everything is renewed, whatever its age, and there is no scan after this one
 	// How many more entries it may delete, and have verified.
 	deletes, verifies int
 
+	sum     Summary       // of what came of renewals
 	since   time.Time     // when the oldest was read of what waits to be deleted
 	handed  time.Time     // when entries were last handed to the Verifier
 	more    bool          // something is left to the next scan
@@ -57,91 +52,82 @@ type actor struct {
 // part deletes what is idle while the table is being read, a batch at a time. The part
 // that was read last stood as it is at since.
 func (a *actor) part(ctx context.Context, since time.Time) {
-	if a.since.IsZero() && len(a.s.found.deletes) > 0 {
+	if a.since.IsZero() && len(a.found.deletes) > 0 {
 		a.since = since
 	}
-	for len(a.s.found.deletes) >= batchSize {
-		a.delete(ctx, batchSize, a.pause)
+	for len(a.found.deletes) >= batchSize {
+		a.delete(ctx, batchSize)
 		a.since = since // what is left is of this part
 	}
-	if len(a.s.found.deletes) == 0 {
+	if len(a.found.deletes) == 0 {
 		a.since = time.Time{}
 	}
 }
 
 // end deletes what is left when the table has been read.
 func (a *actor) end(ctx context.Context) {
-	if n := len(a.s.found.deletes); n > 0 {
-		a.delete(ctx, n, 0)
+	if n := len(a.found.deletes); n > 0 {
+		a.delete(ctx, n)
 	}
 }
 
-// delete deletes the first n of what waits for it, a batch at most, and pauses.
-func (a *actor) delete(ctx context.Context, n int, pause time.Duration) {
+// delete deletes the first n of what waits for it, a batch at most. There is a pause
+// after a whole batch, but in Once.
+func (a *actor) delete(ctx context.Context, n int) {
 	start := time.Now()
 	if start.Sub(a.handed) >= handOver {
 		a.verify(ctx)
 	}
-	waiting := a.s.found.deletes
+	waiting := a.found.deletes
 	allowed := min(n, a.deletes)
 	a.more = a.more || allowed < n
 	a.deletes -= allowed
 	if allowed > 0 && !a.stopped && ctx.Err() == nil {
-		if err := a.s.delete(waiting[:allowed], a.since, a.tally, &a.err); err != nil {
+		if err := a.deleteBatch(waiting[:allowed]); err != nil {
 			a.err, a.stopped = cmp.Or(a.err, err), true
-		} else if pause > 0 {
-			pace.Sleep(ctx, pause)
+		} else if n == batchSize && !a.once {
+			pace.Sleep(ctx, batchPause)
 		}
 	}
-	a.s.found.deletes = waiting[:copy(waiting, waiting[n:])]
+	a.found.deletes = waiting[:copy(waiting, waiting[n:])]
 	a.took += time.Since(start)
 }
 
-// verify has those in use verified that have been found by now.
+// verify hands those in use that have been found by now to the Verifier.
 func (a *actor) verify(ctx context.Context) {
-	jobs := a.s.found.verifies
-	if a.loops {
-		jobs = a.s.ration(jobs)
+	jobs := a.found.verifies
+	if !a.once {
+		jobs = a.ration(jobs)
 	}
 	n := min(len(jobs), a.verifies)
 	a.more = a.more || n < len(jobs)
 	a.verifies -= n
-	if n > 0 {
-		a.s.verify(ctx, slices.Clone(jobs[:n]))
+	jobs = slices.Clone(jobs[:n]) // the Verifier keeps them
+	now := time.Now()
+	for i := range jobs {
+		a.clocks.ask(a.clocks.find(&jobs[i].Entry.Key), now)
+		a.inFlight[jobs[i].Entry.Key] = struct{}{}
 	}
-	a.s.found.verifies = a.s.found.verifies[:0]
+	if n > 0 {
+		a.cfg.Verifier.Verify(ctx, jobs, func(j *Job, o Outcome) { a.inbox.addOutcome(outcome{o, *j, time.Now()}) })
+	}
+	a.found.verifies = a.found.verifies[:0]
 	a.handed = time.Now()
 }
 
-// verify hands jobs, which it keeps, to the Verifier.
-func (s *Sweeper) verify(ctx context.Context, jobs []Job) {
-	now := time.Now()
-	for i := range jobs {
-		s.clocks.ask(s.clocks.find(&jobs[i].Entry.Key), now)
-		s.inFlight[jobs[i].Entry.Key] = struct{}{}
-	}
-	s.cfg.Verifier.Verify(ctx, jobs, func(j *Job, o Outcome) { s.inbox.addOutcome(outcome{o, *j, time.Now()}) })
-}
-
-// recordAll records the outcomes reported so far, and returns the first
-// failure among them.
-func (s *Sweeper) recordAll(tally func(Method, Result)) (first error) {
-	outcomes := s.inbox.takeOutcomes()
+// recordAll records the outcomes reported so far.
+func (a *actor) recordAll() {
+	outcomes := a.inbox.takeOutcomes()
 	for i := range outcomes {
 		o := &outcomes[i]
-		if o.Late {
-			s.noteHolders(&o.job, o.Holders)
-			continue
+		if !o.Late {
+			delete(a.inFlight, o.job.Entry.Key)
+			if a.record(&o.job, o.Method, o.Err, o.at) == Failed {
+				a.err = cmp.Or(a.err, o.Err)
+			}
 		}
-		delete(s.inFlight, o.job.Entry.Key)
-		r := s.record(&o.job, o.Method, o.Err, o.at)
-		tally(o.Method, r)
-		if r == Failed && first == nil {
-			first = o.Err
-		}
-		s.noteHolders(&o.job, o.Holders)
+		a.noteHolders(&o.job, o.Holders)
 	}
-	return first
 }
 
 // noteHolders logs when several holders answer for an entry, once for each set
@@ -165,71 +151,73 @@ func (s *Sweeper) noteHolders(j *Job, holders []neigh.LLAddr) {
 	}
 }
 
-// delete removes one batch, which stood as it is since then. An error means that
-// what became of it is unknown; the next scan shows.
-func (s *Sweeper) delete(batch []Job, since time.Time, tally func(Method, Result), first *error) error {
-	if time.Since(since) > freshFor {
+// deleteBatch deletes one batch. An error means that what became of it is unknown; the
+// next scan shows.
+func (a *actor) deleteBatch(batch []Job) error {
+	if time.Since(a.since) > freshFor {
 		var err error
-		if batch, err = s.stillIdle(batch, tally); err != nil {
+		if batch, err = a.stillIdle(batch); err != nil {
 			return err
 		}
 	}
-	s.found.keys = s.found.keys[:0]
-	for i := range batch {
-		s.found.keys = append(s.found.keys, batch[i].Entry.Key)
-	}
-	failed, err := s.cfg.Table.Delete(s.found.keys)
+	failed, err := a.cfg.Table.Delete(a.keys(batch))
 	if err != nil {
 		return err
 	}
 	now := time.Now()
 	for i := range batch {
+		j := &batch[i]
 		var err error
-		if len(failed) > 0 && failed[0].Key == batch[i].Entry.Key { // in the order of the batch
+		if len(failed) > 0 && failed[0].Key == j.Entry.Key { // in the order of the batch
 			err, failed = failed[0].Err, failed[1:]
 		}
-		r := s.record(&batch[i], ByDelete, err, now)
-		tally(ByDelete, r)
-		if r == Failed && *first == nil {
-			*first = fmt.Errorf("deleting entry %s on %s: %w", batch[i].Entry.Addr, batch[i].Link.Name, err)
+		if a.record(j, ByDelete, err, now) == Failed {
+			a.err = cmp.Or(a.err, fmt.Errorf("deleting entry %s on %s: %w", j.Entry.Addr, j.Link.Name, err))
 		}
 	}
 	return nil
 }
 
+// keys returns the keys of a batch, until it is called again.
+func (a *actor) keys(batch []Job) []neigh.Key {
+	a.found.keys = a.found.keys[:0]
+	for i := range batch {
+		a.found.keys = append(a.found.keys, batch[i].Entry.Key)
+	}
+	return a.found.keys
+}
+
 // stillIdle reads a batch again and returns the jobs that are still to be
 // deleted.
-func (s *Sweeper) stillIdle(batch []Job, tally func(Method, Result)) ([]Job, error) {
+func (a *actor) stillIdle(batch []Job) ([]Job, error) {
 	jobs := make(map[neigh.Key]*Job, len(batch))
-	s.found.keys = s.found.keys[:0]
 	for i := range batch {
 		jobs[batch[i].Entry.Key] = &batch[i]
-		s.found.keys = append(s.found.keys, batch[i].Entry.Key)
 	}
 	idle := make([]Job, 0, len(batch))
-	err := s.cfg.Table.GetAll(s.found.keys, func(e *neigh.Entry) {
+	err := a.cfg.Table.GetAll(a.keys(batch), func(e *neigh.Entry) {
 		j := jobs[e.Key]
 		if j == nil {
 			return
 		}
 		delete(jobs, e.Key)
-		if s.cfg.Scope.Decide(e, &j.Link, j.NextHop) == s.cfg.Scope.Decide(&j.Entry, &j.Link, j.NextHop) {
+		if a.cfg.Scope.Decide(e, &j.Link, j.NextHop) == a.cfg.Scope.Decide(&j.Entry, &j.Link, j.NextHop) {
 			idle = append(idle, *j)
 		} else {
-			tally(ByDelete, s.record(j, ByDelete, errChanged, time.Now()))
+			a.record(j, ByDelete, errChanged, time.Now())
 		}
 	})
 	if err != nil {
 		return nil, err
 	}
 	for _, j := range jobs {
-		tally(ByDelete, s.record(j, ByDelete, neigh.ErrGone, time.Now()))
+		a.record(j, ByDelete, neigh.ErrGone, time.Now())
 	}
 	return idle, nil
 }
 
 // record notes what came of one renewal.
-func (s *Sweeper) record(j *Job, m Method, err error, at time.Time) Result {
+func (a *actor) record(j *Job, m Method, err error, at time.Time) Result {
 	r := Failed
 	switch {
 	case err == nil:
@@ -243,24 +231,25 @@ func (s *Sweeper) record(j *Job, m Method, err error, at time.Time) Result {
 	case errors.Is(err, errChanged), errors.Is(err, neigh.ErrNoAddress):
 		r = Changed
 	}
-	clock := s.clocks.find(&j.Entry.Key)
+	a.sum.count(m, r)
+	clock := a.clocks.find(&j.Entry.Key)
 	if clock != nil {
 		clock.method = m
 	}
 	if m == ByDelete && r == OK {
-		s.clocks.ask(clock, at)
+		a.clocks.ask(clock, at)
 	}
 	if r == OK || r == Unanswered || r == Undecided { // in any case way it was asked for afresh
-		s.clocks.renewed(clock, at)
-		s.putApart(clock, j)
+		a.clocks.renewed(clock, at)
+		a.putApart(clock, j)
 	} else if clock != nil {
 		clock.pending = false // nobody waits for its answer
 	}
-	if s.cfg.Events.Renewed != nil {
-		s.cfg.Events.Renewed(report.DeviceName(&j.Link), m, r, j.age)
+	if a.cfg.Events.Renewed != nil {
+		a.cfg.Events.Renewed(report.DeviceName(&j.Link), m, r, j.age)
 	}
-	if s.cfg.Log.Enabled(context.Background(), slog.LevelDebug) {
-		s.cfg.Log.Debug("renewal", "address", j.Entry.Addr, "device", j.Link.Name, "lladdr", j.Entry.LLAddr,
+	if a.cfg.Log.Enabled(context.Background(), slog.LevelDebug) {
+		a.cfg.Log.Debug("renewal", "address", j.Entry.Addr, "device", j.Link.Name, "lladdr", j.Entry.LLAddr,
 			"state", j.Entry.State, "age", j.age, "method", m, "result", r, "err", err)
 	}
 	return r

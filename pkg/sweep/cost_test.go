@@ -50,9 +50,10 @@ func TestScanDoesNotAllocatePerEntry(t *testing.T) {
 	measure := func(n int, age time.Duration) float64 {
 		table := newStill(n)
 		s := sweeper(table.fakeTable, func(c *Config) { c.Table = table })
+		s.report.Store(&report.Report{}) // it is not the first scan
 		pass := func() {
-			a := actor{s: s, tally: ignore, deletes: n, verifies: n}
-			if err := s.scan(t.Context(), s.cfg.Timing.Due, &a); err != nil || a.err != nil || a.more {
+			a := actor{Sweeper: s, once: age >= interval, deletes: n, verifies: n} // without pauses
+			if err := s.scan(t.Context(), &a); err != nil || a.err != nil || a.more {
 				t.Fatal(err, a.err, a.more)
 			}
 			if want := map[bool]int{true: n}[age >= interval]; s.found.idle != want {
@@ -129,8 +130,8 @@ func BenchmarkScan(b *testing.B) {
 	s.report.Store(&report.Report{}) // it is not the first scan
 	b.ReportAllocs()
 	for b.Loop() {
-		a := actor{s: s, tally: ignore}
-		if err := s.scan(context.Background(), s.cfg.Timing.Due, &a); err != nil {
+		a := actor{Sweeper: s}
+		if err := s.scan(context.Background(), &a); err != nil {
 			b.Fatal(err)
 		}
 	}

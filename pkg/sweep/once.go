@@ -5,9 +5,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"time"
-
-	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 )
 
 // Summary counts what Once did.
@@ -28,50 +25,51 @@ func (s Summary) String() string {
 		s.Entries, s.Kept, s.Deleted, s.Verified, s.Unanswered, s.Undecided, s.Gone, s.Failed)
 }
 
+// count counts what came of a renewal.
+func (s *Summary) count(m Method, r Result) {
+	switch {
+	case r == Failed:
+		s.Failed++
+	case r == Unanswered:
+		s.Unanswered++
+	case r == Undecided:
+		s.Undecided++
+	case r != OK:
+		s.Gone++
+	case m == ByDelete:
+		s.Deleted++
+	default:
+		s.Verified++
+	}
+}
+
 // Once renews everything the policy allows, whatever its age. In a dry run it
 // counts what it would have done. The error says what failed first.
 func (s *Sweeper) Once(ctx context.Context) (Summary, error) {
-	var sum Summary
-	tally := func(m Method, r Result) {
-		switch {
-		case r == Failed:
-			sum.Failed++
-		case r == Unanswered:
-			sum.Unanswered++
-		case r == Undecided:
-			sum.Undecided++
-		case r != OK:
-			sum.Gone++
-		case m == ByDelete:
-			sum.Deleted++
-		default:
-			sum.Verified++
-		}
-	}
-	a := actor{s: s, tally: tally}
+	a := actor{Sweeper: s, once: true}
 	if !s.cfg.DryRun {
-		a.deletes, a.verifies, a.forgets = math.MaxInt, math.MaxInt, true
+		a.deletes, a.verifies = math.MaxInt, math.MaxInt
 	}
-	// What is in NUD_PROBE is being renewed by the kernel already.
-	err := s.scan(ctx, func(e *neigh.Entry, _ *neigh.Link, _ time.Duration) bool { return e.State != neigh.Probe }, &a)
-	if r := s.report.Load(); r != nil {
+	err := s.scan(ctx, &a)
+	if r := s.Report(); r != nil {
 		for _, d := range r.Devices {
 			for _, f := range d.Families {
 				for _, n := range f.States {
-					sum.Entries += n
+					a.sum.Entries += n
 				}
 			}
 		}
-		sum.Kept = sum.Entries - s.found.idle - s.found.inUse
+		a.sum.Kept = a.sum.Entries - s.found.idle - s.found.inUse
 	}
 	if err = cmp.Or(err, ctx.Err()); err != nil {
-		return sum, err
+		return a.sum, err
 	}
 	if s.cfg.DryRun {
-		sum.Verified, sum.Deleted = s.found.inUse, s.found.idle
-		return sum, nil
+		a.sum.Verified, a.sum.Deleted = s.found.inUse, s.found.idle
+		return a.sum, nil
 	}
 	a.verify(ctx)
 	s.cfg.Verifier.Wait()
-	return sum, cmp.Or(a.err, s.recordAll(tally), ctx.Err())
+	a.recordAll()
+	return a.sum, cmp.Or(a.err, ctx.Err())
 }

@@ -12,19 +12,16 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
 )
 
-// dueFunc says whether an entry is due, whose agent's clock shows resolved.
-type dueFunc func(e *neigh.Entry, link *neigh.Link, resolved time.Duration) bool
-
-// scan reads the table, moves the clocks, and publishes a report. What isDue
-// picks it leaves to a: what is to be deleted part by part, what is to be verified
-// in s.found.verifies.
-func (s *Sweeper) scan(ctx context.Context, isDue dueFunc, a *actor) error {
+// scan reads the table, moves the clocks, and publishes a report. What is due it
+// leaves to a: what is to be deleted part by part, what is to be verified in
+// s.found.verifies.
+func (s *Sweeper) scan(ctx context.Context, a *actor) error {
 	for k, at := range s.inbox.takeRenewed() {
 		s.clocks.renewed(s.clocks.find(&k), at)
 	}
 	var err error
 	for range dumpTries {
-		if err = s.look(ctx, isDue, a); !errors.Is(err, neigh.ErrInterrupted) && !errors.Is(err, neigh.ErrOverrun) {
+		if err = s.look(ctx, a); !errors.Is(err, neigh.ErrInterrupted) && !errors.Is(err, neigh.ErrOverrun) {
 			return err
 		}
 	}
@@ -32,7 +29,7 @@ func (s *Sweeper) scan(ctx context.Context, isDue dueFunc, a *actor) error {
 }
 
 // look is one try of a scan.
-func (s *Sweeper) look(ctx context.Context, isDue dueFunc, a *actor) error {
+func (s *Sweeper) look(ctx context.Context, a *actor) error {
 	start := time.Now()
 	s.found = found{verifies: s.found.verifies[:0], deletes: s.found.deletes[:0], keys: s.found.keys}
 	if err := s.around.read(s.cfg.Table, start, min(topologyAge, s.cfg.Timing.Interval/10)); err != nil {
@@ -43,7 +40,7 @@ func (s *Sweeper) look(ctx context.Context, isDue dueFunc, a *actor) error {
 			s.cfg.Log.Info("this machine was suspended", "for", gap.Round(time.Second))
 		}
 	}
-	sc := scanner{Sweeper: s, actor: a, isDue: isDue, report: report.NewBuilder(start, s.cfg.PerEntry), now: s.clocks.since(start)}
+	sc := scanner{Sweeper: s, actor: a, report: report.NewBuilder(start, s.cfg.PerEntry), now: s.clocks.since(start)}
 	if s.watched != nil {
 		sc.watched = s.watched()
 	}
@@ -62,7 +59,6 @@ func (s *Sweeper) look(ctx context.Context, isDue dueFunc, a *actor) error {
 type scanner struct {
 	*Sweeper
 	actor   *actor
-	isDue   dueFunc
 	watched []neigh.Key // renewed by somebody else
 	report  *report.Builder
 	now     time.Duration // when the part was read, as the clocks keep it
@@ -95,38 +91,37 @@ func (sc *scanner) entry(e *neigh.Entry) {
 	if slices.Contains(sc.watched, e.Key) {
 		verdict = policy.Verdict{Action: policy.Keep, Reason: policy.Watched}
 	}
-	age, resolved, held := e.Updated, e.Updated, false
-	if !sc.actor.forgets || verdict.Action != policy.Delete {
-		seen := sc.see(e, verdict)
-		if seen.again {
-			return
-		}
-		age = seen.age
-		resolved, held = seen.due(sc.now)
+	seen := sc.see(e, verdict)
+	if seen.again {
+		return
 	}
 	if sc.cfg.Timing.Exceeded(e, &sc.link) {
 		sc.report.AddOverdue()
 	}
-	ages := neigh.Ages{neigh.Used: e.Used, neigh.Confirmed: e.Confirmed, neigh.Updated: e.Updated, neigh.Resolved: age}
+	ages := neigh.Ages{neigh.Used: e.Used, neigh.Confirmed: e.Confirmed, neigh.Updated: e.Updated, neigh.Resolved: seen.age}
 	sc.report.Add(e, &sc.link, verdict, &ages, nextHop, isDefault)
-	due, left := sc.isDue(e, &sc.link, resolved), time.Duration(0)
+	resolved, held := seen.due(sc.now)
+	left := sc.cfg.Timing.Left(e, &sc.link, resolved)
+	due := left <= 0
 	if verdict.Action == policy.Verify {
-		left = sc.cfg.Timing.Left(e, &sc.link, resolved)
 		if sc.link.Uplink {
-			due = sc.loadOf(&sc.link).count(left, &sc.cfg.Timing) || due
+			due = sc.loadOf(&sc.link).count(left, &sc.cfg.Timing)
 		}
 		sc.found.soon = sc.found.soon || left <= calmPeriods*sc.cfg.ScanPeriod
 	}
 	sc.found.soon = sc.found.soon || e.State == neigh.Probe
+	if sc.actor.once {
+		due = e.State != neigh.Probe // which the kernel is renewing already
+	}
 	if due && !held {
-		sc.job(verdict.Action, Job{Entry: *e, Link: sc.link, NextHop: nextHop, age: max(e.Used, e.Updated, age), left: left})
+		sc.job(verdict.Action, Job{Entry: *e, Link: sc.link, NextHop: nextHop, age: max(e.Used, e.Updated, seen.age), left: left})
 	}
 }
 
 // see moves the clock of an entry.
 func (sc *scanner) see(e *neigh.Entry, verdict policy.Verdict) sight {
 	seen := sc.clocks.see(e, sc.now)
-	if seen.fresh && sc.starting() && sc.actor.loops {
+	if seen.fresh && sc.starting() && !sc.actor.once {
 		sc.spread(seen.clock, e, verdict.Action == policy.Verify && sc.link.Uplink)
 	}
 	if seen.corrected && !seen.again {

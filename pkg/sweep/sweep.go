@@ -182,7 +182,7 @@ func (s *Sweeper) Report() *report.Report { return s.report.Load() }
 func (s *Sweeper) Run(ctx context.Context) error {
 	defer func() {
 		s.cfg.Verifier.Wait()
-		_ = s.recordAll(ignore)
+		(&actor{Sweeper: s}).recordAll()
 	}()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -214,18 +214,18 @@ func evenly(from float64) func() float64 {
 // pass scans and acts, and returns the time until the next one.
 func (s *Sweeper) pass(ctx context.Context) time.Duration {
 	start, starting := time.Now(), s.starting()
-	earlier := s.recordAll(ignore)
-	a := actor{s: s, tally: ignore, loops: true, pause: batchPause}
+	a := actor{Sweeper: s}
 	if !s.cfg.DryRun {
 		a.deletes, a.verifies = s.deleteLimit(), passLimit
 	}
-	err := s.scan(ctx, s.cfg.Timing.Due, &a)
+	a.recordAll()
+	err := s.scan(ctx, &a)
 	took := time.Since(start) - a.took
 	if err == nil {
 		a.verify(ctx)
-		err = cmp.Or(a.err, s.recordAll(ignore))
+		a.recordAll()
 	}
-	err = cmp.Or(err, earlier)
+	err = cmp.Or(err, a.err)
 	s.status.Store(&status{at: time.Now(), err: err})
 	if s.cfg.Events.Scanned != nil {
 		s.cfg.Events.Scanned(took, err)
