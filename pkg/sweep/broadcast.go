@@ -1,7 +1,6 @@
 package sweep
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -140,7 +139,7 @@ func (b *Broadcast) pop(device int) *task {
 // up now: it does not last for as long as an entry may wait.
 func (b *Broadcast) begin(ctx context.Context, t *task) bool {
 	if !b.Available() || t.Link.Suppresses {
-		b.leaveTo(ctx, t)
+		b.leave(ctx, t)
 		return true
 	}
 	asker := &shield.Asker{
@@ -157,9 +156,9 @@ func (b *Broadcast) begin(ctx context.Context, t *task) bool {
 	return true
 }
 
-// leaveTo leaves an entry to the kernel. The turn was for what the kernel sends at once;
+// leave leaves an entry to the kernel. The turn was for what the kernel sends at once;
 // what it sends later takes turns then. Wait does not wait for that.
-func (b *Broadcast) leaveTo(ctx context.Context, t *task) {
+func (b *Broadcast) leave(ctx context.Context, t *task) {
 	b.Fallback.Verify(ctx, []Job{t.Job}, func(j *Job, o Outcome) {
 		t.report(j, o)
 		switch {
@@ -202,7 +201,7 @@ func (b *Broadcast) ask(ctx context.Context, asker *shield.Asker, q *shield.Inqu
 	if moved := b.settle(ctx, asker, q, t); moved || ctx.Err() != nil {
 		return
 	}
-	b.listen(ctx, time.Now().Add(shield.LateFor(asker.Window)))
+	b.listen(ctx, shield.LateFor(asker.Window))
 	err := asker.Late(q, func(l *shield.Late) {
 		b.attend(ctx, func() {
 			if holders := l.Attend(ctx); holders != nil {
@@ -215,13 +214,11 @@ func (b *Broadcast) ask(ctx context.Context, asker *shield.Asker, q *shield.Inqu
 	}
 }
 
-// listen has Wait wait for late answers, until then.
-func (b *Broadcast) listen(ctx context.Context, until time.Time) {
+// listen has Wait wait for late answers, for so long.
+func (b *Broadcast) listen(ctx context.Context, d time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if until.After(b.late) {
-		b.late = until
-	}
+	b.late = time.Now().Add(d) // each entry is listened for as long
 	if !b.listening {
 		b.listening = true
 		b.wg.Go(func() {
@@ -270,7 +267,7 @@ func (b *Broadcast) settle(ctx context.Context, asker *shield.Asker, q *shield.I
 		h, ok := q.Holder()
 		return ok && h != q.Incumbent.LLAddr || err != nil && !errors.Is(err, errUnanswered) && !errors.Is(err, errUndecided)
 	case b.Pacer.Wait(ctx, device, 1, false) == nil:
-		b.leaveTo(ctx, t)
+		b.leave(ctx, t)
 	default:
 		// Half heard is not heard: the incumbent may have been about to answer.
 		t.end(Outcome{Method: ByBroadcast, Err: errChanged})
@@ -278,71 +275,57 @@ func (b *Broadcast) settle(ctx context.Context, asker *shield.Asker, q *shield.I
 	return true
 }
 
-// correct makes the entry name the holder that the answers call for. What that holder
-// answered need not have reached the kernel: its firewall may have dropped it.
+// correct makes the entry name the holder that the answers call for. Where they call for
+// none, because nobody answered, or only others that there is no reason to believe, the
+// entry is left to the kernel.
 func (b *Broadcast) correct(ctx context.Context, asker *shield.Asker, q *shield.Inquiry) error {
 	h, ok := q.Holder()
-	if !ok {
-		return b.leave(ctx, q)
-	}
-	if err := asker.Hold(q, h); err != nil {
-		return err
-	}
-	due, err := b.unconfirmed(q)
-	switch {
-	case err != nil:
-	case due:
-		if stopping := b.turns(ctx, q); stopping == nil {
-			err = b.confirm(q)
+	if ok {
+		if err := asker.Hold(q, h); err != nil {
+			return err
 		}
-	case h != q.Incumbent.LLAddr:
-		b.Pacer.Spend(q.Key.Index, 1) // the kernel's, by which it verifies that
 	}
-	if errors.Is(err, errChanged) {
+	err := b.confirm(ctx, q)
+	switch {
+	case ok && errors.Is(err, errChanged):
 		return nil // the kernel is verifying it already
+	case ok || err != nil:
+		return err
+	case len(q.Holders) > 0:
+		return errUndecided
 	}
-	return err
+	return errUnanswered
 }
 
-// leave leaves an entry to the kernel that nobody answers for, or only others that
-// there is no reason to believe. The kernel verifies it by unicast when it is used.
-// Those requests need turns as well.
-func (b *Broadcast) leave(ctx context.Context, q *shield.Inquiry) error {
-	left := errUnanswered
-	if len(q.Holders) > 0 {
-		left = errUndecided
+// confirm has the kernel verify an entry by unicast now, in its turn, if nothing has
+// vouched for it in time: the answers need not have reached the kernel, whose firewall may
+// have dropped them, and shielding the entry again and again would keep the kernel from
+// asking for ever. Any other entry that is not confirmed yet it verifies when NUD_DELAY is
+// over.
+func (b *Broadcast) confirm(ctx context.Context, q *shield.Inquiry) error {
+	e, due, err := b.unconfirmed(q)
+	if err == nil && !due && e.State == neigh.Delay {
+		go b.spend(ctx, q.Key, delayTime-e.Updated, kernelTries)
 	}
-	if b.turns(ctx, q) != nil {
-		return left
-	}
-	return cmp.Or(b.confirm(q), left)
-}
-
-// turns waits for the first of the kernel's requests, and takes the turns of all.
-func (b *Broadcast) turns(ctx context.Context, q *shield.Inquiry) error {
-	if err := b.Pacer.Wait(ctx, q.Key.Index, 1, false); err != nil {
+	if !due || b.Pacer.Wait(ctx, q.Key.Index, 1, false) != nil {
 		return err
 	}
-	b.Pacer.Spend(q.Key.Index, kernelTries-1)
-	return nil
-}
-
-// unconfirmed reports whether nothing has vouched for an entry in time. Timing.Overdue
-// leaves out those whose link-layer address was never confirmed, or every new entry
-// would be due. This one was asked for, and the kernel has heard no answer.
-func (b *Broadcast) unconfirmed(q *shield.Inquiry) (bool, error) {
-	e, err := shield.Reread(b.Table, b.Scope, q.Key, q.Link, q.NextHop)
-	return err == nil && e.Confirmed >= b.Timing.Threshold(), err
-}
-
-// confirm makes the kernel verify such an entry now: shielding it again and again
-// would keep it from that for ever.
-func (b *Broadcast) confirm(q *shield.Inquiry) error {
-	due, err := b.unconfirmed(q)
-	if due {
-		err = b.Table.SetState(q.Key, neigh.Probe)
+	if _, due, err = b.unconfirmed(q); !due {
+		return err
+	}
+	if err = b.Table.SetState(q.Key, neigh.Probe); err == nil {
+		go b.spend(ctx, q.Key, retransTime, kernelTries-1)
 	}
 	return err
+}
+
+// unconfirmed reads the entry again, and reports whether nothing has vouched for it in
+// time. Timing.Unconfirmed leaves out those whose link-layer address was never confirmed,
+// or every new entry would be due. This one was asked for, and the kernel has heard no
+// answer.
+func (b *Broadcast) unconfirmed(q *shield.Inquiry) (e neigh.Entry, due bool, err error) {
+	e, err = shield.Reread(b.Table, b.Scope, q.Key, q.Link, q.NextHop)
+	return e, err == nil && e.Confirmed >= b.Timing.Threshold(), err
 }
 
 // warn says why broadcasts failed, where CAP_NET_RAW is missing once and for all.

@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/pace"
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
 )
 
 // crowd returns a bench with n entries on eth0, in use, that answer.
@@ -172,6 +174,9 @@ func TestSilentSegmentIsPaced(t *testing.T) {
 		const n = 300
 		b := crowd(n, func() time.Duration { return time.Hour })
 		clear(b.solicitor.answers)
+		for _, e := range b.table.entries {
+			e.silent = true
+		}
 		s := broadcasting(b)
 		begun := time.Now()
 		stop := start(t, s)
@@ -183,7 +188,53 @@ func TestSilentSegmentIsPaced(t *testing.T) {
 		if most, _ := b.solicitor.peak(begun, 2*interval, time.Minute); most > 60*pace.PerSecond*2/3 {
 			t.Errorf("%d in a minute leave too few turns for what the kernel sends", most)
 		}
+		all := b.withKernel("use", delayTime)
+		if most, _ := all.peak(begun, 2*interval, time.Second); most > 15 {
+			t.Errorf("%d in a second with the kernel's: more than a switch takes that inspects ARP", most)
+		}
+		if most, sum := all.peak(begun, 2*interval, time.Minute); most > 60*pace.PerSecond || sum != 6*n {
+			t.Errorf("%d in a minute with the kernel's, %d in all; want %d at most, and %d", most, sum, 60*pace.PerSecond, 6*n)
+		}
 		b.solicitor.longest(t, n, time.Now())
+	})
+}
+
+// withKernel returns all that was asked for by the agent, and by the kernel for entries
+// whose neighbours are silent: from so long on after what was done to them last.
+func (b *bench) withKernel(did string, after time.Duration) *fakeSolicitor {
+	last := make(map[neigh.Key]time.Time)
+	for _, o := range b.table.log() {
+		if o.do == did {
+			last[o.key] = b.table.made.Add(o.at)
+		}
+	}
+	all := &fakeSolicitor{asks: b.solicitor.log()}
+	for k, at := range last {
+		for try := range kernelTries {
+			all.asks = append(all.asks, ask{questions: []shield.Question{{Addr: k.Addr}}, at: at.Add(after + time.Duration(try)*retransTime)})
+		}
+	}
+	slices.SortFunc(all.asks, func(a, b ask) int { return a.at.Compare(b.at) })
+	return all
+}
+
+// What nothing has vouched for in time is verified by the kernel as soon as nobody has
+// answered. The agent and the kernel together ask no more than ten times in any second.
+func TestSilentNextHopsArePaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 60
+		b := newBench()
+		for i := range n {
+			e := aged(fmt.Sprintf("10.0.0.%d", i), eth0, neigh.Stale, interval)
+			e.silent = true
+			b.table.add(e)
+			b.table.nextHop(e.Key, true)
+		}
+		b.verify(t.Context(), t, b.jobs())
+		time.Sleep(kernelTries * retransTime)
+		if most, sum := b.withKernel(neigh.Probe.String(), 0).peak(b.table.made, time.Hour, time.Second); most > pace.PerSecond || sum != 6*n {
+			t.Errorf("%d in a second, %d in all; want %d at most, and %d", most, sum, pace.PerSecond, 6*n)
+		}
 	})
 }
 
