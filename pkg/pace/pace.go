@@ -41,12 +41,7 @@ func (p *Pacer) Wait(ctx context.Context, device, n int, first bool) error {
 		return err
 	}
 	p.mu.Lock()
-	d, now := p.find(device), time.Now()
-	if d.forget(now); len(d.waiting[0])+len(d.waiting[1]) == 0 && !d.turn(n, first, now).After(now) {
-		d.take(n, first, now)
-		p.mu.Unlock()
-		return nil
-	}
+	d := p.find(device)
 	w := &waiter{n: n, first: first, ready: make(chan struct{})}
 	d.waiting[class(first)] = append(d.waiting[class(first)], w)
 	p.grant(d)
@@ -163,11 +158,7 @@ func class(first bool) int {
 
 // forget drops what was sent longer than a second ago.
 func (d *device) forget(now time.Time) {
-	old := 0
-	for old < len(d.sent) && now.Sub(d.sent[old].at) >= second {
-		old++
-	}
-	d.sent = slices.Delete(d.sent, 0, old)
+	d.sent = slices.DeleteFunc(d.sent, func(t turn) bool { return now.Sub(t.at) >= second })
 }
 
 // take notes n turns.
