@@ -56,17 +56,13 @@ func New(info Info) *Metrics {
 		registry: prometheus.NewPedanticRegistry(),
 		last:     func() *report.Report { return nil },
 		devices:  make(map[string]struct{}),
-		renewals: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: namespace, Name: "renewals_total",
-			Help: "Attempts to renew an entry, by device, method (delete: removed while idle; broadcast: asked for by broadcast, every answer heard; stale: set to NUD_STALE and used, so that the kernel verifies it by unicast, or TCP confirms it; probe: set to NUD_PROBE, so that the kernel verifies it at once) and result (ok; unanswered: nobody answered three broadcasts, left to the kernel; undecided: others than the holder that the entry names answered them, and not one alone each time, left to the kernel; gone: vanished before it was reached; changed: called for another verdict when read again; failed: refused by the kernel).",
-		}, []string{"device", "method", "result"}),
+		renewals: counter("renewals_total",
+			"Attempts to renew an entry, by device, method (delete: removed while idle; broadcast: asked for by broadcast, every answer heard; stale: set to NUD_STALE and used, so that the kernel verifies it by unicast, or TCP confirms it; probe: set to NUD_PROBE, so that the kernel verifies it at once) and result (ok; unanswered: nobody answered three broadcasts, left to the kernel; undecided: others than the holder that the entry names answered them, and not one alone each time, left to the kernel; gone: vanished before it was reached; changed: called for another verdict when read again; failed: refused by the kernel).", "device", "method", "result"),
 		renewalAge: histogram("renewal_age_seconds",
 			[]float64{1, 10, 60, 120, 180, 240, 270, 285, 300, 315, 360, 600, 3600},
 			"Age in seconds at which entries were renewed: the greatest of the used, updated and resolved clocks."),
-		corrections: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: namespace, Name: "corrections_total",
-			Help: "Entries that came back from a renewal with another link-layer address than before: neighbours that had moved without this node noticing.",
-		}, []string{"device"}),
+		corrections: counter("corrections_total",
+			"Entries that came back from a renewal with another link-layer address than before: neighbours that had moved without this node noticing.", "device"),
 		scans: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: namespace, Name: "scans_total",
 			Help: "Scans of the neighbour table, failed ones included.",
@@ -74,10 +70,8 @@ func New(info Info) *Metrics {
 		scanTime: histogram("scan_duration_seconds",
 			[]float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5},
 			"Time in seconds a scan took: reading the table and deciding, without the renewals."),
-		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: namespace, Name: "scan_failures_total",
-			Help: "Scans that failed, or whose renewals did, by reason (permission: CAP_NET_ADMIN is missing; overrun: the kernel dropped messages; interrupted: the table kept changing under the dump; timeout: the kernel did not answer; malformed: a message did not parse; memory: the kernel had none; other).",
-		}, []string{"reason"}),
+		failures: counter("scan_failures_total",
+			"Scans that failed, or whose renewals did, by reason (permission: CAP_NET_ADMIN is missing; overrun: the kernel dropped messages; interrupted: the table kept changing under the dump; timeout: the kernel did not answer; malformed: a message did not parse; memory: the kernel had none; other).", "reason"),
 		lastSuccess: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: namespace, Name: "last_success_timestamp_seconds",
 			Help: "Unix time in seconds of the last scan that succeeded, 0 before the first.",
@@ -85,10 +79,8 @@ func New(info Info) *Metrics {
 		roundTrip: histogram("solicitation_round_trip_seconds",
 			[]float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5},
 			"Time in seconds from a solicitation to each of its answers."),
-		conflicts: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: namespace, Name: "own_address_conflicts_total",
-			Help: "Times that another host answered for an address of this node that was to be announced (--announce=start), and so was not: at the start, and once a minute as long as it does.",
-		}, []string{"device"}),
+		conflicts: counter("own_address_conflicts_total",
+			"Times that another host answered for an address of this node that was to be announced (--announce=start), and so was not: at the start, and once a minute as long as it does.", "device"),
 	}
 	start := time.Now()
 	m.success.Store(&start)
@@ -145,6 +137,11 @@ func (m *Metrics) ObserveSweep(last func() *report.Report, broadcast func() bool
 		Help: "1 if entries on uplinks are verified by broadcast, 0 if CAP_NET_RAW is missing and only the kernel's unicast verifies them.",
 	}, func() float64 { return boolean(broadcast()) })
 	m.registry.MustRegister(available, &table{last: last})
+}
+
+// counter returns counters at 0, one for each combination of labels.
+func counter(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
 }
 
 // histogram has the given classic buckets, and native ones for servers that

@@ -24,9 +24,6 @@ type VIPs struct {
 
 // NewVIPs returns counters at 0.
 func NewVIPs(l VIPLabels) *VIPs {
-	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
-	}
 	return &VIPs{
 		labels: l,
 		moves: counter("vip_moves_total",
