@@ -27,7 +27,7 @@ const (
 
 // options is everything that flags and environment decide.
 type options struct {
-	Command string // "", "list", "probe", "check", "ready", "status"
+	Command string // "" for the agent
 
 	Interval   time.Duration
 	ScanPeriod time.Duration
@@ -118,7 +118,7 @@ func newFlags(command string, o *options) *flags {
 
 // add declares a flag. The text of its default, as documentation shows it, can be
 // set where there is no literal one.
-func (f *flags) add(v value, name, usage string) *pflag.Flag { return f.VarPF(v, name, "", usage) }
+func (f *flags) add(v *value, name, usage string) *pflag.Flag { return f.VarPF(v, name, "", usage) }
 
 func (f *flags) addSwitch(to *bool, name, usage string) {
 	f.add(boolean(to), name, usage).NoOptDefVal = "true"
@@ -244,12 +244,7 @@ func parse(args []string, env func(string) (string, bool), stdout io.Writer) (*o
 		return nil, errHelp
 	case err != nil:
 		return nil, f.explain(err)
-	case c.argument != nil:
-		if err := f.environment(env, &c); err != nil {
-			return nil, err
-		}
-		return o, f.address(&c)
-	case f.NArg() > 0:
+	case c.argument == nil && f.NArg() > 0:
 		return nil, fmt.Errorf("unexpected argument %q: want flags only", f.Arg(0))
 	}
 	if o.Command == "list" {
@@ -257,6 +252,9 @@ func parse(args []string, env func(string) (string, bool), stdout io.Writer) (*o
 	}
 	if err := f.environment(env, &c); err != nil {
 		return nil, err
+	}
+	if c.argument != nil {
+		return o, f.address(&c)
 	}
 	return o, f.complete()
 }
@@ -268,9 +266,9 @@ func named(args []string) bool { return len(args) > 0 && !strings.HasPrefix(args
 // what is wrong.
 func (f *flags) explain(err error) error {
 	var invalid *pflag.InvalidValueError
-	var value refusal
-	if errors.As(err, &invalid) && errors.As(err, &value) {
-		return f.refuse(invalid.GetFlag().Name, string(value))
+	var text refusal
+	if errors.As(err, &invalid) && errors.As(err, &text) {
+		return f.refuse(invalid.GetFlag().Name, string(text))
 	}
 	var unknown *pflag.NotExistError
 	if errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() == "" {
@@ -294,8 +292,8 @@ func (f *flags) refuse(name, text string) error {
 
 // allowed is what a flag allows.
 func allowed(p *pflag.Flag) string {
-	if v, ok := p.Value.(value); ok {
-		return v.allowed()
+	if v, ok := p.Value.(*value); ok {
+		return v.want
 	}
 	return ""
 }

@@ -13,22 +13,33 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/spf13/pflag"
 )
 
 // value is what a flag is bound to. Its Set refuses what is not allowed, and takes
 // what is: no second look is needed.
-type value interface {
-	pflag.Value
-	allowed() string // completes "want ..."
+type value struct {
+	set  func(text string) error
+	text string // as it was last set
+	want string // what is allowed: completes "want ..."
 }
 
-// errRefused says that a text is not allowed.
-var errRefused = errors.New("not allowed")
+// Set implements pflag.Value.
+func (v *value) Set(text string) error {
+	if err := v.set(text); err != nil {
+		return refused(text, err)
+	}
+	v.text = text
+	return nil
+}
 
-// refusal is errRefused for another text than the one that was given: an element of
-// it, or what was understood.
+// String implements pflag.Value.
+func (v *value) String() string { return v.text }
+
+// Type implements pflag.Value.
+func (*value) Type() string { return "string" }
+
+// refusal is a text that is not allowed: the one that was given, an element of it, or
+// what was understood.
 type refusal string
 
 func (r refusal) Error() string { return fmt.Sprintf("%q is not allowed", string(r)) }
@@ -41,118 +52,89 @@ func refused(text string, err error) error {
 	return refusal(text)
 }
 
-// single is a flag with one value.
-type single[T any] struct {
-	to    *T
-	parse func(string) (T, error)
-	text  string // as it was last set
-	want  string
-}
-
-// newSingle binds a flag to a variable. def is the default; with "" the variable
-// stays as it is.
-func newSingle[T any](to *T, def, want string, parse func(string) (T, error)) *single[T] {
-	s := &single[T]{to: to, parse: parse, want: want}
+// newSingle binds a flag with one value to a variable. def is the default; with "" the
+// variable stays as it is.
+func newSingle[T any](to *T, def, want string, parse func(string) (T, error)) *value {
+	v := &value{want: want, set: func(text string) error {
+		parsed, err := parse(text)
+		if err == nil {
+			*to = parsed
+		}
+		return err
+	}}
 	if def != "" {
-		_ = s.Set(def)
+		_ = v.Set(def)
 	}
-	return s
+	return v
 }
 
-// Set implements pflag.Value.
-func (s *single[T]) Set(text string) error {
-	v, err := s.parse(text)
-	if err != nil {
-		return refused(text, err)
-	}
-	*s.to, s.text = v, text
-	return nil
-}
-
-// String implements pflag.Value.
-func (s *single[T]) String() string { return s.text }
-
-// Type implements pflag.Value.
-func (*single[T]) Type() string { return "string" }
-
-func (s *single[T]) allowed() string { return s.want }
-
-// repeated is a flag that may be repeated, and whose values may have commas between
-// them. The first one replaces the default.
-type repeated[T any] struct {
-	to    *[]T
-	parse func(string) (T, error)
-	text  string
-	given bool
-	want  string
-}
-
-// newList binds a flag to a variable. def is the default; with "" it is empty.
-func newList[T any](to *[]T, def, want string, parse func(string) (T, error)) *repeated[T] {
-	l := &repeated[T]{to: to, parse: parse, want: want}
+// newList binds a flag to a variable that may be repeated, and whose values may have
+// commas between them. def is the default, which the first value replaces; with "" it
+// is empty. An empty list is refused: of interfaces or prefixes it would mean all of them.
+func newList[T any](to *[]T, def, want string, parse func(string) (T, error)) *value {
+	given := false
+	v := &value{want: want, set: func(text string) error {
+		elements, err := split(text)
+		if err != nil {
+			return err
+		}
+		if !given {
+			*to, given = nil, true
+		}
+		for _, e := range elements {
+			parsed, err := parse(e)
+			if err != nil {
+				return refused(e, err)
+			}
+			*to = append(*to, parsed)
+		}
+		return nil
+	}}
 	if def != "" {
-		_ = l.Set(def)
-		l.given = false
+		_ = v.Set(def)
+		given = false
 	}
-	return l
+	return v
 }
 
-// Set implements pflag.Value. An empty list is refused: of interfaces or prefixes it
-// would mean all of them.
-func (l *repeated[T]) Set(text string) error {
+// split returns the elements of a list, which is one line of CSV.
+func split(text string) ([]string, error) {
 	r := csv.NewReader(strings.NewReader(strings.TrimSpace(text)))
 	r.TrimLeadingSpace = true
 	elements, err := r.Read()
 	if err != nil {
-		return refusal(text)
+		return nil, err
 	}
-	if _, err := r.Read(); !errors.Is(err, io.EOF) { // a second line
-		return refusal(text)
+	if _, err := r.Read(); !errors.Is(err, io.EOF) {
+		return nil, refusal(text)
 	}
-	if !l.given {
-		*l.to, l.given = nil, true
+	for i, e := range elements {
+		elements[i] = strings.TrimSpace(e)
 	}
-	for _, e := range elements {
-		e = strings.TrimSpace(e)
-		v, err := l.parse(e)
-		if err != nil {
-			return refused(e, err)
-		}
-		*l.to = append(*l.to, v)
-	}
-	l.text = text
-	return nil
+	return elements, nil
 }
 
-// String implements pflag.Value.
-func (l *repeated[T]) String() string { return l.text }
-
-// Type implements pflag.Value.
-func (*repeated[T]) Type() string { return "string" }
-
-func (l *repeated[T]) allowed() string { return l.want }
-
 // choice is one of a few names.
-func choice(to *string, def string, names ...string) value {
+func choice(to *string, def string, names ...string) *value {
 	return choiceOf(to, def, names, names)
 }
 
 // choiceOf is one of a few names, each of which stands for a value.
-func choiceOf[T any](to *T, def string, names []string, values []T) value {
+func choiceOf[T any](to *T, def string, names []string, values []T) *value {
 	last := len(names) - 1
 	return newSingle(to, def, strings.Join(names[:last], ", ")+" or "+names[last], func(s string) (v T, err error) {
 		i := slices.Index(names, s)
 		if i < 0 {
-			return v, errRefused
+			return v, refusal(s)
 		}
 		return values[i], nil
 	})
 }
 
-func boolean(to *bool) value { return newSingle(to, "false", "true or false", strconv.ParseBool) }
+func boolean(to *bool) *value { return newSingle(to, "false", "true or false", strconv.ParseBool) }
 
 // duration is from lo to hi.
-func duration(to *time.Duration, def string, lo, hi time.Duration, want string) value {
+func duration(to *time.Duration, def string, lo, hi time.Duration, want string) *value {
 	return newSingle(to, def, want, func(s string) (time.Duration, error) {
 		d, err := time.ParseDuration(s)
 		if err == nil && (d < lo || d > hi) {
@@ -163,44 +145,44 @@ func duration(to *time.Duration, def string, lo, hi time.Duration, want string) 
 }
 
 // number is from lo to hi.
-func number[T int | uint16](to *T, def string, lo, hi T) value {
+func number[T int | uint16](to *T, def string, lo, hi T) *value {
 	return newSingle(to, def, fmt.Sprintf("a number from %d to %d", lo, hi), func(s string) (T, error) {
 		n, err := strconv.ParseInt(s, 0, 64)
 		if err == nil && (n < int64(lo) || n > int64(hi)) {
-			err = errRefused
+			err = refusal(s)
 		}
 		return T(n), err
 	})
 }
 
 // text is anything.
-func text(to *string, want string) value {
+func text(to *string, want string) *value {
 	return newSingle(to, "", want, func(s string) (string, error) { return s, nil })
 }
 
 // globs match names of devices.
-func globs(to *[]string, want string) value {
+func globs(to *[]string, want string) *value {
 	return newList(to, "", want, func(s string) (string, error) {
 		if _, err := path.Match(s, ""); err != nil || s == "" {
-			return "", errRefused
+			return "", refusal(s)
 		}
 		return s, nil
 	})
 }
 
 // prefixes of addresses, without the bits behind them.
-func prefixes(to *[]netip.Prefix) value {
+func prefixes(to *[]netip.Prefix) *value {
 	return newList(to, "", "a prefix such as 10.0.0.0/8 or 2001:db8::/32", func(s string) (netip.Prefix, error) {
 		p, err := netip.ParsePrefix(s)
 		if err == nil && p.Addr().Is4In6() { // the table knows no mapped addresses: it would match nothing
-			err = errRefused
+			err = refusal(s)
 		}
 		return p.Masked(), err
 	})
 }
 
 // listenHost is an address, or "" for every address.
-func listenHost(to *string) value {
+func listenHost(to *string) *value {
 	return newSingle(to, "", "an IPv4 or IPv6 address", func(s string) (string, error) {
 		if s == "" {
 			return s, nil
@@ -211,7 +193,7 @@ func listenHost(to *string) value {
 }
 
 // listenAddresses have a port, and may have a host.
-func listenAddresses(to *[]string, def string) value {
+func listenAddresses(to *[]string, def string) *value {
 	return newList(to, def, "host:port, :port or [ipv6]:port", func(s string) (string, error) {
 		_, port, err := net.SplitHostPort(s)
 		if err == nil {
@@ -222,10 +204,10 @@ func listenAddresses(to *[]string, def string) value {
 }
 
 // hostName is a name that may be in a certificate.
-func hostName(to *string) value {
+func hostName(to *string) *value {
 	return newSingle(to, "", "a DNS name", func(s string) (string, error) {
 		if !dnsName.MatchString(s) {
-			return "", errRefused
+			return "", refusal(s)
 		}
 		return s, nil
 	})
@@ -238,7 +220,7 @@ type vipValue struct {
 	target     vipTarget
 }
 
-func vips(to *[]vipValue) value {
+func vips(to *[]vipValue) *value {
 	return newList(to, "auto", "auto, ADDRESS, IPv4:PORT, [IPv6]:PORT, NAME, NAME:PORT, or none alone", parseVIP)
 }
 
@@ -256,7 +238,7 @@ func parseVIP(s string) (vipValue, error) {
 	case err != nil && dnsName.MatchString(host):
 		return vipValue{target: vipTarget{Name: host, Port: port}}, nil
 	}
-	return vipValue{}, errRefused
+	return vipValue{}, refusal(s)
 }
 
 // splitPort takes a port off the end of an address or a name. An IPv6 address
