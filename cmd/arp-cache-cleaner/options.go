@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/vip"
 )
 
 const (
@@ -74,7 +75,7 @@ type checkOptions struct {
 // vipOptions is what decides which VIPs are watched, and how.
 type vipOptions struct {
 	Auto       bool
-	Targets    []vipTarget // those that are named, each once
+	Targets    []vip.Given // those that are named, each once
 	Port       uint16
 	Interval   time.Duration
 	Health     string
@@ -84,13 +85,6 @@ type vipOptions struct {
 
 // watches reports whether any VIP may be watched.
 func (v *vipOptions) watches() bool { return v.Auto || len(v.Targets) > 0 }
-
-// vipTarget is a VIP that --vip names, by its address or by its name.
-type vipTarget struct {
-	Addr netip.Addr // not valid where there is a name
-	Name string
-	Port uint16 // its own, or --vip-port
-}
 
 // errHelp says that help was asked for and has been printed.
 var errHelp = errors.New("help was printed")

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/vip"
 )
 
 func environment(vars map[string]string) func(string) (string, bool) {
@@ -91,7 +92,7 @@ func TestParse(t *testing.T) {
 			want: func(o *options) {
 				o.VIP = vipOptions{
 					Auto: true,
-					Targets: []vipTarget{
+					Targets: []vip.Given{
 						{Addr: netip.MustParseAddr("10.0.0.100"), Port: 443}, {Addr: netip.MustParseAddr("2001:db8::100"), Port: 443},
 						{Name: "vip.example.com", Port: 443}, {Addr: netip.MustParseAddr("10.0.0.101"), Port: 443},
 					},
@@ -103,7 +104,7 @@ func TestParse(t *testing.T) {
 			name: "VIPs with ports", args: []string{"--vip=10.0.0.100:16443,10.0.0.100", "--vip=[2001:db8::100]:8443", "--vip=vip.example.com:9443", "--vip=10.0.0.100:16443,[::ffff:10.0.0.101]:1"},
 			want: func(o *options) {
 				o.VIP.Auto = false
-				o.VIP.Targets = []vipTarget{
+				o.VIP.Targets = []vip.Given{
 					{Addr: netip.MustParseAddr("10.0.0.100"), Port: 16443}, {Addr: netip.MustParseAddr("10.0.0.100"), Port: 6443},
 					{Addr: netip.MustParseAddr("2001:db8::100"), Port: 8443}, {Name: "vip.example.com", Port: 9443}, {Addr: netip.MustParseAddr("10.0.0.101"), Port: 1},
 				}
@@ -118,7 +119,7 @@ func TestParse(t *testing.T) {
 			want: func(o *options) {
 				o.Scope.CIDRs = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")}
 				o.Scope.ExcludeInterfaces = []string{"cali*", "lxc*"}
-				o.VIP.Auto, o.VIP.Targets = false, []vipTarget{{Addr: netip.MustParseAddr("10.0.0.100"), Port: 6443}, {Name: "vip.example.com", Port: 6443}}
+				o.VIP.Auto, o.VIP.Targets = false, []vip.Given{{Addr: netip.MustParseAddr("10.0.0.100"), Port: 6443}, {Name: "vip.example.com", Port: 6443}}
 			},
 		},
 		{
@@ -128,7 +129,7 @@ func TestParse(t *testing.T) {
 		{
 			name: "a VIP's port is --vip-port, wherever that stands", args: []string{"--vip=10.0.0.100,10.0.0.100:443", "--vip-port=443"},
 			want: func(o *options) {
-				o.VIP.Auto, o.VIP.Port, o.VIP.Targets = false, 443, []vipTarget{{Addr: netip.MustParseAddr("10.0.0.100"), Port: 443}}
+				o.VIP.Auto, o.VIP.Port, o.VIP.Targets = false, 443, []vip.Given{{Addr: netip.MustParseAddr("10.0.0.100"), Port: 443}}
 			},
 		},
 		{

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/vip"
 )
 
 // value is what a flag is bound to. Its Set refuses what is not allowed, and takes
@@ -217,7 +219,7 @@ func hostName(to *string) *value {
 // where it is to be --vip-port.
 type vipValue struct {
 	auto, none bool
-	target     vipTarget
+	target     vip.Given
 }
 
 func vips(to *[]vipValue) *value {
@@ -234,9 +236,9 @@ func parseVIP(s string) (vipValue, error) {
 	switch {
 	case !ok || host == "auto" || host == "none":
 	case err == nil && addr.IsGlobalUnicast() && addr.Zone() == "":
-		return vipValue{target: vipTarget{Addr: addr, Port: port}}, nil
+		return vipValue{target: vip.Given{Addr: addr, Port: port}}, nil
 	case err != nil && dnsName.MatchString(host):
-		return vipValue{target: vipTarget{Name: host, Port: port}}, nil
+		return vipValue{target: vip.Given{Name: host, Port: port}}, nil
 	}
 	return vipValue{}, refusal(s)
 }

@@ -59,7 +59,7 @@ func (a *assembly) watcher(renewed func(neigh.Key, time.Time)) (*vip.Watcher, er
 		DeviceName: table.DeviceName,
 		Pace:       func(ctx context.Context, device int) error { return a.pacer.Wait(ctx, device, 1, true) },
 		Auto:       a.o.VIP.Auto,
-		Given:      given(&a.o.VIP),
+		Given:      a.o.VIP.Targets,
 		Port:       a.o.VIP.Port,
 		Interval:   a.o.VIP.Interval,
 		OnConflict: conflict,
@@ -118,14 +118,6 @@ func vipHooks(v *metrics.VIPs) vip.Hooks {
 		Repaired:  func(name string, c vip.Cause, took time.Duration) { v.Repaired(name, string(c), took) },
 		Checked:   v.Checked,
 	}
-}
-
-// given returns the VIPs that flags name.
-func given(o *vipOptions) (all []vip.Given) {
-	for _, t := range o.Targets {
-		all = append(all, vip.Given{Addr: t.Addr, Name: t.Name, Port: t.Port})
-	}
-	return all
 }
 
 // openSockets returns the connections of this host, and what closes them: none
