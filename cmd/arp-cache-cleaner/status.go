@@ -35,20 +35,6 @@ func (a *assembly) pages(s *sweep.Sweeper, w *vip.Watcher) func() server.Page {
 	}
 }
 
-// remember adds to the history what happens to a VIP.
-func remember(h *status.Log, hooks vip.Hooks) vip.Hooks {
-	happened, repaired := hooks.Happened, hooks.Repaired
-	hooks.Happened = func(name string, e vip.Event) {
-		happened(name, e)
-		h.Add(time.Now(), name, e.String())
-	}
-	hooks.Repaired = func(name string, c vip.Cause, took time.Duration) {
-		repaired(name, c, took)
-		h.Add(time.Now(), name, fmt.Sprintf("repaired in %.1fs (%s)", took.Seconds(), c))
-	}
-	return hooks
-}
-
 // showStatus asks the agent on this node for its status page, as text.
 func showStatus(ctx context.Context, o *options, stdout, _ io.Writer) error {
 	const flag = "--web.listen-address"

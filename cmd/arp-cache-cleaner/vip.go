@@ -40,8 +40,8 @@ func (a *assembly) watcher(renewed func(neigh.Key, time.Time)) (*vip.Watcher, er
 		attempts = func(ports []uint16) (vip.Attempts, error) { return kernel.SubscribeDestroyed(ports...) }
 	}
 	counters := metrics.NewVIPs(vipLabels(&a.o.VIP))
-	hooks := remember(a.history, vipHooks(counters))
-	hooks.Answered, hooks.Resolved = a.metrics.Answered, renewed
+	hooks := a.hooks(counters)
+	hooks.Resolved = renewed
 	hooks.Watching = func(name string) {
 		counters.Watching(name)
 		hint()
@@ -109,14 +109,20 @@ func vipLabels(o *vipOptions) metrics.VIPLabels {
 	return l
 }
 
-// vipHooks has what happens to VIPs counted.
-func vipHooks(v *metrics.VIPs) vip.Hooks {
+// hooks has what happens to VIPs counted, and shown on the status page.
+func (a *assembly) hooks(v *metrics.VIPs) vip.Hooks {
 	return vip.Hooks{
-		Watching:  v.Watching,
 		Forgotten: v.Forgotten,
-		Happened:  func(name string, e vip.Event) { v.Happened(name, e.String(), e == vip.Moved) },
-		Repaired:  func(name string, c vip.Cause, took time.Duration) { v.Repaired(name, string(c), took) },
-		Checked:   v.Checked,
+		Happened: func(name string, e vip.Event) {
+			v.Happened(name, e.String(), e == vip.Moved)
+			a.history.Add(time.Now(), name, e.String())
+		},
+		Repaired: func(name string, c vip.Cause, took time.Duration) {
+			v.Repaired(name, string(c), took)
+			a.history.Add(time.Now(), name, fmt.Sprintf("repaired in %.1fs (%s)", took.Seconds(), c))
+		},
+		Checked:  v.Checked,
+		Answered: a.metrics.Answered,
 	}
 }
 
