@@ -9,20 +9,12 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/apicheck"
 )
 
-// notServing is the end of a check that has said why.
-type notServing struct{ code int }
-
-func (n notServing) Error() string { return "it does not serve" }
-
-func (n notServing) exitCode() int { return n.code }
-
 // check checks the API server behind an address.
-func check(ctx context.Context, o *options, stdout, stderr io.Writer) error {
+func check(ctx context.Context, o *options, stdout, _ io.Writer) error {
 	c := apicheck.Checker{CAFile: o.VIP.CAFile, Plain: o.VIP.Health == "tcp", Timeout: o.Check.Timeout}
 	if c.CAFile != "" && !c.Plain {
 		if err := apicheck.CheckCAFile(c.CAFile); err != nil {
-			_, _ = fmt.Fprintln(stderr, "arp-cache-cleaner: --vip-ca-file:", err)
-			return notServing{2}
+			return badInput{fmt.Errorf("--vip-ca-file: %w", err)}
 		}
 	}
 	r := c.Check(ctx, apicheck.Server{Addr: o.Check.Server, Name: o.Check.Name})
@@ -30,7 +22,7 @@ func check(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 		return err
 	}
 	if r.Outcome != apicheck.Served {
-		return notServing{1}
+		return exit(1)
 	}
 	return nil
 }

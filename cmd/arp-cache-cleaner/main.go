@@ -55,14 +55,14 @@ func run(ctx context.Context, o *options, err error, stdout, stderr io.Writer) i
 		do = showVersion
 	}
 	err = do(ctx, o, stdout, stderr)
-	var said interface{ exitCode() int } // a command that has said all there is to say
+	var said exit
 	var bad badInput
 	code := 1
 	switch {
 	case err == nil:
 		return 0
 	case errors.As(err, &said):
-		return said.exitCode()
+		return int(said)
 	case errors.As(err, &bad):
 		code = 2
 	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
@@ -71,6 +71,11 @@ func run(ctx context.Context, o *options, err error, stdout, stderr io.Writer) i
 	_, _ = fmt.Fprintln(stderr, "arp-cache-cleaner:", err)
 	return code
 }
+
+// exit is the exit code of a command that has said all there is to say.
+type exit int
+
+func (exit) Error() string { return "the command has said why" }
 
 // badInput is what is wrong with a file that a flag names.
 type badInput struct{ error }

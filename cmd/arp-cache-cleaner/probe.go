@@ -21,18 +21,6 @@ import (
 // probeWindow is how long answers to one request are collected.
 const probeWindow = 500 * time.Millisecond
 
-// holderCount is the outcome of a probe that did not find exactly one holder.
-type holderCount int
-
-func (n holderCount) Error() string { return fmt.Sprintf("%d holders answered", int(n)) }
-
-func (n holderCount) exitCode() int {
-	if n == 0 {
-		return 3
-	}
-	return 4
-}
-
 // holder is one link-layer address that answers. The field names are the JSON
 // output's.
 type holder struct {
@@ -90,8 +78,12 @@ func probe(ctx context.Context, o *options, stdout, _ io.Writer) error {
 	} else {
 		err = printHolders(stdout, &r)
 	}
-	if err == nil && len(r.Holders) != 1 {
-		err = holderCount(len(r.Holders))
+	switch n := len(r.Holders); {
+	case err != nil || n == 1:
+	case n == 0:
+		err = exit(3)
+	default:
+		err = exit(4)
 	}
 	pace.Sleep(ctx, time.Until(r.late))
 	return err
