@@ -266,17 +266,15 @@ func finish(ctx context.Context, wait func() error, log *slog.Logger) error {
 	select {
 	case err := <-done:
 		return err
-	case <-after(ctx, exitTimeout):
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(exitTimeout):
 		log.Warn("stopping while the kernel still owes an answer")
 		return nil
 	}
-}
-
-// after returns a channel that is closed d after ctx is done.
-func after(ctx context.Context, d time.Duration) <-chan struct{} {
-	c := make(chan struct{})
-	context.AfterFunc(ctx, func() { time.AfterFunc(d, func() { close(c) }) })
-	return c
 }
 
 // decideToAct says whether the agent renews entries, and why.
