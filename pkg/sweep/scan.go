@@ -78,10 +78,10 @@ func (sc *scanner) entry(e *neigh.Entry) {
 	if e.Index != sc.link.Index {
 		sc.on(sc.around.Links[e.Index])
 	}
-	nextHop, isDefault := sc.around.nextHop(&e.Key)
+	isDefault, nextHop := sc.around.NextHops[e.Key]
 	verdict := sc.cfg.Scope.DecideOn(e, sc.device, nextHop)
 	if verdict.Reason == policy.UnknownDevice {
-		sc.around.outdated() // it came, or went, a moment ago
+		sc.around.at = time.Time{} // it came, or went, a moment ago
 		sc.found.soon = true
 	}
 	if verdict.Reason.Foreign() || verdict.Reason == policy.Resolving {

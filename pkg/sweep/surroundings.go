@@ -13,7 +13,7 @@ const topologyAge = 30 * time.Second
 // The zero value is to be read.
 type surroundings struct {
 	neigh.Topology
-	at time.Time // zero: outdated
+	at time.Time // zero: the next scan reads them again
 }
 
 // read reads them, unless they are younger than age.
@@ -27,13 +27,4 @@ func (s *surroundings) read(t Table, now time.Time, age time.Duration) error {
 	}
 	*s = surroundings{Topology: topology, at: now}
 	return nil
-}
-
-// outdated has the next scan read them again.
-func (s *surroundings) outdated() { s.at = time.Time{} }
-
-// nextHop says whether a route points at an entry, and whether a default route does.
-func (s *surroundings) nextHop(k *neigh.Key) (nextHop, isDefault bool) {
-	isDefault, nextHop = s.NextHops[*k]
-	return nextHop, isDefault
 }
