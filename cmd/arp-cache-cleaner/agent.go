@@ -87,18 +87,18 @@ func newAssembly(o *options, log *slog.Logger) *assembly {
 	}
 }
 
-// close closes what was opened, what was opened last first.
+// close closes what was opened, in reverse order.
 func (a *assembly) close() {
 	for _, c := range slices.Backward(a.opened) {
 		c()
 	}
 }
 
-// closes has c called in the end.
+// closes makes close call c.
 func (a *assembly) closes(c func()) { a.opened = append(a.opened, c) }
 
-// table opens the kernel's table. Who must not wait for a dump of another has a
-// table of its own.
+// table opens the kernel's table. A part that must not wait for another's dump opens
+// its own.
 func (a *assembly) table() (*kernel.Table, error) {
 	t, err := kernel.Open()
 	if err == nil {
@@ -107,7 +107,7 @@ func (a *assembly) table() (*kernel.Table, error) {
 	return t, err
 }
 
-// parts returns the parts of an agent that goes on.
+// parts returns the parts of an agent that keeps running.
 func (a *assembly) parts() ([]part, error) {
 	verifier, err := a.verifier()
 	if err != nil {
@@ -181,7 +181,7 @@ func (a *assembly) sweeper(verifier sweep.Verifier, events sweep.Events) (*sweep
 	}), nil
 }
 
-// events returns what follows when the sweep has done something.
+// events has what the sweep does counted, and corrections shown on the status page.
 func (a *assembly) events() sweep.Events {
 	m := a.metrics
 	return sweep.Events{

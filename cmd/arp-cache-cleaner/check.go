@@ -27,7 +27,7 @@ func check(ctx context.Context, o *options, stdout, _ io.Writer) error {
 	return nil
 }
 
-// checkLine says the result of a check in one line.
+// checkLine is the result of a check in one line.
 func checkLine(o *options, r *apicheck.Result) string {
 	status := "none"
 	if r.Status != 0 {

@@ -136,8 +136,8 @@ func watchedVIPs(ctx context.Context, address string) map[watchedVIP]bool {
 	return watched
 }
 
-// markVIPs says of the entries that the watch over VIPs verifies, in place of the
-// sweep, that this is why.
+// markVIPs gives the reason vip to entries that the watch over VIPs verifies in place
+// of the sweep.
 func markVIPs(rows []row, watched map[watchedVIP]bool) {
 	for i := range rows {
 		r := &rows[i]
@@ -147,7 +147,7 @@ func markVIPs(rows []row, watched map[watchedVIP]bool) {
 	}
 }
 
-// printJSON prints v for programs, and for people who look.
+// printJSON prints v as JSON, indented.
 func printJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")

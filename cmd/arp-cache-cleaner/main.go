@@ -39,8 +39,8 @@ func main() {
 // errStopped takes the place of what a signal made fail.
 var errStopped = errors.New("stopped by a signal before it was done")
 
-// run does what parse has made of the command line, or says what is wrong with it.
-// It returns the exit code: 0, 1 for what went wrong, 2 for bad input.
+// run runs the command that parse has found, or prints what is wrong with the command
+// line. It returns the exit code: 0, 1 for what went wrong, 2 for bad input.
 func run(ctx context.Context, o *options, err error, stdout, stderr io.Writer) int {
 	switch {
 	case errors.Is(err, errHelp):
@@ -93,7 +93,7 @@ func explain(err error) error {
 	return err
 }
 
-// logger writes what both formats say in the same words.
+// logger returns the log. Both formats write a value as the same text.
 func logger(o *options, w io.Writer) *slog.Logger {
 	h := o.Log
 	h.ReplaceAttr = asText
@@ -103,9 +103,8 @@ func logger(o *options, w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &h))
 }
 
-// asText makes values that know how to be shown the text that they are shown as. In
-// JSON a duration would be a number of nanoseconds, a state a number, and a net.Addr
-// an object.
+// asText replaces values that have a String method by its text. In JSON a duration would
+// be a number of nanoseconds, a state a number, and a net.Addr an object.
 func asText(_ []string, a slog.Attr) slog.Attr {
 	if _, is := a.Value.Any().(fmt.Stringer); is && a.Value.Kind() != slog.KindTime {
 		a.Value = slog.StringValue(a.Value.String())
@@ -113,7 +112,7 @@ func asText(_ []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// warnUnknown says which variables look like the agent's, and are not.
+// warnUnknown logs which variables look like the agent's, and are not.
 func warnUnknown(environ []string, log *slog.Logger) {
 	for _, v := range unknownVariables(environ) {
 		args := []any{"variable", v.name}

@@ -292,7 +292,7 @@ func allowed(p *pflag.Flag) string {
 	return ""
 }
 
-// complete puts the options together that depend on several flags.
+// complete fills in the options that depend on several flags.
 func (f *flags) complete() error {
 	o := f.o
 	// It is done here because $(HOST_IP):10330, in a manifest, is no address where

@@ -72,9 +72,9 @@ func ofService(name, text string) bool {
 	return serviceVariable.MatchString(name) || strings.HasSuffix(name, "_PORT") && strings.Contains(text, "://")
 }
 
-// nearest returns the name that a mistyped word is near to, "" if there is none: one
-// letter in three is wrong, missing, too many, or has changed places with its
-// neighbour, but no more than two.
+// nearest returns the name that a mistyped word was probably meant to be, "" if there is
+// none: one letter in three, and two at most, may be wrong, missing, one too many, or
+// swapped with its neighbour.
 func nearest(word string, names []string) (best string) {
 	limit := min(2, max(1, len(word)/3))
 	for _, n := range names {

@@ -124,10 +124,9 @@ func wayTo(table *kernel.Table, o *options) (link neigh.Link, err error) {
 }
 
 // ask sends one request and adds the answers to r. An entry of this node's is
-// shielded for as long as answers come, and put back where one of them moved it, be it
-// late.
-// An entry whose holder did not answer the last time is left to the kernel: it
-// is about to find out, and would be kept from it.
+// shielded for as long as answers come, and put back where one of them, even a late
+// one, moved it. An entry whose holder did not answer the last time is left to the
+// kernel, which is about to find out, and would be kept from it.
 func (r *result) ask(ctx context.Context, table *kernel.Table, solicitor solicitor, link *neigh.Link, key neigh.Key) error {
 	asker := &shield.Asker{Table: table, Solicitor: solicitor, Scope: &policy.Scope{}, Window: probeWindow}
 	q := &shield.Inquiry{Key: key, Link: link, NextHop: true}

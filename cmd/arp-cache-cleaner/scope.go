@@ -9,7 +9,7 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
 )
 
-// warnUnmatched says which globs match no device, when the agent starts. Devices come
+// warnUnmatched logs which globs match no device when the agent starts. Devices come
 // and go, so that this is no error; but a glob that is mistyped leaves everything out,
 // or nothing. Where the devices cannot be read, the first scan says so.
 func warnUnmatched(scope *policy.Scope, table *kernel.Table, log *slog.Logger) {

@@ -17,8 +17,8 @@ import (
 // solicitor lets the sweep, the watch over VIPs and probe ask through pkg/solicit.
 type solicitor struct{ *solicit.Pool }
 
-// newSolicitor returns one that asks as the kernel would. Its questions wait for
-// dumps of the table, so the table is none that is dumped whole.
+// newSolicitor returns one that asks as the kernel would. Its questions wait while the
+// table is being dumped, so table must be one that nobody dumps whole.
 func newSolicitor(table *kernel.Table) solicitor { return solicitor{solicit.NewPool(table.Sender)} }
 
 // replyOf returns what an answer says, and false where it names no host. The kernel takes

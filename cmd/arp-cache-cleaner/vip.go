@@ -73,9 +73,9 @@ func (a *assembly) watcher(renewed func(neigh.Key, time.Time)) (*vip.Watcher, er
 	return w, nil
 }
 
-// conflictPolicy returns which other holder of a VIP is followed. hint says, once, where
-// that is not what --vip-on-conflict asks for, and is to be called when a VIP is
-// watched: a node without one need not know.
+// conflictPolicy returns which other holder of a VIP is followed. hint logs once if
+// that is not what --vip-on-conflict asks for. Call it when a VIP is watched: a node
+// without one need not know.
 func conflictPolicy(o *vipOptions, log *slog.Logger) (conflict vip.Conflict, hint func(), err error) {
 	conflict, hint = vip.Conflict(o.OnConflict), func() {}
 	if o.CAFile != "" && o.Health == "https" {
@@ -127,8 +127,8 @@ func (a *assembly) hooks(v *metrics.VIPs) vip.Hooks {
 }
 
 // openSockets returns the connections of this host, and what closes them: none
-// where no VIP is watched, or where the kernel cannot list them. That is said, and
-// is no reason to renew nothing.
+// where no VIP is watched, or where the kernel cannot list them. The latter is logged,
+// and the agent goes on without them.
 func openSockets(o *vipOptions, log *slog.Logger) (vip.Sockets, func(), error) {
 	if !o.watches() {
 		return noSockets{}, func() {}, nil

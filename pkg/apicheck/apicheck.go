@@ -222,7 +222,7 @@ func get(conn net.Conn, host string) (status int, err error) {
 		return 0, err
 	}
 	// A close with data unread is a reset to the server (tcp_close in
-	// net/ipv4/tcp.c). What the body is, and whether it is whole, is no matter.
+	// net/ipv4/tcp.c). What the body says, and whether it is whole, does not matter.
 	_, _ = io.Copy(io.Discard, resp.Body)
 	_ = resp.Body.Close()
 	return resp.StatusCode, nil

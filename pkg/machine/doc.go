@@ -1,3 +1,2 @@
-// Package machine is what the agent needs to know of the machine that is no
-// netlink.
+// Package machine is what the agent needs to know about the machine beyond netlink.
 package machine

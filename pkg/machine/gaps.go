@@ -7,14 +7,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Gaps finds the time for which this machine was suspended: what CLOCK_BOOTTIME
-// counts and CLOCK_MONOTONIC does not, by which Go and the kernel's own ages of
-// entries go.
+// Gaps finds the time for which this machine was suspended. CLOCK_BOOTTIME counts it,
+// and CLOCK_MONOTONIC, by which Go and the kernel's own ages of entries go, does not.
 //
-// The wall clock says nothing. NTP sets it forward on all nodes at once, and all
-// of them would ask for everything. So a freeze of which the kernel learns nothing
-// (a virtual machine stopped by its hypervisor) counts for nothing either: all
-// ages go on from where they stood. It is safe for concurrent use.
+// The wall clock is not used. NTP sets it forward on all nodes at once, and all of
+// them would ask for everything. So a freeze that the kernel does not notice (a
+// virtual machine stopped by its hypervisor) is not counted: all ages go on from
+// where they stood. It is safe for concurrent use.
 type Gaps struct {
 	read func() clocks
 

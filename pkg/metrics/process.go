@@ -10,9 +10,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 )
 
-// ObserveProcess adds process_* and go_*, by the names that every exporter has them
-// under. Go's statistics of its memory are left out: there are many, and to write them
-// costs more than all else here.
+// ObserveProcess adds process_* and go_*, under the names that every exporter uses.
+// Go's statistics of its memory are left out: there are many, and writing them costs
+// more than everything else here.
 func (m *Metrics) ObserveProcess() {
 	m.registry.MustRegister(collectors.NewGoCollector(collectors.WithGoCollectorMemStatsMetricsDisabled()), process{start: time.Now()})
 }

@@ -1,7 +1,7 @@
 // Package pace spreads solicitations (ARP requests and Neighbor Solicitations), and
-// announcements, over time, device by device. Switches that inspect ARP take a port down that
-// carries more than so many in a second (Dynamic ARP Inspection: 15 by default),
-// and the port of a hypervisor carries those of all its virtual machines.
+// announcements, over time, device by device. Switches that inspect ARP shut down a port
+// that carries too many in a second (Dynamic ARP Inspection: 15 by default), and the port
+// of a hypervisor carries those of all its virtual machines.
 package pace
 
 import (
@@ -30,12 +30,12 @@ type Pacer struct {
 	devices map[int]*device // by interface index; only those in use
 }
 
-// Wait returns when n solicitations may be sent on the device, which is then to be
-// done at once. Those with first go before everything else that waits, but are never
-// all of a second: two are kept for the others, who leave evenly spread and are to
-// ask for one or two at a time. In either class, whoever came first goes first. Wait
-// returns the error of ctx if that is done before. An n of more than may be sent in
-// a second waits for a second without any.
+// Wait returns when n solicitations may be sent on the device; they must then be sent
+// at once. Those with first go before everything else that waits, but never take all
+// turns of a second: two are kept for the others, which are spread evenly, and should
+// ask for one or two at a time. Within each class, turns go in the order of arrival.
+// Wait returns the error of ctx if that is done before. An n of more than may be sent
+// in a second waits for a second without any.
 func (p *Pacer) Wait(ctx context.Context, device, n int, first bool) error {
 	if err := ctx.Err(); err != nil || n <= 0 {
 		return err
@@ -110,7 +110,7 @@ func (p *Pacer) find(index int) *device {
 	return d
 }
 
-// grant lets go whoever may, and comes back when the next one may.
+// grant gives turns to those that may send now, and sets the timer for the next one.
 func (p *Pacer) grant(d *device) {
 	now := time.Now()
 	d.forget(now)

@@ -66,8 +66,8 @@ const (
 	OtherExtFlag                // any other NDA_FLAGS_EXT bit
 	OtherProtocol               // NDA_PROTOCOL names an owner
 	Resolving                   // NUD_INCOMPLETE: deleting it fails the packets queued on it
-	Probing                     // NUD_PROBE behind a bridge that answers for others: the kernel will say what comes of it
-	Watched                     // the watch over VIPs renews it: for the sweep to say, Decide does not know
+	Probing                     // NUD_PROBE behind a bridge that answers for others: the kernel will find out
+	Watched                     // the watch over VIPs renews it: said by the sweep, never by Decide
 	Unanswered                  // NUD_PROBE until the bound was near: the neighbour does not answer
 	Idle                        // NUD_STALE and not a next hop
 	HasFailed                   // NUD_FAILED: holds no address that could be lost
@@ -140,9 +140,8 @@ func (s *Scope) Decide(e *neigh.Entry, link *neigh.Link, nextHop bool) Verdict {
 	return s.DecideOn(e, s.Device(link), nextHop)
 }
 
-// DecideOn is Decide for those who have many entries of one device. device is what
-// Device says of e's own: Unknown stands for a device that is in scope, and
-// Suppressed for one that is and Suppresses.
+// DecideOn is Decide for callers that have many entries of one device. device is what
+// Device returns for it.
 //
 // Where a bridge answers for others, an entry that is valid is never deleted: a
 // routing daemon takes that for the end of the host, and withdraws the EVPN route

@@ -42,8 +42,8 @@ func (s *Scope) Device(link *neigh.Link) Reason {
 	return Unknown
 }
 
-// outside returns why e, on a device that Device says this of, is out of scope, or
-// Unknown where it is in.
+// outside returns why e is out of scope, or Unknown if it is in scope. device is what
+// Device returns for its device.
 func (s *Scope) outside(e *neigh.Entry, device Reason) Reason {
 	switch {
 	case s.Family != "" && s.Family != neigh.Family(e.Addr):

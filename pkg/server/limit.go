@@ -17,8 +17,8 @@ const maxConnections = 64
 
 // hearing is how long a connection may stay before it has to go for another:
 // time for its request to come in. Without it a crowd that had gathered while the
-// agent was busy would be taken in at one go, and a probe among it thrown out
-// unheard.
+// agent was busy would be accepted at one go, and a probe among it closed before its
+// request was read.
 const hearing = 10 * time.Millisecond
 
 // limited is a listener with at most maxConnections connections. A new one takes
@@ -66,7 +66,7 @@ func (l *limited) Accept() (net.Conn, error) {
 			_ = c.Close()
 			return c, nil
 		case wait > 0:
-			<-time.After(wait) // the kernel keeps who comes meanwhile
+			<-time.After(wait) // the kernel queues new ones meanwhile
 		case !yielded:
 			// The time may have passed while the process was not running. There is
 			// one Go thread: those who wait for it to read a request go first.
@@ -79,8 +79,8 @@ func (l *limited) Accept() (net.Conn, error) {
 }
 
 // admit takes in a new connection, if there is room. If not it returns the one that
-// has to go for it, and how long that is to be heard yet; where all are being
-// answered, it is the new one.
+// has to go for it, and how long that may still stay; where all are being answered,
+// it is the new one.
 func (l *limited) admit(c *conn, now time.Time) (victim *conn, wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -181,7 +181,7 @@ type Page interface {
 }
 
 // Web returns a handler that serves metrics at /metrics, and at / what page
-// returns: as HTML to whoever accepts it, as browsers do, and else as text.
+// returns: as HTML to clients that accept it, as browsers do, and as text to others.
 func Web(metrics http.Handler, page func() Page) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metrics)

@@ -24,8 +24,8 @@ type Log struct {
 	events []Event // oldest first
 }
 
-// Add adds an event. The same as the last one is counted there, so that what goes on
-// and on does not drive out all else.
+// Add adds an event. One that is the same as the last one is counted there, so that an
+// event that repeats does not drive out all others.
 func (l *Log) Add(at time.Time, subject, what string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

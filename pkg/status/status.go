@@ -1,7 +1,7 @@
 // Package status shows what the agent knows and has done to people, as a page of
 // HTML and as plain text. It is pure: a Page goes in, and text comes out.
 //
-// Of other hosts it shows what /metrics shows, and no more.
+// It shows no more about other hosts than /metrics does.
 package status
 
 import (

@@ -239,7 +239,7 @@ func (a *actor) record(j *Job, m Method, err error, at time.Time) Result {
 	if m == ByDelete && r == OK {
 		a.clocks.ask(clock, at)
 	}
-	if r == OK || r == Unanswered || r == Undecided { // in any case way it was asked for afresh
+	if r == OK || r == Unanswered || r == Undecided { // it was asked for afresh in any case
 		a.clocks.renewed(clock, at)
 		a.putApart(clock, j)
 	} else if clock != nil {

@@ -29,9 +29,9 @@ const (
 )
 
 // Broadcast verifies entries on uplinks by asking for them by broadcast and
-// hearing every answer, so that a holder is noticed that the entry does not
-// name. It never moves an entry while the holder that the entry names answers, be it
-// to unicast alone: both work as far as can be told, and to move an entry away from a
+// hearing every answer, so that it notices a holder that the entry does not name.
+// It never moves an entry while the holder that the entry names answers, even if only
+// to unicast: both hosts work as far as can be told, and to move an entry away from a
 // host that works is an outage of the agent's own making. Such an entry counts as
 // renewed in place, and the other host as one of several holders.
 //
@@ -39,8 +39,8 @@ const (
 // of them where CAP_NET_RAW is missing, are left to Fallback.
 //
 // Whatever is sent on an uplink, by the agent or by a kernel that it leaves an
-// entry to, waits for its turn first. Those on other devices do not: behind them is
-// no switch, and most have one neighbour.
+// entry to, waits for its turn first. Requests on other devices need none: there is
+// no switch behind those devices, and most have one neighbour.
 type Broadcast struct {
 	Table     Table
 	Solicitor shield.Solicitor
@@ -79,9 +79,9 @@ func (b *Broadcast) Wait() {
 	b.Fallback.Wait()
 }
 
-// Verify implements Verifier: one goroutine for each uplink on which entries wait,
-// and one for each that has been asked for and waits for answers. The context is to
-// be the same in all calls.
+// Verify implements Verifier, with one goroutine for each uplink on which entries
+// wait, and one for each entry that has been asked for and waits for answers. The
+// context must be the same in all calls.
 func (b *Broadcast) Verify(ctx context.Context, jobs []Job, report func(*Job, Outcome)) {
 	var others []Job
 	b.mu.Lock()
@@ -104,8 +104,8 @@ func (b *Broadcast) Verify(ctx context.Context, jobs []Job, report func(*Job, Ou
 	b.Fallback.Verify(ctx, others, report)
 }
 
-// send has the entries that wait on a device asked for, each in its turn. A turn
-// that an entry does not need any more is the next one's.
+// send asks for the entries that wait on a device, one in each turn. A turn that an
+// entry no longer needs goes to the next one.
 func (b *Broadcast) send(ctx context.Context, device int) {
 	turn := false
 	for t := b.pop(device); t != nil; t = b.pop(device) {
@@ -120,7 +120,8 @@ func (b *Broadcast) send(ctx context.Context, device int) {
 	}
 }
 
-// pop returns the next entry that waits on a device. After nil, its sender is to end.
+// pop returns the next entry that waits on a device, or nil, after which its sender
+// must end.
 func (b *Broadcast) pop(device int) *task {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -135,8 +136,9 @@ func (b *Broadcast) pop(device int) *task {
 	return &t
 }
 
-// begin uses the turn of an entry, and reports whether it took it. The shield goes
-// up now: it does not last for as long as an entry may wait.
+// begin starts to ask for an entry whose turn has come, and reports whether that used
+// the turn. The shield is raised now, and not before: it does not last for as long as
+// an entry may wait.
 func (b *Broadcast) begin(ctx context.Context, t *task) bool {
 	if !b.Available() || t.Link.Suppresses {
 		b.leave(ctx, t)
@@ -195,8 +197,8 @@ func (b *Broadcast) answered(r shield.Reply) {
 	}
 }
 
-// ask asks for one entry, whose shield is up, reports what came of it, and has answers
-// dealt with that come late.
+// ask asks for one entry, whose shield is up, reports what came of it, and has late
+// answers dealt with.
 func (b *Broadcast) ask(ctx context.Context, asker *shield.Asker, q *shield.Inquiry, t *task) {
 	if moved := b.settle(ctx, asker, q, t); moved || ctx.Err() != nil {
 		return
@@ -214,7 +216,7 @@ func (b *Broadcast) ask(ctx context.Context, asker *shield.Asker, q *shield.Inqu
 	}
 }
 
-// listen has Wait wait for late answers, for so long.
+// listen makes Wait wait for late answers for the given time.
 func (b *Broadcast) listen(ctx context.Context, d time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -249,8 +251,8 @@ func (b *Broadcast) attend(ctx context.Context, deal func()) {
 	}
 }
 
-// settle asks for one entry, and reports what came of it. It returns whether the entry is
-// with another holder now, or it is not known who answers.
+// settle asks for one entry, and reports what came of it. It returns whether the entry
+// names another holder now, or it is not known who answers.
 func (b *Broadcast) settle(ctx context.Context, asker *shield.Asker, q *shield.Inquiry, t *task) (moved bool) {
 	device := q.Key.Index
 	err := asker.Ask(ctx, device, map[netip.Addr]*shield.Inquiry{q.Key.Addr: q})
@@ -328,7 +330,8 @@ func (b *Broadcast) unconfirmed(q *shield.Inquiry) (e neigh.Entry, due bool, err
 	return e, err == nil && e.Confirmed >= b.Timing.Threshold(), err
 }
 
-// warn says why broadcasts failed, where CAP_NET_RAW is missing once and for all.
+// warn logs why broadcasts failed. Where CAP_NET_RAW is missing it does so once, and no
+// more are sent.
 func (b *Broadcast) warn(err error) {
 	if !errors.Is(err, neigh.ErrPermission) {
 		b.Log.Debug("asking by broadcast failed, leaving it to the kernel", "err", err)

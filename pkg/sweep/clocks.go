@@ -33,8 +33,8 @@ func newClocks(now time.Time) *clocks {
 	return &clocks{base: now, all: make(map[neigh.Key]*clock)}
 }
 
-// catchUp makes everything older by what the clocks have missed since it was last
-// called, which it returns: missed is what they have missed in all.
+// catchUp makes everything older by the time that was missed since the last call, and
+// returns that time. missed is the total so far.
 func (c *clocks) catchUp(missed time.Duration) time.Duration {
 	gap := max(0, missed-c.missed)
 	c.base, c.missed = c.base.Add(-gap), missed

@@ -11,8 +11,8 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/policy"
 )
 
-// spare is by how much the pace of an uplink exceeds what renews its entries in
-// time, where that is more than the usual pace: some are asked for more than once.
+// spare is the factor by which the pace of an uplink exceeds what its entries need,
+// where they need more than the usual pace: some are asked for more than once.
 const spare = 1.2
 
 // load is what an uplink has to carry: the entries on it that are to be verified.
@@ -23,7 +23,7 @@ type load struct {
 	soon  [256]int // not due yet, by how many parts of a quarter of the lead they have left
 
 	// Of the last complete scan.
-	usual float64       // how many it finds due, if they are even
+	usual float64       // how many it finds due if they are evenly spread
 	early time.Duration // how much sooner entries are due, because later they would be too many
 	need  float64       // solicitations a second, so that entries are renewed in time
 	since time.Time     // when that began to be more than usual; zero: it is not
@@ -154,7 +154,7 @@ func (s *Sweeper) ration(jobs []Job) []Job {
 // start held back, a time of its own to be due again: within the interval, and not
 // before the others have had their turn. From then on it keeps its distance. What
 // this costs in solicitations always fits the pace: the fuller an uplink is, the less
-// is there to be put apart.
+// its entries are put apart.
 func (s *Sweeper) putApart(k *clock, j *Job) {
 	if l := s.loads[j.Link.Index]; k != nil && l != nil && (j.crowd || k.heldUntil > 0) {
 		k.dueEarly, k.heldUntil = time.Duration(s.random()*float64(max(0, s.cfg.Timing.Threshold()-l.round()))), 0

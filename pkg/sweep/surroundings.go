@@ -10,7 +10,7 @@ import (
 const topologyAge = 30 * time.Second
 
 // surroundings are the devices and routes around the table, as they were last read.
-// The zero value is to be read.
+// The zero value has to be read first.
 type surroundings struct {
 	neigh.Topology
 	at time.Time // zero: the next scan reads them again

@@ -26,8 +26,8 @@ const (
 	batchSize  = 200
 	batchPause = 10 * time.Millisecond
 
-	// passLimit bounds the verifications that one dump is the reason for. What is left
-	// over is dumped afresh.
+	// passLimit bounds how many entries are verified because of one dump. The rest is
+	// left to the next.
 	passLimit = 2000
 
 	// freshFor is how old the part of a dump may be that a deletion is decided
@@ -43,8 +43,8 @@ const (
 	// dumpTries is how often a dump that was cut short is repeated at once.
 	dumpTries = 3
 
-	// startSpread is within what verifications that are overdue at start are
-	// spread.
+	// startSpread is the time over which verifications that are overdue at start
+	// are spread.
 	startSpread = 3 * time.Second
 )
 
@@ -83,8 +83,8 @@ type Config struct {
 	ScanPeriod time.Duration
 	DryRun     bool // decide and report, change nothing
 	PerEntry   int  // how many entries beside next hops are reported one by one
-	// Missed, if not nil, returns how much time has passed in all that time.Now
-	// does not count: while the machine was suspended.
+	// Missed, if not nil, returns the total time that time.Now has not counted,
+	// because the machine was suspended.
 	Missed func() time.Duration
 	// Pace, if not nil, is told after each scan how many solicitations a second an
 	// uplink needs for its entries to be renewed in time.
@@ -167,11 +167,11 @@ func (s *Sweeper) Live(now time.Time) error {
 	return nil
 }
 
-// LeaveTo leaves the few entries that claims returns to somebody else, who says by
-// Renewed when he had one asked for afresh. It is to be called before Run.
+// LeaveTo leaves the few entries that claims returns to their owner, which calls
+// Renewed whenever it has had one asked for afresh. Call it before Run.
 func (s *Sweeper) LeaveTo(claims func() []neigh.Key) { s.watched = claims }
 
-// Renewed restarts the clock of an entry that its owner had asked for afresh.
+// Renewed restarts the clock of an entry that its owner has had asked for afresh.
 func (s *Sweeper) Renewed(k neigh.Key, at time.Time) { s.inbox.addRenewed(k, at) }
 
 // Report returns what the last complete scan saw, nil before the first.

@@ -28,8 +28,8 @@ type Outcome struct {
 	// Holders are the distinct link-layer addresses that answered for the
 	// entry. Nil where the kernel asks, and its answer is not waited for.
 	Holders []neigh.LLAddr
-	// Late says that this is no outcome of its own: more holders have answered since the
-	// entry's was reported.
+	// Late says that this adds to an outcome that was reported before: more holders have
+	// answered since.
 	Late bool
 }
 
@@ -74,8 +74,8 @@ var (
 	errChanged = shield.ErrChanged
 	// errUnanswered says that nobody answered. The entry is left to the kernel.
 	errUnanswered = errors.New("nobody answered")
-	// errUndecided says that others answered than the holder that the entry names, and
-	// not one alone each time. The entry is left to the kernel.
+	// errUndecided says that others answered, but not the holder that the entry names,
+	// and not one of them alone each time. The entry is left to the kernel.
 	errUndecided = errors.New("others answered, and not one alone each time")
 )
 
