@@ -99,27 +99,27 @@ func New(info Info) *Metrics {
 
 // constants returns what does not change while the agent runs.
 func constants(info *Info) []prometheus.Collector {
-	gauge := func(value float64, o prometheus.GaugeOpts) prometheus.Collector {
+	constant := func(value float64, o prometheus.GaugeOpts) prometheus.Collector {
 		o.Namespace = namespace
 		g := prometheus.NewGauge(o)
 		g.Set(value)
 		return g
 	}
 	return []prometheus.Collector{
-		gauge(boolean(info.Acting), prometheus.GaugeOpts{
+		constant(boolean(info.Acting), prometheus.GaugeOpts{
 			Name:        "acting",
 			Help:        "1 if the agent renews entries, 0 if it only observes. The reason is how --act came to that: always; vsphere: this is a VMware virtual machine; not_vsphere: it is none; never.",
 			ConstLabels: prometheus.Labels{"reason": info.ActingReason},
 		}),
-		gauge(info.Interval.Seconds(), prometheus.GaugeOpts{
+		constant(info.Interval.Seconds(), prometheus.GaugeOpts{
 			Name: "interval_seconds",
 			Help: "The bound in seconds (--interval) that no age of a learned entry is to exceed.",
 		}),
-		gauge(info.ScanPeriod.Seconds(), prometheus.GaugeOpts{
+		constant(info.ScanPeriod.Seconds(), prometheus.GaugeOpts{
 			Name: "scan_period_seconds",
 			Help: "Time in seconds between two scans (--scan-period); twice that while nothing is about to be verified.",
 		}),
-		gauge(1, prometheus.GaugeOpts{
+		constant(1, prometheus.GaugeOpts{
 			Name:        "build_info",
 			Help:        "Always 1; the labels say which build of the agent this is.",
 			ConstLabels: prometheus.Labels{"version": info.Version, "revision": info.Revision, "goversion": info.GoVersion},
@@ -136,7 +136,11 @@ func (m *Metrics) ObserveSweep(last func() *report.Report, broadcast func() bool
 		Namespace: namespace, Name: "broadcast_available",
 		Help: "1 if entries on uplinks are verified by broadcast, 0 if CAP_NET_RAW is missing and only the kernel's unicast verifies them.",
 	}, func() float64 { return boolean(broadcast()) })
-	m.registry.MustRegister(available, &table{last: last})
+	m.registry.MustRegister(available, &collector{tableDescs, func(ch chan<- prometheus.Metric) {
+		if r := last(); r != nil {
+			collectTable(ch, r)
+		}
+	}})
 }
 
 // counter returns counters at 0, one for each combination of labels.
@@ -243,8 +247,26 @@ func (m *Metrics) seen(device string) {
 	}
 }
 
-// table collects what the last report says of the neighbour table.
-type table struct{ last func() *report.Report }
+// collector makes its metrics at each scrape.
+type collector struct {
+	descs   []*prometheus.Desc
+	collect func(ch chan<- prometheus.Metric)
+}
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range c.descs {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) { c.collect(ch) }
+
+// gauge makes a gauge.
+func gauge(ch chan<- prometheus.Metric, d *prometheus.Desc, v float64, labels ...string) {
+	ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+}
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil)
@@ -274,47 +296,35 @@ var (
 	keptDesc = desc("kept_entries",
 		"Entries that the agent leaves alone at the last scan, by the reason why.",
 		"reason")
+
+	tableDescs = []*prometheus.Desc{entriesDesc, oldestDesc, entryDesc, contestedDesc, deviceDesc, nextHopsDesc, overdueDesc, keptDesc}
 )
 
-// Describe implements prometheus.Collector.
-func (t *table) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{entriesDesc, oldestDesc, entryDesc, contestedDesc, deviceDesc, nextHopsDesc, overdueDesc, keptDesc} {
-		ch <- d
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (t *table) Collect(ch chan<- prometheus.Metric) {
-	r := t.last()
-	if r == nil {
-		return
-	}
-	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
-	}
+// collectTable makes what the last report says of the neighbour table.
+func collectTable(ch chan<- prometheus.Metric, r *report.Report) {
 	// Entries go on ageing after the scan.
 	since := max(0, time.Since(r.At))
 	ages := func(d *prometheus.Desc, a *neigh.Ages, labels ...string) {
 		for _, c := range neigh.Clocks {
-			gauge(d, (a[c] + since).Seconds(), append(labels, c.String())...)
+			gauge(ch, d, (a[c] + since).Seconds(), append(labels, c.String())...)
 		}
 	}
 	for i := range r.Devices {
 		d := &r.Devices[i]
-		gauge(contestedDesc, float64(d.Contested), d.Name)
+		gauge(ch, contestedDesc, float64(d.Contested), d.Name)
 		if d.LLAddr != "" {
-			gauge(deviceDesc, 1, d.Name, d.LLAddr)
+			gauge(ch, deviceDesc, 1, d.Name, d.LLAddr)
 		}
 		for k, n := range d.NextHops {
 			if n > 0 {
-				gauge(nextHopsDesc, float64(n), d.Name, report.StateName(k))
+				gauge(ch, nextHopsDesc, float64(n), d.Name, report.StateName(k))
 			}
 		}
 		for j, family := range report.FamilyNames {
 			f := &d.Families[j]
 			for k, n := range f.States {
 				if n > 0 {
-					gauge(entriesDesc, float64(n), d.Name, family, report.StateName(k))
+					gauge(ch, entriesDesc, float64(n), d.Name, family, report.StateName(k))
 				}
 			}
 			if f.Learned > 0 {
@@ -322,14 +332,14 @@ func (t *table) Collect(ch chan<- prometheus.Metric) {
 			}
 		}
 	}
-	gauge(overdueDesc, float64(r.Overdue))
+	gauge(ch, overdueDesc, float64(r.Overdue))
 	for i := range r.Entries {
 		e := &r.Entries[i]
 		ages(entryDesc, &e.Ages, e.Device, e.Addr.String())
 	}
 	for reason, n := range r.Kept {
 		if reason := policy.Reason(reason); reason.Keeps() {
-			gauge(keptDesc, float64(n), reason.String())
+			gauge(ch, keptDesc, float64(n), reason.String())
 		}
 	}
 }

@@ -14,13 +14,14 @@ import (
 // Go's statistics of its memory are left out: there are many, and writing them costs
 // more than everything else here.
 func (m *Metrics) ObserveProcess() {
-	m.registry.MustRegister(collectors.NewGoCollector(collectors.WithGoCollectorMemStatsMetricsDisabled()), process{start: time.Now()})
+	start := time.Now()
+	m.registry.MustRegister(
+		collectors.NewGoCollector(collectors.WithGoCollectorMemStatsMetricsDisabled()),
+		&collector{
+			[]*prometheus.Desc{processCPUDesc, processMemoryDesc, processFilesDesc, processStartDesc},
+			func(ch chan<- prometheus.Metric) { collectProcess(ch, start) },
+		})
 }
-
-// process collects what this process uses. The collector of client_golang costs as
-// much as the whole rest of a scrape: it parses the statistics of the node's network
-// as well.
-type process struct{ start time.Time }
 
 var (
 	processCPUDesc = prometheus.NewDesc("process_cpu_seconds_total",
@@ -33,18 +34,10 @@ var (
 		"Unix time in seconds at which this process was started.", nil, nil)
 )
 
-// Describe implements prometheus.Collector.
-func (p process) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{processCPUDesc, processMemoryDesc, processFilesDesc, processStartDesc} {
-		ch <- d
-	}
-}
-
-// Collect implements prometheus.Collector. What cannot be read is left out.
-func (p process) Collect(ch chan<- prometheus.Metric) {
-	gauge := func(d *prometheus.Desc, v float64) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v)
-	}
+// collectProcess makes what this process uses. What cannot be read is left out. The
+// collector of client_golang costs as much as the whole rest of a scrape: it parses
+// the statistics of the node's network as well.
+func collectProcess(ch chan<- prometheus.Metric, start time.Time) {
 	var usage syscall.Rusage
 	if syscall.Getrusage(syscall.RUSAGE_SELF, &usage) == nil {
 		used := time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
@@ -53,11 +46,11 @@ func (p process) Collect(ch chan<- prometheus.Metric) {
 	var size, resident int
 	if b, err := os.ReadFile("/proc/self/statm"); err == nil {
 		if _, err := fmt.Sscan(string(b), &size, &resident); err == nil {
-			gauge(processMemoryDesc, float64(resident*os.Getpagesize()))
+			gauge(ch, processMemoryDesc, float64(resident*os.Getpagesize()))
 		}
 	}
 	if files, err := os.ReadDir("/proc/self/fd"); err == nil {
-		gauge(processFilesDesc, float64(len(files)-1)) // without the one that was open to read them
+		gauge(ch, processFilesDesc, float64(len(files)-1)) // without the one that was open to read them
 	}
-	gauge(processStartDesc, float64(p.start.UnixMilli())/1000)
+	gauge(ch, processStartDesc, float64(start.UnixMilli())/1000)
 }

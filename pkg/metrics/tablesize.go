@@ -11,11 +11,16 @@ import (
 // ObserveTables adds how full the kernel's tables are. read returns that of each
 // family whose table can be seen; it is called at every scrape.
 func (m *Metrics) ObserveTables(read func() []neigh.TableSize) {
-	m.registry.MustRegister(tables(read))
+	m.registry.MustRegister(&collector{[]*prometheus.Desc{tableEntriesDesc, tableLimitDesc, tableFullDesc}, func(ch chan<- prometheus.Metric) {
+		for _, s := range read() {
+			gauge(ch, tableEntriesDesc, float64(s.Entries), s.Family)
+			ch <- prometheus.MustNewConstMetric(tableFullDesc, prometheus.CounterValue, float64(s.Full), s.Family)
+			for i, n := range s.Thresholds {
+				gauge(ch, tableLimitDesc, float64(n), s.Family, "gc_thresh"+strconv.Itoa(i+1))
+			}
+		}
+	}})
 }
-
-// tables collects how full the kernel's tables are.
-type tables func() []neigh.TableSize
 
 var (
 	tableEntriesDesc = desc("table_entries",
@@ -28,21 +33,3 @@ var (
 		"How often the kernel has made no entry because the table was full, since the machine was started.",
 		"family")
 )
-
-// Describe implements prometheus.Collector.
-func (t tables) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{tableEntriesDesc, tableLimitDesc, tableFullDesc} {
-		ch <- d
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (t tables) Collect(ch chan<- prometheus.Metric) {
-	for _, s := range t() {
-		ch <- prometheus.MustNewConstMetric(tableEntriesDesc, prometheus.GaugeValue, float64(s.Entries), s.Family)
-		ch <- prometheus.MustNewConstMetric(tableFullDesc, prometheus.CounterValue, float64(s.Full), s.Family)
-		for i, n := range s.Thresholds {
-			ch <- prometheus.MustNewConstMetric(tableLimitDesc, prometheus.GaugeValue, float64(n), s.Family, "gc_thresh"+strconv.Itoa(i+1))
-		}
-	}
-}

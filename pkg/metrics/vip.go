@@ -43,7 +43,9 @@ func NewVIPs(l VIPLabels) *VIPs {
 // ObserveVIPs adds the metrics of VIPs. status returns what is known of each VIP
 // that is watched; it is called at every scrape.
 func (m *Metrics) ObserveVIPs(v *VIPs, status func() []*report.VIP) {
-	m.registry.MustRegister(v.moves, v.repairs, v.events, v.checks, v.duration, &vips{status, v.labels.Sources})
+	m.registry.MustRegister(v.moves, v.repairs, v.events, v.checks, v.duration, &collector{vipDescs, func(ch chan<- prometheus.Metric) {
+		collectVIPs(ch, status(), v.labels.Sources)
+	}})
 }
 
 // Watching starts the counters of a VIP at 0.
@@ -84,12 +86,6 @@ func (v *VIPs) Repaired(vip, cause string, took time.Duration) {
 // Checked counts a check of the service.
 func (v *VIPs) Checked(vip, result string) { v.checks.WithLabelValues(vip, result).Inc() }
 
-// vips collects what is known of each VIP.
-type vips struct {
-	status  func() []*report.VIP
-	sources []string
-}
-
 var (
 	vipsDesc = desc("vips",
 		"VIPs that are watched, by how they are known (auto: from this node's own connections; address or name: from --vip).", "source")
@@ -109,45 +105,36 @@ var (
 		"1 if this node's entry for the VIP is PERMANENT or NOARP, so that nobody corrects it, 0 if not.", "vip")
 	vipAgeDesc = desc("vip_verified_age_seconds",
 		"Time in seconds since the VIP was last known to work on this node: its holder answered, and no connection to it was suspect. It grows while the VIP is silent or does not serve.", "vip")
+
+	vipDescs = []*prometheus.Desc{vipsDesc, vipStateDesc, vipServingDesc, vipInfoDesc, vipHoldersDesc, vipHereDesc, vipOnLinkDesc, vipPinnedDesc, vipAgeDesc}
 )
 
-// Describe implements prometheus.Collector.
-func (c *vips) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{vipsDesc, vipStateDesc, vipServingDesc, vipInfoDesc, vipHoldersDesc, vipHereDesc, vipOnLinkDesc, vipPinnedDesc, vipAgeDesc} {
-		ch <- d
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (c *vips) Collect(ch chan<- prometheus.Metric) {
-	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
-	}
-	status := c.status()
-	for _, source := range c.sources {
+// collectVIPs makes what is known of each VIP.
+func collectVIPs(ch chan<- prometheus.Metric, status []*report.VIP, sources []string) {
+	for _, source := range sources {
 		n := 0
 		for _, s := range status {
 			if s.Source == source {
 				n++
 			}
 		}
-		gauge(vipsDesc, float64(n), source)
+		gauge(ch, vipsDesc, float64(n), source)
 	}
 	for _, s := range status {
-		gauge(vipHereDesc, boolean(s.HeldHere), s.Name)
-		gauge(vipOnLinkDesc, boolean(s.OnLink), s.Name)
-		gauge(vipStateDesc, 1, s.Name, s.State, s.Reason)
+		gauge(ch, vipHereDesc, boolean(s.HeldHere), s.Name)
+		gauge(ch, vipOnLinkDesc, boolean(s.OnLink), s.Name)
+		gauge(ch, vipStateDesc, 1, s.Name, s.State, s.Reason)
 		if s.Checked {
-			gauge(vipServingDesc, boolean(s.Serving), s.Name)
+			gauge(ch, vipServingDesc, boolean(s.Serving), s.Name)
 		}
 		if !s.OnLink {
 			continue
 		}
-		gauge(vipPinnedDesc, boolean(s.Pinned), s.Name)
-		gauge(vipHoldersDesc, float64(s.Holders), s.Name, strconv.FormatBool(s.OneHost))
+		gauge(ch, vipPinnedDesc, boolean(s.Pinned), s.Name)
+		gauge(ch, vipHoldersDesc, float64(s.Holders), s.Name, strconv.FormatBool(s.OneHost))
 		if s.LLAddr != "" {
-			gauge(vipInfoDesc, 1, s.Name, s.Device, s.LLAddr, s.Source, s.Given)
+			gauge(ch, vipInfoDesc, 1, s.Name, s.Device, s.LLAddr, s.Source, s.Given)
 		}
-		gauge(vipAgeDesc, max(0, time.Since(s.Verified).Seconds()), s.Name)
+		gauge(ch, vipAgeDesc, max(0, time.Since(s.Verified).Seconds()), s.Name)
 	}
 }
