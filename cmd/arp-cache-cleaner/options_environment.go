@@ -75,36 +75,29 @@ func ofService(name, text string) bool {
 // nearest returns the name that a mistyped word was probably meant to be, "" if there is
 // none: one letter in three, and two at most, may be wrong, missing, one too many, or
 // swapped with its neighbour.
-func nearest(word string, names []string) (best string) {
-	limit := min(2, max(1, len(word)/3))
-	for _, n := range names {
-		if d := distance(word, n); d <= limit {
-			best, limit = n, d-1
+func nearest(word string, names []string) string {
+	for edits := range min(2, max(1, len(word)/3)) + 1 {
+		for _, n := range names {
+			if near(edits, word, n) {
+				return n
+			}
 		}
 	}
-	return best
+	return ""
 }
 
-// distance is the optimal string alignment distance.
-func distance(a, b string) int {
-	d := make([][]int, len(a)+1)
-	for i := range d {
-		d[i] = make([]int, len(b)+1)
-		d[i][0] = i
-		for j := 1; j <= len(b); j++ {
-			if i == 0 {
-				d[i][j] = j
-				continue
-			}
-			wrong := 1
-			if a[i-1] == b[j-1] {
-				wrong = 0
-			}
-			d[i][j] = min(d[i-1][j]+1, d[i][j-1]+1, d[i-1][j-1]+wrong)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				d[i][j] = min(d[i][j], d[i-2][j-2]+1)
-			}
-		}
+// near reports whether so many edits make a the same as b.
+func near(edits int, a, b string) bool {
+	for a != "" && b != "" && a[0] == b[0] {
+		a, b = a[1:], b[1:]
 	}
-	return d[len(a)][len(b)]
+	switch {
+	case a == "" || b == "":
+		return len(a)+len(b) <= edits
+	case edits == 0:
+		return false
+	}
+	swapped := len(a) > 1 && len(b) > 1 && a[0] == b[1] && a[1] == b[0]
+	return near(edits-1, a[1:], b[1:]) || near(edits-1, a[1:], b) || near(edits-1, a, b[1:]) ||
+		swapped && near(edits-1, a[2:], b[2:])
 }
