@@ -101,24 +101,9 @@ func TestRetriesOfTheKernelArePaced(t *testing.T) {
 				stop := start(t, s)
 				time.Sleep(interval / 2)
 				stop()
-				var at []time.Duration
-				for _, c := range b.table.log() {
-					if c.do == neigh.Probe.String() {
-						for try := range kernelTries {
-							at = append(at, c.at+time.Duration(try)*retransTime)
-						}
-					}
-				}
-				if len(at) != n*kernelTries {
-					t.Fatalf("%d requests, want %d for each of %d neighbours that are gone", len(at), kernelTries, n)
-				}
-				slices.Sort(at)
-				most := 0
-				for i, j := 0, 0; i < len(at); i++ {
-					for at[i]-at[j] >= time.Second {
-						j++
-					}
-					most = max(most, i-j+1)
+				most, sum := b.withKernel(neigh.Probe.String(), 0).peak(b.table.made, interval, time.Second)
+				if sum != n*kernelTries {
+					t.Fatalf("%d requests, want %d for each of %d neighbours that are gone", sum, kernelTries, n)
 				}
 				if most > pace.PerSecond {
 					t.Errorf("%d requests in a second, want %d at most", most, pace.PerSecond)
