@@ -55,10 +55,9 @@ type Broadcast struct {
 	wg       sync.WaitGroup
 	disabled atomic.Bool
 
-	mu        sync.Mutex
-	waiting   map[int][]task // by device, in order; a sender is at work where there is any, or nil
-	late      time.Time      // until when late answers are listened for
-	listening bool           // a goroutine waits for that
+	mu      sync.Mutex
+	waiting map[int][]task // by device, in order; a sender is at work where there is any, or nil
+	late    time.Time      // until when late answers are listened for, and a goroutine waits; zero: none does
 }
 
 // task is a job that waits for its turn.
@@ -220,15 +219,14 @@ func (b *Broadcast) ask(ctx context.Context, asker *shield.Asker, q *shield.Inqu
 func (b *Broadcast) listen(ctx context.Context, d time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.late = time.Now().Add(d) // each entry is listened for as long
-	if !b.listening {
-		b.listening = true
+	if b.late.IsZero() {
 		b.wg.Go(func() {
 			for left := b.left(ctx); left > 0; left = b.left(ctx) {
 				pace.Sleep(ctx, left)
 			}
 		})
 	}
+	b.late = time.Now().Add(d) // each entry is listened for as long
 }
 
 // left returns how long late answers are still listened for.
@@ -237,7 +235,7 @@ func (b *Broadcast) left(ctx context.Context) time.Duration {
 	defer b.mu.Unlock()
 	left := time.Until(b.late)
 	if ctx.Err() != nil || left <= 0 {
-		left, b.listening = 0, false
+		left, b.late = 0, time.Time{}
 	}
 	return left
 }
@@ -246,7 +244,7 @@ func (b *Broadcast) left(ctx context.Context) time.Duration {
 func (b *Broadcast) attend(ctx context.Context, deal func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.listening && ctx.Err() == nil {
+	if !b.late.IsZero() && ctx.Err() == nil {
 		b.wg.Go(deal)
 	}
 }

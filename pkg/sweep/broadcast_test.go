@@ -612,7 +612,7 @@ func TestLateSecondHolder(t *testing.T) {
 				if !slices.Equal(late, tt.late) {
 					t.Errorf("holders %v in the end, want %v", late, tt.late)
 				}
-				if b.listening || len(b.solicitor.overs[e.Addr]) != 1 {
+				if !b.Broadcast.late.IsZero() || len(b.solicitor.overs[e.Addr]) != 1 {
 					t.Errorf("somebody listens on: %v", b.solicitor.overs)
 				}
 			})
