@@ -58,13 +58,13 @@ func (p *Pacer) Wait(ctx context.Context, device, n int, first bool) error {
 	return ctx.Err()
 }
 
-// Spend takes n turns at once, for what the kernel sends by itself: those that wait
-// have to wait longer.
-func (p *Pacer) Spend(device, n int) {
+// Spend takes a turn at once, for what the kernel sends by itself: those that wait have
+// to wait longer.
+func (p *Pacer) Spend(device int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	d := p.find(device)
-	d.take(n, false, time.Now())
+	d.take(1, false, time.Now())
 	p.grant(d)
 }
 

@@ -284,7 +284,9 @@ func TestSpend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var p Pacer
 		begun := time.Now()
-		p.Spend(eth0, PerSecond+3)
+		for range PerSecond + 3 {
+			p.Spend(eth0)
+		}
 		if err := p.Wait(t.Context(), eth1, 1, false); err != nil || time.Since(begun) != 0 {
 			t.Errorf("another device: %v after %v", err, time.Since(begun))
 		}

@@ -184,7 +184,7 @@ func (b *Broadcast) spend(ctx context.Context, k neigh.Key, in time.Duration, n 
 		if err != nil || e.State != neigh.Delay && e.State != neigh.Probe || e.Confirmed < e.Updated {
 			return
 		}
-		b.Pacer.Spend(k.Index, 1)
+		b.Pacer.Spend(k.Index)
 		in = retransTime
 	}
 }
