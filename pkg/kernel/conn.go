@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -32,13 +33,14 @@ type message struct {
 	body       []byte
 }
 
-// conn is a netlink socket with one reused buffer and no allocation per
-// message.
+// conn is a netlink socket that reuses its buffers and allocates nothing per
+// message. It is for one request at a time.
 type conn struct {
 	fd   int
 	port uint32 // our own netlink port id
 	seq  uint32
-	buf  []byte
+	out  []byte // the request
+	buf  []byte // what was read of the answer
 
 	unfinished bool // a dump was begun, and its end has not been seen
 
@@ -137,16 +139,37 @@ func (c *conn) receive(first, last uint32, handle func(message) (done bool, err 
 	}
 }
 
+// ask sends a request, which request appends to b, and calls handle with the body of
+// the message of type answer that the kernel answers it with. An acknowledgement ends
+// it as well.
+func (c *conn) ask(answer uint16, request func(b []byte, seq uint32) []byte, handle func(body []byte) error) error {
+	seq := c.reserve(1)
+	c.out = request(c.out[:0], seq)
+	if err := c.send(c.out); err != nil {
+		return err
+	}
+	return c.receive(seq, seq, func(m message) (bool, error) {
+		switch m.typ {
+		case unix.NLMSG_ERROR:
+			return true, m.status()
+		case answer:
+			return true, handle(m.body)
+		}
+		return false, nil
+	})
+}
+
 // begin asks for a dump, and returns the sequence number of its answers. Whoever
-// sees the end of them says so by finished.
-func (c *conn) begin(ask func(b []byte, seq uint32) []byte) (uint32, error) {
+// sees the end of them calls finished.
+func (c *conn) begin(request func(b []byte, seq uint32) []byte) (uint32, error) {
 	if c.unfinished {
 		if err := c.drain(); err != nil {
 			return 0, err
 		}
 	}
 	seq := c.reserve(1)
-	if err := c.send(ask(nil, seq)); err != nil {
+	c.out = request(c.out[:0], seq)
+	if err := c.send(c.out); err != nil {
 		return 0, err
 	}
 	c.unfinished = true
@@ -157,10 +180,10 @@ func (c *conn) begin(ask func(b []byte, seq uint32) []byte) (uint32, error) {
 // that was refused because another dump is under way.
 func (c *conn) finished(err error) { c.unfinished = errors.Is(err, unix.EBUSY) }
 
-// drain has the kernel bring a dump to its end that was given up, for as long as
-// it is under way the kernel refuses another. It goes on when something is read
-// (netlink_recvmsg), so there must be something: the acknowledgement of a message
-// that asks for nothing.
+// drain makes the kernel finish a dump that was given up: as long as one is under
+// way, the kernel refuses another. The dump goes on when something is read
+// (netlink_recvmsg), so there must be something to read: the acknowledgement of a
+// message that asks for nothing.
 func (c *conn) drain() error {
 	if err := c.send(appendMessage(nil, unix.NLMSG_NOOP, unix.NLM_F_ACK, c.reserve(1), nil)); err != nil {
 		return err
@@ -185,21 +208,19 @@ func receiving(err error) error {
 	return fmt.Errorf("receiving from netlink: %w", err)
 }
 
-// dump reads the answer to a dump request and calls each for every message of
-// it. It returns the first error, and reads to the end all the same: the kernel
-// refuses another dump on this socket while one is under way.
-func (c *conn) dump(seq uint32, each func(message) error) error {
-	var done bool
-	var first error
-	note := func(err error) {
-		if first == nil {
-			first = err
-		}
+// dump asks for a dump and calls each for every message of the answer. It returns the
+// first error, and reads to the end all the same: the kernel refuses another dump on
+// this socket while one is under way.
+func (c *conn) dump(request func(b []byte, seq uint32) []byte, each func(message) error) error {
+	seq, err := c.begin(request)
+	if err != nil {
+		return err
 	}
-	for !done {
+	var first error
+	for done := false; !done; {
 		err := c.receive(seq, seq, func(m message) (bool, error) {
 			if m.flags&unix.NLM_F_DUMP_INTR != 0 {
-				note(neigh.ErrInterrupted)
+				first = cmp.Or(first, neigh.ErrInterrupted)
 			}
 			if m.typ == unix.NLMSG_DONE || m.typ == unix.NLMSG_ERROR {
 				done = true
@@ -207,10 +228,10 @@ func (c *conn) dump(seq uint32, each func(message) error) error {
 				c.finished(err)
 				return true, err
 			}
-			note(each(m))
+			first = cmp.Or(first, each(m))
 			return false, nil
 		})
-		note(err)
+		first = cmp.Or(first, err)
 		if !errors.Is(err, neigh.ErrMalformed) && !errors.Is(err, neigh.ErrOverrun) {
 			break
 		}
@@ -281,8 +302,11 @@ func nextMessage(b []byte, m *message) (rest []byte, err error) {
 
 // status returns what an NLMSG_ERROR or NLMSG_DONE message says: nil for an
 // acknowledgement, the neigh sentinels for what callers tell apart, the errno
-// otherwise.
+// otherwise. It is nil for any other message.
 func (m *message) status() error {
+	if m.typ != unix.NLMSG_ERROR && m.typ != unix.NLMSG_DONE {
+		return nil
+	}
 	if len(m.body) < 4 {
 		if m.typ == unix.NLMSG_DONE {
 			return nil // libnl's view: kernels before 2.6 sent no code

@@ -63,7 +63,7 @@ func (a forAll) read(setting int) int {
 // for all (IN_DEV_MAXCONF; for a switch that is the same as IN_DEV_ORCONF).
 func (t *Table) devconf(device int) (devconf, error) {
 	var conf devconf
-	err := t.one(unix.RTM_GETLINK, func(b []byte, seq uint32) []byte {
+	err := t.one(unix.RTM_NEWLINK, func(b []byte, seq uint32) []byte {
 		return appendMessage(b, unix.RTM_GETLINK, 0, seq, linkRequest(device, 0))
 	}, func(body []byte) (err error) {
 		conf, err = decodeDevconf(body)

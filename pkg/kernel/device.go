@@ -110,7 +110,7 @@ func (c *conn) devices(master int, each func(*device)) error {
 
 // device reads one device.
 func (t *Table) device(index int) (d device, err error) {
-	err = t.one(unix.RTM_GETLINK, func(b []byte, seq uint32) []byte {
+	err = t.one(unix.RTM_NEWLINK, func(b []byte, seq uint32) []byte {
 		return appendMessage(b, unix.RTM_GETLINK, 0, seq, linkRequest(index, 0))
 	}, func(body []byte) error {
 		d, err = decodeLink(body)

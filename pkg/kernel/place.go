@@ -200,7 +200,7 @@ func (t *Table) way(a netip.Addr, index int) (Route, error) {
 // boundWay is the way of a socket that is bound to a device. Where that is a VRF,
 // it is by another one, which is in the VRF.
 func (t *Table) boundWay(a netip.Addr, device int) (r Route, err error) {
-	err = t.one(unix.RTM_GETROUTE, func(b []byte, seq uint32) []byte {
+	err = t.one(unix.RTM_NEWROUTE, func(b []byte, seq uint32) []byte {
 		return appendRouteRequest(b, a, device, seq)
 	}, func(body []byte) (err error) {
 		r, err = decodeWay(body)

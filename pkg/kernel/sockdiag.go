@@ -45,9 +45,8 @@ const (
 // opened it. It is safe for concurrent use, one request at a time. Reading
 // needs no capability.
 type Sockets struct {
-	mu   sync.Mutex
+	mu   sync.Mutex // held while conn is in use
 	conn *conn
-	out  []byte
 }
 
 // OpenSockets opens the sockets of the calling thread's network namespace. The
@@ -106,14 +105,9 @@ func (s *Sockets) List(port uint16) ([]neigh.Socket, error) {
 
 // dump lists the sockets as the kernel dumps them.
 func (s *Sockets) dump(port uint16) (list []neigh.Socket, err error) {
-	seq, err := s.conn.begin(func(_ []byte, seq uint32) []byte {
-		s.out = appendSocketDump(s.out[:0], port, seq)
-		return s.out
-	})
-	if err != nil {
-		return nil, err
-	}
-	err = s.conn.dump(seq, func(m message) error {
+	err = s.conn.dump(func(b []byte, seq uint32) []byte {
+		return appendSocketDump(b, port, seq)
+	}, func(m message) error {
 		if m.typ != tcpDiagGetSock || len(list) == maxSockets {
 			return nil
 		}
@@ -135,13 +129,13 @@ func (s *Sockets) dump(port uint16) (list []neigh.Socket, err error) {
 
 // Get reads one socket afresh, without a dump. It returns an error that wraps
 // neigh.ErrGone where the socket is no more, or is in another state than the
-// two: in CLOSE_WAIT the peer has said goodbye, in FIN_WAIT1 and after this
+// two: in CLOSE_WAIT the peer has closed its side, in FIN_WAIT1 and after this
 // host has, and neither waits for an answer any longer.
 func (s *Sockets) Get(k *neigh.Socket) (neigh.Socket, error) {
 	var got neigh.Socket
 	ok := false
-	err := s.exact(k, unix.SOCK_DIAG_BY_FAMILY, func(m message) (err error) {
-		ok, err = decodeSocket(m.body, &got)
+	err := s.exact(k, unix.SOCK_DIAG_BY_FAMILY, 0, func(body []byte) (err error) {
+		ok, err = decodeSocket(body, &got)
 		return err
 	})
 	if err == nil && !ok {
@@ -159,38 +153,24 @@ func (s *Sockets) Get(k *neigh.Socket) (neigh.Socket, error) {
 // CAP_NET_ADMIN, and neigh.ErrUnsupported where the kernel was built without
 // CONFIG_INET_DIAG_DESTROY.
 func (s *Sockets) Destroy(k *neigh.Socket) error {
-	if err := s.exact(k, unix.SOCK_DESTROY, nil); err != nil {
+	acknowledged := func([]byte) error { return nil } // there is no other answer
+	if err := s.exact(k, unix.SOCK_DESTROY, unix.NLM_F_ACK, acknowledged); err != nil {
 		return fmt.Errorf("closing socket %s to %s: %w", k.Local, k.Remote, err)
 	}
 	return nil
 }
 
-// exact sends a request about one socket. Its answer goes to handle; without
-// handle, an acknowledgement is asked for instead.
-func (s *Sockets) exact(k *neigh.Socket, typ uint16, handle func(message) error) error {
+// exact sends a request about one socket. An answer that is no acknowledgement goes to
+// handle.
+func (s *Sockets) exact(k *neigh.Socket, typ, flags uint16, handle func(body []byte) error) error {
 	if k.Cookie == anyCookie {
 		return neigh.ErrGone
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var flags uint16
-	if handle == nil {
-		flags = unix.NLM_F_ACK
-	}
-	seq := s.conn.reserve(1)
-	s.out = appendSocketRequest(s.out[:0], typ, flags, k, seq)
-	if err := s.conn.send(s.out); err != nil {
-		return err
-	}
-	return s.conn.receive(seq, seq, func(m message) (bool, error) {
-		switch {
-		case m.typ == unix.NLMSG_ERROR:
-			return true, m.status()
-		case m.typ == typ && handle != nil:
-			return true, handle(m)
-		}
-		return false, nil
-	})
+	return s.conn.ask(typ, func(b []byte, seq uint32) []byte {
+		return appendSocketRequest(b, typ, flags, k, seq)
+	}, handle)
 }
 
 // appendSocketDump appends a request for all sockets, of either family, that are
@@ -221,36 +201,22 @@ func appendSocketDump(b []byte, port uint16, seq uint32) []byte {
 // (inet_diag_find_one_icsk).
 func appendSocketRequest(b []byte, typ, flags uint16, k *neigh.Socket, seq uint32) []byte {
 	start := len(b)
-	local, remote := k.Local.Addr(), k.Remote.Addr()
-	if local.Is4() && remote.Is4() && !k.Mapped {
-		b = appendDiagHeader(b, typ, flags, unix.AF_INET, seq)
-		b = appendPorts(b, k)
-		l, r := local.As4(), remote.As4()
-		b = append(append(b, l[:]...), make([]byte, 12)...)
-		b = append(append(b, r[:]...), make([]byte, 12)...)
-	} else {
-		b = appendDiagHeader(b, typ, flags, unix.AF_INET6, seq)
-		b = appendPorts(b, k)
-		l, r := local.As16(), remote.As16() // mapped, where they are IPv4
-		b = append(append(b, l[:]...), r[:]...)
+	family := uint8(unix.AF_INET6)
+	if k.Local.Addr().Is4() && k.Remote.Addr().Is4() && !k.Mapped {
+		family = unix.AF_INET
 	}
+	b = appendHeader(b, typ, flags, seq)
+	// struct inet_diag_req_v2
+	b = append(b, family, unix.IPPROTO_TCP, 1<<(diagInfo-1), 0)
+	b = binary.NativeEndian.AppendUint32(b, tcpStates)
+	// struct inet_diag_sockid
+	b = binary.BigEndian.AppendUint16(b, k.Local.Port())
+	b = binary.BigEndian.AppendUint16(b, k.Remote.Port())
+	b = appendAddress(appendAddress(b, family, k.Local.Addr()), family, k.Remote.Addr())
 	b = binary.NativeEndian.AppendUint32(b, uint32(k.Index))  //nolint:gosec // an uint32 by origin
 	b = binary.NativeEndian.AppendUint32(b, uint32(k.Cookie)) //nolint:gosec // the lower half
 	b = binary.NativeEndian.AppendUint32(b, uint32(k.Cookie>>32))
 	return endMessage(b, start)
-}
-
-func appendPorts(b []byte, k *neigh.Socket) []byte {
-	b = binary.BigEndian.AppendUint16(b, k.Local.Port())
-	return binary.BigEndian.AppendUint16(b, k.Remote.Port())
-}
-
-// appendDiagHeader appends struct nlmsghdr and struct inet_diag_req_v2 without
-// the sockid at its end.
-func appendDiagHeader(b []byte, typ, flags uint16, family uint8, seq uint32) []byte {
-	b = appendHeader(b, typ, flags, seq)
-	b = append(b, family, unix.IPPROTO_TCP, 1<<(diagInfo-1), 0)
-	return binary.NativeEndian.AppendUint32(b, tcpStates)
 }
 
 // decodeSocket reads the body of an answer, struct inet_diag_msg, into s. It
@@ -289,19 +255,20 @@ func decodeDiag(b []byte, s *neigh.Socket) (info []byte, err error) {
 		Index:  int(binary.NativeEndian.Uint32(id[36:])),
 		Cookie: uint64(binary.NativeEndian.Uint32(id[40:])) | uint64(binary.NativeEndian.Uint32(id[44:]))<<32,
 	}
-	for b = b[diagMsgLen:]; len(b) >= rtattrLen; {
-		typ, v, rest, err := nextAttr(b)
-		if err != nil {
-			return nil, err
-		}
-		if typ == diagInfo {
-			info = v
-		}
-		b = rest
-	}
-	return info, nil
+	return findAttr(b[diagMsgLen:], diagInfo)
 }
 
+// appendAddress appends an address as struct inet_diag_sockid has it: 16 bytes.
+func appendAddress(b []byte, family uint8, a netip.Addr) []byte {
+	if family == unix.AF_INET {
+		four := a.As4()
+		return append(append(b, four[:]...), make([]byte, 12)...)
+	}
+	six := a.As16() // mapped, where it is IPv4
+	return append(b, six[:]...)
+}
+
+// address reads what appendAddress has written.
 func address(family uint8, b []byte) netip.Addr {
 	if family == unix.AF_INET {
 		return netip.AddrFrom4([4]byte(b))

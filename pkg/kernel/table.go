@@ -36,13 +36,12 @@ const maxLookups = 100
 // that opened it. It is safe for concurrent use, one request at a time, and one
 // dump beside it.
 type Table struct {
-	mu     sync.Mutex
+	mu     sync.Mutex // held while conn is in use
 	conn   *conn
-	out    []byte
 	single bool // the kernel answers RTM_GETNEIGH for one entry (Linux 5.0)
 
-	dumping sync.Mutex
-	dumps   *conn // for dumps alone, so that entries can be changed meanwhile
+	dumping sync.Mutex // held while dumps is in use
+	dumps   *conn      // for dumps alone, so that entries can be changed meanwhile
 
 	forAll forAll
 }
@@ -164,69 +163,21 @@ func (t *Table) Get(k neigh.Key) (e neigh.Entry, err error) {
 // The entry is reused: visit copies what it keeps, and does not call back.
 func (t *Table) GetAll(keys []neigh.Key, visit func(*neigh.Entry)) error {
 	if !t.single {
-		wanted := make(map[neigh.Key]struct{}, len(keys))
-		for _, k := range keys {
-			wanted[k] = struct{}{}
-		}
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if err := t.conn.entries(func(e *neigh.Entry) {
-			if _, ok := wanted[e.Key]; ok {
-				visit(e)
-			}
-		}, nil); err != nil {
+		if err := t.findAll(keys, visit); err != nil {
 			return fmt.Errorf("reading %d entries: %w", len(keys), err)
 		}
 		return nil
 	}
 	for batch := range slices.Chunk(keys, maxLookups) {
-		if err := t.lookups(batch, visit); err != nil {
+		if err := t.lookupAll(batch, visit); err != nil {
 			return fmt.Errorf("reading %d entries: %w", len(batch), err)
 		}
 	}
 	return nil
 }
 
-// lookups sends many requests for single entries at once. Each is answered by
-// the entry or by an error.
-func (t *Table) lookups(keys []neigh.Key, visit func(*neigh.Entry)) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	first := t.conn.reserve(len(keys))
-	t.out = t.out[:0]
-	for i, k := range keys {
-		t.out = appendRequest(t.out, &request{Key: k, typ: unix.RTM_GETNEIGH}, first+uint32(i))
-	}
-	if err := t.conn.send(t.out); err != nil {
-		return err
-	}
-	var e neigh.Entry
-	var failed error
-	answered := 0
-	err := t.conn.receive(first, t.conn.seq, func(m message) (bool, error) {
-		switch m.typ {
-		case unix.NLMSG_ERROR:
-			if err := m.status(); err != nil && !errors.Is(err, neigh.ErrGone) {
-				failed = err
-			}
-		case unix.RTM_NEWNEIGH:
-			ok, err := decodeEntry(m.body, &e)
-			if err != nil {
-				failed = err
-			} else if ok {
-				visit(&e)
-			}
-		default:
-			return false, nil
-		}
-		answered++
-		return answered == len(keys), nil
-	})
-	return cmp.Or(err, failed)
-}
-
 func (t *Table) lookup(k neigh.Key) (e neigh.Entry, err error) {
-	err = t.one(unix.RTM_GETNEIGH, func(b []byte, seq uint32) []byte {
+	err = t.one(unix.RTM_NEWNEIGH, func(b []byte, seq uint32) []byte {
 		return appendRequest(b, &request{Key: k, typ: unix.RTM_GETNEIGH}, seq)
 	}, func(body []byte) error {
 		_, err := decodeEntry(body, &e)
@@ -235,41 +186,83 @@ func (t *Table) lookup(k neigh.Key) (e neigh.Entry, err error) {
 	return e, err
 }
 
-// one asks for one thing (RTM_GET*), and calls handle with the body of the message
-// that answers.
-func (t *Table) one(get uint16, ask func(b []byte, seq uint32) []byte, handle func(body []byte) error) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	seq := t.conn.reserve(1)
-	t.out = ask(t.out[:0], seq)
-	if err := t.conn.send(t.out); err != nil {
-		return err
-	}
-	return t.conn.receive(seq, seq, func(m message) (bool, error) {
-		switch m.typ {
-		case unix.NLMSG_ERROR:
-			return true, m.status()
-		case get - 2: // RTM_NEW*
-			return true, handle(m.body)
+// lookupAll is lookup for many entries, in one system call. What is gone is left out.
+func (t *Table) lookupAll(keys []neigh.Key, visit func(*neigh.Entry)) error {
+	var e neigh.Entry
+	var failed error
+	err := t.batch(len(keys), func(i int) request {
+		return request{Key: keys[i], typ: unix.RTM_GETNEIGH}
+	}, func(_ int, m message) {
+		err := m.status()
+		if m.typ == unix.RTM_NEWNEIGH {
+			var ok bool
+			if ok, err = decodeEntry(m.body, &e); ok {
+				visit(&e)
+			}
 		}
-		return false, nil
+		if !errors.Is(err, neigh.ErrGone) {
+			failed = cmp.Or(failed, err)
+		}
 	})
+	return cmp.Or(err, failed)
 }
 
 // find is lookup for kernels that only know dumps.
 func (t *Table) find(k neigh.Key) (e neigh.Entry, err error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	found := false
-	err = t.conn.entries(func(d *neigh.Entry) {
-		if d.Key == k {
-			e, found = *d, true
-		}
-	}, nil)
+	err = t.findAll([]neigh.Key{k}, func(d *neigh.Entry) { e, found = *d, true })
 	if err == nil && !found {
 		err = neigh.ErrGone
 	}
 	return e, err
+}
+
+// findAll is lookupAll for kernels that only know dumps.
+func (t *Table) findAll(keys []neigh.Key, visit func(*neigh.Entry)) error {
+	wanted := make(map[neigh.Key]bool, len(keys))
+	for _, k := range keys {
+		wanted[k] = true
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.conn.entries(func(e *neigh.Entry) {
+		if wanted[e.Key] {
+			visit(e)
+		}
+	}, nil)
+}
+
+// one is conn.ask.
+func (t *Table) one(answer uint16, request func(b []byte, seq uint32) []byte, handle func(body []byte) error) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.conn.ask(answer, request, handle)
+}
+
+// batch sends n requests in one system call, and waits until the kernel has worked
+// through all of them, the ones after a failure included. It calls answer for each
+// message that answers the request i.
+func (t *Table) batch(n int, request func(i int) request, answer func(i int, m message)) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := t.conn
+	first := c.reserve(n)
+	last := c.seq
+	c.out = c.out[:0]
+	for i := range n {
+		r := request(i)
+		if i == n-1 {
+			r.flags |= unix.NLM_F_ACK // errors come unasked; one acknowledgement marks the end
+		}
+		c.out = appendRequest(c.out, &r, first+uint32(i))
+	}
+	if err := c.send(c.out); err != nil {
+		return err
+	}
+	return c.receive(first, last, func(m message) (bool, error) {
+		answer(int(m.seq-first), m)
+		return m.seq == last && m.typ == unix.NLMSG_ERROR, nil
+	})
 }
 
 // Delete removes the entries, maxBatch of them in a system call. The failures
@@ -277,41 +270,17 @@ func (t *Table) find(k neigh.Key) (e neigh.Entry, err error) {
 // to delete. The error is for the whole: after it, what was deleted is unknown
 // until the next dump.
 func (t *Table) Delete(keys []neigh.Key) (failed []neigh.Failure, err error) {
-	for len(keys) > 0 && err == nil {
-		n := min(len(keys), maxBatch)
-		failed, err = t.deleteBatch(keys[:n], failed)
-		keys = keys[n:]
-	}
-	return failed, err
-}
-
-func (t *Table) deleteBatch(keys []neigh.Key, failed []neigh.Failure) ([]neigh.Failure, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	first := t.conn.reserve(len(keys))
-	last := t.conn.seq
-	t.out = t.out[:0]
-	r := request{typ: unix.RTM_DELNEIGH}
-	for i := range keys {
-		if r.Key = keys[i]; i == len(keys)-1 {
-			r.flags = unix.NLM_F_ACK // errors come unasked; one acknowledgement marks the end
+	for batch := range slices.Chunk(keys, maxBatch) {
+		err := t.batch(len(batch), func(i int) request {
+			return request{Key: batch[i], typ: unix.RTM_DELNEIGH}
+		}, func(i int, m message) {
+			if err := m.status(); err != nil {
+				failed = append(failed, neigh.Failure{Key: batch[i], Err: err})
+			}
+		})
+		if err != nil {
+			return failed, fmt.Errorf("deleting %d entries: %w", len(batch), err)
 		}
-		t.out = appendRequest(t.out, &r, first+uint32(i))
-	}
-	if err := t.conn.send(t.out); err != nil {
-		return failed, fmt.Errorf("deleting %d entries: %w", len(keys), err)
-	}
-	err := t.conn.receive(first, last, func(m message) (bool, error) {
-		if m.typ != unix.NLMSG_ERROR {
-			return false, nil
-		}
-		if err := m.status(); err != nil {
-			failed = append(failed, neigh.Failure{Key: keys[m.seq-first], Err: err})
-		}
-		return m.seq == last, nil
-	})
-	if err != nil {
-		return failed, fmt.Errorf("deleting %d entries: %w", len(keys), err)
 	}
 	return failed, nil
 }
@@ -377,30 +346,11 @@ func (t *Table) CheckWrite() error {
 	return fmt.Errorf("changing the neighbour table: %w", err)
 }
 
-// change sends requests and waits until the kernel has worked through all of them,
-// the ones after a failure included. It returns the first failure.
+// change sends requests in one system call, and returns the first failure.
 func (t *Table) change(requests ...request) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	first := t.conn.reserve(len(requests))
-	last := t.conn.seq
-	t.out = t.out[:0]
-	for i := range requests {
-		if i == len(requests)-1 {
-			requests[i].flags |= unix.NLM_F_ACK // errors come unasked
-		}
-		t.out = appendRequest(t.out, &requests[i], first+uint32(i))
-	}
-	if err := t.conn.send(t.out); err != nil {
-		return err
-	}
 	var failed error
-	err := t.conn.receive(first, last, func(m message) (bool, error) {
-		if m.typ != unix.NLMSG_ERROR {
-			return false, nil
-		}
+	err := t.batch(len(requests), func(i int) request { return requests[i] }, func(_ int, m message) {
 		failed = cmp.Or(failed, m.status())
-		return m.seq == last, nil
 	})
 	return cmp.Or(err, failed)
 }

@@ -67,11 +67,9 @@ func (t *Table) Topology() (neigh.Topology, error) {
 // list asks for all there is of something (RTM_GET*), and calls each with the body
 // of every message about it.
 func (c *conn) list(get uint16, body []byte, each func(body []byte) error) error {
-	seq, err := c.begin(func(b []byte, seq uint32) []byte { return appendMessage(b, get, unix.NLM_F_DUMP, seq, body) })
-	if err != nil {
-		return err
-	}
-	return c.dump(seq, func(m message) error {
+	return c.dump(func(b []byte, seq uint32) []byte {
+		return appendMessage(b, get, unix.NLM_F_DUMP, seq, body)
+	}, func(m message) error {
 		if m.typ != get-2 { // RTM_NEW*
 			return nil
 		}
