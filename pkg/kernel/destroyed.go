@@ -75,26 +75,7 @@ func (d *Destroyed) Next(ctx context.Context, visit func(*neigh.Socket)) error {
 }
 
 func decodeDestroyedAll(b []byte, visit func(*neigh.Socket)) error {
-	var m message
-	var s neigh.Socket
-	for len(b) > 0 {
-		rest, err := nextMessage(b, &m)
-		if err != nil {
-			return err
-		}
-		b = rest
-		if m.typ != unix.SOCK_DIAG_BY_FAMILY {
-			continue
-		}
-		ok, err := decodeDestroyed(m.body, &s)
-		if err != nil {
-			return err
-		}
-		if ok {
-			visit(&s)
-		}
-	}
-	return nil
+	return decodeAll(b, unix.SOCK_DIAG_BY_FAMILY, decodeDestroyed, visit)
 }
 
 // decodeDestroyed reads a message of inet_diag_handler_get_info into s. It

@@ -164,23 +164,29 @@ func receiveEvents(fd int, buf []byte) ([]byte, error) {
 
 // decodeEvents calls visit for each entry in a datagram.
 func decodeEvents(b []byte, visit func(*neigh.Entry)) error {
+	return decodeAll(b, unix.RTM_NEWNEIGH, decodeEntry, visit)
+}
+
+// decodeAll decodes each message of a type in a datagram, and calls visit for those
+// that decode does not skip.
+func decodeAll[T any](b []byte, typ uint16, decode func([]byte, *T) (bool, error), visit func(*T)) error {
 	var m message
-	var e neigh.Entry
+	var v T
 	for len(b) > 0 {
 		rest, err := nextMessage(b, &m)
 		if err != nil {
 			return err
 		}
 		b = rest
-		if m.typ != unix.RTM_NEWNEIGH {
+		if m.typ != typ {
 			continue
 		}
-		ok, err := decodeEntry(m.body, &e)
+		ok, err := decode(m.body, &v)
 		if err != nil {
 			return err
 		}
 		if ok {
-			visit(&e)
+			visit(&v)
 		}
 	}
 	return nil
