@@ -140,6 +140,41 @@ func nextAttr(b []byte) (typ uint16, v, rest []byte, err error) {
 	return binary.NativeEndian.Uint16(b[2:]) & attrTypeMask, b[rtattrLen:n], b[min(align(n), len(b)):], nil
 }
 
+// eachAttr calls visit for each attribute in b. It returns the first error.
+func eachAttr(b []byte, visit func(typ uint16, v []byte) error) error {
+	for len(b) >= rtattrLen {
+		typ, v, rest, err := nextAttr(b)
+		if err != nil {
+			return err
+		}
+		if err := visit(typ, v); err != nil {
+			return err
+		}
+		b = rest
+	}
+	return nil
+}
+
+// findAttr returns the value of the last attribute of a type in b; of more than one
+// type, in the value of the one before. It is nil where there is none.
+func findAttr(b []byte, path ...uint16) (found []byte, err error) {
+	for _, wanted := range path {
+		found = nil
+		for len(b) >= rtattrLen {
+			typ, v, rest, err := nextAttr(b)
+			if err != nil {
+				return nil, err
+			}
+			if typ == wanted {
+				found = v
+			}
+			b = rest
+		}
+		b = found
+	}
+	return found, nil
+}
+
 // maxTicks is 246 days. A time stamp that another CPU wrote while the kernel
 // filled the message lies in the future, and wraps around in
 // jiffies_to_clock_t: to 0xffffffff where HZ is 100, 0x99999999 where it is

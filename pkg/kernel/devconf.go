@@ -85,12 +85,9 @@ func decodeDevconf(b []byte) (devconf, error) {
 	if len(b) < unix.SizeofIfInfomsg {
 		return nil, fmt.Errorf("ifinfomsg of %d bytes: %w", len(b), neigh.ErrMalformed)
 	}
-	b = b[unix.SizeofIfInfomsg:]
-	for _, wanted := range [...]uint16{unix.IFLA_AF_SPEC, unix.AF_INET, inetConf} {
-		var err error
-		if b, err = findAttr(b, wanted); err != nil {
-			return nil, err
-		}
+	b, err := findAttr(b[unix.SizeofIfInfomsg:], unix.IFLA_AF_SPEC, unix.AF_INET, inetConf)
+	if err != nil {
+		return nil, err
 	}
 	for setting := range conf {
 		if i := 4 * (setting - 1); len(b) >= i+4 {
@@ -98,19 +95,4 @@ func decodeDevconf(b []byte) (devconf, error) {
 		}
 	}
 	return conf, nil
-}
-
-// findAttr returns the value of the last attribute of a type, nil if there is none.
-func findAttr(b []byte, wanted uint16) (found []byte, err error) {
-	for len(b) >= rtattrLen {
-		typ, v, rest, err := nextAttr(b)
-		if err != nil {
-			return nil, err
-		}
-		if typ == wanted {
-			found = v
-		}
-		b = rest
-	}
-	return found, nil
 }

@@ -186,23 +186,13 @@ func decodeLink(b []byte) (device, error) {
 	d := device{Link: linkOf(index(b[4:]), "", binary.NativeEndian.Uint32(b[8:]))}
 	var lower int
 	var elsewhere bool
-	var info linkInfo
-	for b = b[unix.SizeofIfInfomsg:]; len(b) >= rtattrLen; {
-		typ, v, rest, err := nextAttr(b)
-		if err != nil {
-			return device{}, err
-		}
-		b = rest
+	var kind []byte
+	if err := eachAttr(b[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) (err error) {
 		switch typ {
 		case unix.IFLA_IFNAME:
 			d.Name = unix.ByteSliceToString(v)
 		case unix.IFLA_ADDRESS:
-			if bytes.Count(v, []byte{0}) == len(v) { // loopback
-				break
-			}
-			if !d.LLAddr.Set(v) {
-				err = fmt.Errorf("link-layer address of %d bytes: %w", len(v), neigh.ErrMalformed)
-			}
+			d.LLAddr, err = decodeLLAddr(v)
 		case unix.IFLA_LINK:
 			lower, err = indexAttr(typ, v)
 		case unix.IFLA_LINK_NETNSID:
@@ -210,20 +200,31 @@ func decodeLink(b []byte) (device, error) {
 		case unix.IFLA_MASTER:
 			d.master, err = indexAttr(typ, v)
 		case unix.IFLA_LINKINFO:
-			info, err = decodeLinkInfo(v)
+			kind, d.suppressing, err = decodeLinkInfo(v)
 		}
-		if err != nil {
-			return device{}, err
-		}
+		return err
+	}); err != nil {
+		return device{}, err
 	}
 	if d.Name == "" {
 		return device{}, fmt.Errorf("device %d without a name: %w", d.Index, neigh.ErrMalformed)
 	}
-	d.bridge, d.suppressing = info.bridge, info.suppressing
-	if info.stacked && !elsewhere {
+	d.bridge = string(kind) == "bridge"
+	if stacked(kind) && !elsewhere {
 		d.lower = lower
 	}
 	return d, nil
+}
+
+// decodeLLAddr returns the zero value for an address of zeros alone, as lo has one.
+func decodeLLAddr(b []byte) (a neigh.LLAddr, err error) {
+	switch ok := a.Set(b); {
+	case !ok:
+		err = fmt.Errorf("link-layer address of %d bytes: %w", len(b), neigh.ErrMalformed)
+	case bytes.Count(b, []byte{0}) == len(b):
+		a = neigh.LLAddr{}
+	}
+	return a, err
 }
 
 // indexAttr reads an attribute of RTM_NEWLINK that is an interface index.
@@ -234,16 +235,11 @@ func indexAttr(typ uint16, v []byte) (int, error) {
 	return index(v), nil
 }
 
-// linkInfo is what IFLA_LINKINFO says.
-type linkInfo struct{ bridge, stacked, suppressing bool }
-
-func decodeLinkInfo(b []byte) (info linkInfo, err error) {
-	var kind, master, port []byte
-	for len(b) >= rtattrLen {
-		typ, v, rest, err := nextAttr(b)
-		if err != nil {
-			return linkInfo{}, err
-		}
+// decodeLinkInfo reads IFLA_LINKINFO: the kind of a device, and whether it is a port of
+// a bridge that has neigh_suppress or neigh_vlan_suppress.
+func decodeLinkInfo(b []byte) (kind []byte, suppressing bool, err error) {
+	var master, port []byte
+	if err := eachAttr(b, func(typ uint16, v []byte) error {
 		switch typ {
 		case unix.IFLA_INFO_KIND:
 			kind = bytes.TrimRight(v, "\x00")
@@ -252,21 +248,15 @@ func decodeLinkInfo(b []byte) (info linkInfo, err error) {
 		case unix.IFLA_INFO_SLAVE_DATA:
 			port = v
 		}
-		b = rest
+		return nil
+	}); err != nil || string(master) != "bridge" {
+		return kind, false, err
 	}
-	info.bridge, info.stacked = string(kind) == "bridge", stacked(kind)
-	if string(master) != "bridge" {
-		return info, nil
-	}
-	for len(port) >= rtattrLen {
-		typ, v, rest, err := nextAttr(port)
-		if err != nil {
-			return linkInfo{}, err
-		}
+	err = eachAttr(port, func(typ uint16, v []byte) error {
 		if typ == unix.IFLA_BRPORT_NEIGH_SUPPRESS || typ == unix.IFLA_BRPORT_NEIGH_VLAN_SUPPRESS {
-			info.suppressing = info.suppressing || len(v) > 0 && v[0] != 0
+			suppressing = suppressing || len(v) > 0 && v[0] != 0
 		}
-		port = rest
-	}
-	return info, nil
+		return nil
+	})
+	return kind, suppressing, err
 }

@@ -89,10 +89,8 @@ func decodeCarrying(b []byte) (d carrying, lladdr neigh.LLAddr, err error) {
 	if !lladdr.Set(v) {
 		return carrying{}, neigh.LLAddr{}, fmt.Errorf("address of %s, of %d bytes: %w", d.Name, len(v), neigh.ErrMalformed)
 	}
-	for _, wanted := range [...]uint16{unix.IFLA_AF_SPEC, unix.AF_INET6, inet6Conf} {
-		if attrs, err = findAttr(attrs, wanted); err != nil {
-			return carrying{}, neigh.LLAddr{}, err
-		}
+	if attrs, err = findAttr(attrs, unix.IFLA_AF_SPEC, unix.AF_INET6, inet6Conf); err != nil {
+		return carrying{}, neigh.LLAddr{}, err
 	}
 	if i := 4 * forwarding6; len(attrs) >= i+4 {
 		d.forwards = binary.NativeEndian.Uint32(attrs[i:]) != 0

@@ -40,22 +40,11 @@ func decodeParms(b []byte) (p parms, err error) {
 	default:
 		return parms{}, nil
 	}
-	var nested []byte
-	for b = b[ndtmsgLen:]; len(b) >= rtattrLen; {
-		typ, v, rest, err := nextAttr(b)
-		if err != nil {
-			return parms{}, err
-		}
-		if typ == ndtaParms {
-			nested = v
-		}
-		b = rest
+	nested, err := findAttr(b[ndtmsgLen:], ndtaParms)
+	if err != nil {
+		return parms{}, err
 	}
-	for len(nested) >= rtattrLen {
-		typ, v, rest, err := nextAttr(nested)
-		if err != nil {
-			return parms{}, err
-		}
+	if err := eachAttr(nested, func(typ uint16, v []byte) error {
 		ok := true
 		switch typ {
 		case ndtpaIfindex:
@@ -69,9 +58,11 @@ func decodeParms(b []byte) (p parms, err error) {
 			}
 		}
 		if !ok {
-			return parms{}, fmt.Errorf("attribute %d of the parameters of a table, of %d bytes: %w", typ, len(v), neigh.ErrMalformed)
+			return fmt.Errorf("attribute %d of the parameters of a table, of %d bytes: %w", typ, len(v), neigh.ErrMalformed)
 		}
-		nested = rest
+		return nil
+	}); err != nil {
+		return parms{}, err
 	}
 	return p, nil
 }

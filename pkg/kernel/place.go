@@ -353,21 +353,14 @@ func decodeWay(b []byte) (Route, error) {
 	if len(b) < unix.SizeofRtMsg {
 		return Route{}, fmt.Errorf("rtmsg of %d bytes: %w", len(b), neigh.ErrMalformed)
 	}
-	family, r := b[0], Route{Local: b[7] == unix.RTN_LOCAL}
-	hop, _, err := decodeHop(b[unix.SizeofRtMsg:], family)
+	family, attrs := b[0], b[unix.SizeofRtMsg:]
+	hop, _, err := decodeHop(attrs, family)
 	if err != nil {
 		return Route{}, err
 	}
-	r.Index, r.Gateway = hop.Index, hop.Addr
-	for b = b[unix.SizeofRtMsg:]; len(b) >= rtattrLen; {
-		typ, v, rest, err := nextAttr(b)
-		if err != nil {
-			return Route{}, err
-		}
-		if typ == unix.RTA_PREFSRC {
-			r.Source = addrOf(family, v)
-		}
-		b = rest
+	source, err := findAttr(attrs, unix.RTA_PREFSRC)
+	if err != nil {
+		return Route{}, err
 	}
-	return r, nil
+	return Route{Index: hop.Index, Source: addrOf(family, source), Gateway: hop.Addr, Local: b[7] == unix.RTN_LOCAL}, nil
 }

@@ -156,15 +156,11 @@ func decodeAddress(b []byte) (ownAddress, error) {
 	family, bits := b[0], int(b[1])
 	a := ownAddress{index: index(b[4:]), flags: b[2], scope: b[3]}
 	var own, peer netip.Addr
-	for b = b[unix.SizeofIfAddrmsg:]; len(b) >= rtattrLen; {
-		typ, v, rest, err := nextAttr(b)
-		if err != nil {
-			return ownAddress{}, err
-		}
+	if err := eachAttr(b[unix.SizeofIfAddrmsg:], func(typ uint16, v []byte) error {
 		// With a peer, IFA_ADDRESS is the peer's; IPv6 has no IFA_LOCAL without one.
 		if typ == unix.IFA_LOCAL || typ == unix.IFA_ADDRESS && !own.IsValid() {
 			if own = addrOf(family, v); !own.IsValid() && isIP(family) {
-				return ownAddress{}, fmt.Errorf("address of %d bytes in family %d: %w", len(v), family, neigh.ErrMalformed)
+				return fmt.Errorf("address of %d bytes in family %d: %w", len(v), family, neigh.ErrMalformed)
 			}
 		}
 		if typ == unix.IFA_ADDRESS {
@@ -173,7 +169,9 @@ func decodeAddress(b []byte) (ownAddress, error) {
 		if typ == unix.IFA_CACHEINFO && len(v) >= 12 { // struct ifa_cacheinfo
 			a.created = binary.NativeEndian.Uint32(v[8:])
 		}
-		b = rest
+		return nil
+	}); err != nil {
+		return ownAddress{}, err
 	}
 	if !peer.IsValid() {
 		peer = own
@@ -217,11 +215,7 @@ func decodeRoute(b []byte, visit func(hop neigh.Key, isDefault bool)) error {
 // address is not valid where they name no gateway; others are the next hops behind
 // RTA_MULTIPATH.
 func decodeHop(b []byte, family uint8) (hop neigh.Key, others []byte, err error) {
-	for len(b) >= rtattrLen {
-		typ, v, rest, err := nextAttr(b)
-		if err != nil {
-			return neigh.Key{}, nil, err
-		}
+	err = eachAttr(b, func(typ uint16, v []byte) error {
 		wrong := false
 		switch typ {
 		case unix.RTA_OIF:
@@ -241,11 +235,11 @@ func decodeHop(b []byte, family uint8) (hop neigh.Key, others []byte, err error)
 			others = v
 		}
 		if wrong {
-			return neigh.Key{}, nil, fmt.Errorf("attribute %d of a route in family %d, of %d bytes: %w", typ, family, len(v), neigh.ErrMalformed)
+			return fmt.Errorf("attribute %d of a route in family %d, of %d bytes: %w", typ, family, len(v), neigh.ErrMalformed)
 		}
-		b = rest
-	}
-	return hop, others, nil
+		return nil
+	})
+	return hop, others, err
 }
 
 func index(b []byte) int { return int(int32(binary.NativeEndian.Uint32(b))) } //nolint:gosec // signed in the kernel
