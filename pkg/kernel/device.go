@@ -22,6 +22,7 @@ const maxStack = 8
 // filled in: that takes other devices.
 type device struct {
 	neigh.Link
+	settings
 	bridge bool // it is a bridge itself
 	lower  int  // the index of the device that a VLAN or macvlan lies on; 0 for any other, and where that is in another namespace
 	master int  // the index of the device that it is enslaved to, or 0
@@ -92,20 +93,24 @@ func (s *stack) suppresses(index int) bool {
 // missing may be the port that makes a bridge one that answers for others. If changes
 // never end, it is taken as it is.
 func (c *conn) devices(master int, each func(*device)) error {
-	var d device // one for all
 	for range deviceTries {
-		err := c.list(unix.RTM_GETLINK, linkRequest(0, master), func(b []byte) error {
-			var err error
-			if d, err = decodeLink(b); err == nil && (master == 0 || d.master == master) {
-				each(&d)
-			}
-			return err
-		})
+		err := c.listDevices(master, each)
 		if err == nil || tolerate(err) != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// listDevices is devices for one try.
+func (c *conn) listDevices(master int, each func(*device)) error {
+	var d device // one for all
+	return c.list(unix.RTM_GETLINK, linkRequest(0, master), func(b []byte) (err error) {
+		if d, err = decodeLink(b); err == nil && (master == 0 || d.master == master) {
+			each(&d)
+		}
+		return err
+	})
 }
 
 // device reads one device.
@@ -201,6 +206,8 @@ func decodeLink(b []byte) (device, error) {
 			d.master, err = indexAttr(typ, v)
 		case unix.IFLA_LINKINFO:
 			kind, d.suppressing, err = decodeLinkInfo(v)
+		case unix.IFLA_AF_SPEC:
+			d.settings, err = decodeSettings(v)
 		}
 		return err
 	}); err != nil {

@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -11,9 +10,9 @@ import (
 )
 
 // Own returns what this host is known by: the addresses that Place calls Own, on
-// devices that take part in address resolution. Unlike Topology it takes no list for
-// whole that a change has interrupted: one address less may make another the first of
-// its subnet. It tries three times; the error wraps neigh.ErrInterrupted then.
+// devices that take part in address resolution. Unlike Topology it does not accept a
+// list that a change has interrupted: without one address, another may look like the
+// first of its subnet. It tries three times; then the error wraps neigh.ErrInterrupted.
 func (t *Table) Own() (own neigh.Own, err error) {
 	for range deviceTries {
 		if own, err = t.own(); !errors.Is(err, neigh.ErrInterrupted) {
@@ -26,29 +25,18 @@ func (t *Table) Own() (own neigh.Own, err error) {
 	return own, nil
 }
 
-// carrying is a device with what its own addresses need to be announced.
-type carrying struct {
-	device
-	forwards bool
-}
-
 func (t *Table) own() (neigh.Own, error) {
 	t.dumping.Lock()
 	defer t.dumping.Unlock()
 	var own neigh.Own
-	devices, links := make(map[int]carrying), make(map[int]neigh.Link)
+	devices, links := make(map[int]device), make(map[int]neigh.Link)
 	var s stack
-	if err := t.dumps.list(unix.RTM_GETLINK, linkRequest(0, 0), func(b []byte) error {
-		d, lladdr, err := decodeCarrying(b)
-		if err != nil {
-			return err
+	if err := t.dumps.listDevices(0, func(d *device) {
+		devices[d.Index], links[d.Index] = *d, d.Link
+		s.add(d)
+		if d.LLAddr.Len() > 0 && !d.Loopback {
+			own.LLAddrs = append(own.LLAddrs, d.LLAddr)
 		}
-		devices[d.Index], links[d.Index] = d, d.Link
-		s.add(&d.device)
-		if lladdr.Len() > 0 && !d.Loopback {
-			own.LLAddrs = append(own.LLAddrs, lladdr)
-		}
-		return nil
 	}); err != nil {
 		return neigh.Own{}, err
 	}
@@ -75,32 +63,3 @@ func (t *Table) own() (neigh.Own, error) {
 	}
 	return own, nil
 }
-
-// decodeCarrying reads the body of an RTM_NEWLINK message.
-func decodeCarrying(b []byte) (d carrying, lladdr neigh.LLAddr, err error) {
-	if d.device, err = decodeLink(b); err != nil {
-		return carrying{}, neigh.LLAddr{}, err
-	}
-	attrs := b[unix.SizeofIfInfomsg:]
-	v, err := findAttr(attrs, unix.IFLA_ADDRESS)
-	if err != nil {
-		return carrying{}, neigh.LLAddr{}, err
-	}
-	if !lladdr.Set(v) {
-		return carrying{}, neigh.LLAddr{}, fmt.Errorf("address of %s, of %d bytes: %w", d.Name, len(v), neigh.ErrMalformed)
-	}
-	if attrs, err = findAttr(attrs, unix.IFLA_AF_SPEC, unix.AF_INET6, inet6Conf); err != nil {
-		return carrying{}, neigh.LLAddr{}, err
-	}
-	if i := 4 * forwarding6; len(attrs) >= i+4 {
-		d.forwards = binary.NativeEndian.Uint32(attrs[i:]) != 0
-	}
-	return d, lladdr, nil
-}
-
-// How a device is set up for IPv6 (net.ipv6.conf): IFLA_INET6_CONF, and the place of
-// forwarding in it (DEVCONF_FORWARDING in include/uapi/linux/ipv6.h).
-const (
-	inet6Conf   = 2
-	forwarding6 = 0
-)

@@ -71,24 +71,23 @@ var carryingBody = linkMessage(8, "eth1", appendAttr(nil, unix.IFLA_ADDRESS, []b
 
 func TestDecodeCarrying(t *testing.T) {
 	eth1 := device{Link: neigh.Link{Index: 8, Name: "eth1"}}
-	withLLAddr := device{Link: neigh.Link{Index: 8, Name: "eth1", LLAddr: mac(2, 0, 0, 0, 0, 1)}}
+	router := device{Link: neigh.Link{Index: 8, Name: "eth1", LLAddr: mac(2, 0, 0, 0, 0, 1)}, settings: settings{forwards: true}}
 	for _, tt := range []struct {
-		name   string
-		body   []byte
-		want   carrying
-		lladdr neigh.LLAddr
-		ok     bool
+		name string
+		body []byte
+		want device
+		ok   bool
 	}{
-		{"a router", carryingBody, carrying{withLLAddr, true}, mac(2, 0, 0, 0, 0, 1), true},
-		{"without more", linkMessage(8, "eth1"), carrying{device: eth1}, neigh.LLAddr{}, true},
-		{"without IPv6", linkMessage(8, "eth1", appendAttr(nil, unix.IFLA_AF_SPEC, nil)), carrying{device: eth1}, neigh.LLAddr{}, true},
-		{"with an address of 33 bytes", linkMessage(8, "eth1", appendAttr(nil, unix.IFLA_ADDRESS, make([]byte, 33))), carrying{}, neigh.LLAddr{}, false},
-		{"cut off", carryingBody[:len(carryingBody)-6], carrying{}, neigh.LLAddr{}, false},
-		{"short", carryingBody[:15], carrying{}, neigh.LLAddr{}, false},
+		{"a router", carryingBody, router, true},
+		{"without more", linkMessage(8, "eth1"), eth1, true},
+		{"without IPv6", linkMessage(8, "eth1", appendAttr(nil, unix.IFLA_AF_SPEC, nil)), eth1, true},
+		{"with an address of 33 bytes", linkMessage(8, "eth1", appendAttr(nil, unix.IFLA_ADDRESS, make([]byte, 33))), device{}, false},
+		{"cut off", carryingBody[:len(carryingBody)-6], device{}, false},
+		{"short", carryingBody[:15], device{}, false},
 	} {
-		d, lladdr, err := decodeCarrying(tt.body)
-		if d != tt.want || lladdr != tt.lladdr || (err == nil) != tt.ok || err != nil && !errors.Is(err, neigh.ErrMalformed) {
-			t.Errorf("%s: %+v, %s, %v", tt.name, d, lladdr, err)
+		d, err := decodeLink(tt.body)
+		if d != tt.want || (err == nil) != tt.ok || err != nil && !errors.Is(err, neigh.ErrMalformed) {
+			t.Errorf("%s: %+v, %v", tt.name, d, err)
 		}
 	}
 }

@@ -301,17 +301,16 @@ func (s *Sender) find() (netip.Addr, error) {
 
 // arpSender reads what else the sender of an ARP request depends on.
 func (t *Table) arpSender(a, source netip.Addr, device int, own []ownAddress) (netip.Addr, error) {
-	conf, err := t.devconf(device)
+	conf, err := t.settings(device)
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	announce := conf[arpAnnounce]
-	if announce != 2 && source.IsValid() && !slices.ContainsFunc(own, func(o ownAddress) bool { return o.Addr() == source }) {
+	if conf.arpAnnounce != 2 && source.IsValid() && !slices.ContainsFunc(own, func(o ownAddress) bool { return o.Addr() == source }) {
 		if r, err := t.way(source, 0); err != nil || !r.Local {
 			source = netip.Addr{}
 		}
 	}
-	if sender := arpSender(a, source, announce, conf[routeLocalnet] != 0, own); sender.IsValid() {
+	if sender := arpSender(a, source, conf.arpAnnounce, conf.routeLocalnet, own); sender.IsValid() {
 		return sender, nil
 	}
 	own = own[:0]

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -422,7 +421,7 @@ func TestNoSender(t *testing.T) {
 	}
 }
 
-func TestDevconf(t *testing.T) {
+func TestSettings(t *testing.T) {
 	h, index := host(t)
 	table := open(t, h) // in another namespace than this thread's
 	for _, s := range []struct {
@@ -430,44 +429,45 @@ func TestDevconf(t *testing.T) {
 		want int
 	}{{"all/arp_announce", 1}, {"eth0/arp_announce", 2}, {"all/arp_announce", 3}} {
 		h.Sysctl("net/ipv4/conf/"+s.path, fmt.Sprint(s.want))
-		if got, err := table.devconf(index); err != nil || got[arpAnnounce] != s.want || got[routeLocalnet] != 0 {
+		if got, err := table.settings(index); err != nil || got.arpAnnounce != s.want || got.routeLocalnet {
 			t.Errorf("%s is %d, read %v, %v", s.path, s.want, got, err)
 		}
 	}
 	h.Sysctl("net/ipv4/conf/eth0/route_localnet", "1")
-	if got, err := table.devconf(index); err != nil || got[routeLocalnet] != 1 {
+	if got, err := table.settings(index); err != nil || !got.routeLocalnet {
 		t.Errorf("route_localnet: read %v, %v", got, err)
 	}
 	table.forAll.close() // and what cannot be read is 0
-	if got, err := table.devconf(index); err != nil || got[arpAnnounce] != 2 {
+	if got, err := table.settings(index); err != nil || got.arpAnnounce != 2 {
 		t.Errorf("without what is set for all: %v, %v", got, err)
 	}
-	if _, err := table.devconf(99); !errors.Is(err, neigh.ErrGone) {
+	if _, err := table.settings(99); !errors.Is(err, neigh.ErrGone) {
 		t.Errorf("without the device: %v, want ErrGone", err)
 	}
 }
 
-func TestDecodeDevconf(t *testing.T) {
+func TestDecodeSettings(t *testing.T) {
 	values := make([]uint32, 26)
 	values[17], values[25] = 2, 1
 	conf := appendAttr(nil, unix.AF_INET, appendAttr(nil, inetConf, u32s(values...)))
 	for _, tt := range []struct {
 		name string
 		spec []byte
-		want devconf
+		want settings
+		ok   bool
 	}{
-		{"whole", appendAttr(nil, unix.IFLA_AF_SPEC, conf), devconf{arpAnnounce: 2, routeLocalnet: 1}},
-		{"of an older kernel", appendAttr(nil, unix.IFLA_AF_SPEC, appendAttr(nil, unix.AF_INET, appendAttr(nil, inetConf, u32s(values[:18]...)))), devconf{arpAnnounce: 2, routeLocalnet: 0}},
-		{"without IPv4", appendAttr(nil, unix.IFLA_AF_SPEC, nil), devconf{arpAnnounce: 0, routeLocalnet: 0}},
-		{"cut off", appendAttr(nil, unix.IFLA_AF_SPEC, conf)[:20], nil},
-		{"of an attribute that is too long", appendAttr(nil, unix.IFLA_AF_SPEC, conf[:20]), nil},
+		{"whole", appendAttr(nil, unix.IFLA_AF_SPEC, conf), settings{arpAnnounce: 2, routeLocalnet: true}, true},
+		{"of an older kernel", appendAttr(nil, unix.IFLA_AF_SPEC, appendAttr(nil, unix.AF_INET, appendAttr(nil, inetConf, u32s(values[:18]...)))), settings{arpAnnounce: 2}, true},
+		{"without IPv4", appendAttr(nil, unix.IFLA_AF_SPEC, nil), settings{}, true},
+		{"cut off", appendAttr(nil, unix.IFLA_AF_SPEC, conf)[:20], settings{}, false},
+		{"of an attribute that is too long", appendAttr(nil, unix.IFLA_AF_SPEC, conf[:20]), settings{}, false},
 	} {
-		got, err := decodeDevconf(append(slices.Clone(linkBody), tt.spec...))
-		if !maps.Equal(got, tt.want) || errors.Is(err, neigh.ErrMalformed) != (tt.want == nil) {
-			t.Errorf("%s: %v, %v; want %v", tt.name, got, err, tt.want)
+		d, err := decodeLink(append(slices.Clone(linkBody), tt.spec...))
+		if d.settings != tt.want || (err == nil) != tt.ok || err != nil && !errors.Is(err, neigh.ErrMalformed) {
+			t.Errorf("%s: %+v, %v; want %+v", tt.name, d.settings, err, tt.want)
 		}
 	}
-	if _, err := decodeDevconf(linkBody[:15]); !errors.Is(err, neigh.ErrMalformed) {
+	if _, err := decodeLink(linkBody[:15]); !errors.Is(err, neigh.ErrMalformed) {
 		t.Errorf("a short message: %v", err)
 	}
 }
