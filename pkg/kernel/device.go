@@ -44,70 +44,47 @@ func stacked(kind []byte) bool {
 	return false
 }
 
-// stack says which devices lie on a bridge that answers for others.
-type stack struct {
-	bridges map[int]bool // that do so, by index
-	lower   map[int]int  // the device that a VLAN or macvlan lies on
-}
-
-func (s *stack) add(d *device) {
-	if s.bridges == nil {
-		s.bridges, s.lower = make(map[int]bool), make(map[int]int)
-	}
-	if d.suppressing {
-		s.bridges[d.master] = true
-	}
-	if d.lower != 0 {
-		s.lower[d.Index] = d.lower
-	}
-}
-
-// mark sets Suppresses where it belongs.
-func (s *stack) mark(links map[int]neigh.Link) {
-	if len(s.bridges) == 0 {
-		return
-	}
-	for i, l := range links {
-		if l.Suppresses = s.suppresses(i); l.Suppresses {
-			links[i] = l
+// links returns the devices as links. Of those that lie on a bridge that answers for
+// others it sets Suppresses.
+func links(devices map[int]device) map[int]neigh.Link {
+	bridges := make(map[int]bool) // that answer for others, by index
+	for _, d := range devices {
+		if d.suppressing {
+			bridges[d.master] = true
 		}
 	}
-}
-
-func (s *stack) suppresses(index int) bool {
-	for range maxStack + 1 {
-		if s.bridges[index] {
-			return true
+	links := make(map[int]neigh.Link, len(devices))
+	for i, d := range devices {
+		for n := 0; i != 0 && n <= maxStack; n++ {
+			d.Suppresses = d.Suppresses || bridges[i]
+			i = devices[i].lower
 		}
-		lower, ok := s.lower[index]
-		if !ok {
-			break
-		}
-		index = lower
+		links[d.Index] = d.Link
 	}
-	return false
+	return links
 }
 
-// devices lists all devices, or those enslaved to one where master is not 0. A list
-// that was interrupted by a change is read again, and each is called again: what is
-// missing may be the port that makes a bridge one that answers for others. If changes
-// never end, it is taken as it is.
-func (c *conn) devices(master int, each func(*device)) error {
+// devices lists all devices, or those enslaved to one where master is not 0, by index.
+// A list that was interrupted by a change is read again, and what it adds is added:
+// what is missing may be the port that makes a bridge one that answers for others. If
+// changes never end, it is taken as it is.
+func (c *conn) devices(master int) (map[int]device, error) {
+	devices := make(map[int]device)
 	for range deviceTries {
-		err := c.listDevices(master, each)
+		err := c.listDevices(master, devices)
 		if err == nil || tolerate(err) != nil {
-			return err
+			return devices, err
 		}
 	}
-	return nil
+	return devices, nil
 }
 
 // listDevices is devices for one try.
-func (c *conn) listDevices(master int, each func(*device)) error {
-	var d device // one for all
-	return c.list(unix.RTM_GETLINK, linkRequest(0, master), func(b []byte) (err error) {
-		if d, err = decodeLink(b); err == nil && (master == 0 || d.master == master) {
-			each(&d)
+func (c *conn) listDevices(master int, devices map[int]device) error {
+	return c.list(unix.RTM_GETLINK, linkRequest(0, master), func(b []byte) error {
+		d, err := decodeLink(b)
+		if err == nil && (master == 0 || d.master == master) {
+			devices[d.Index] = d
 		}
 		return err
 	})
@@ -144,16 +121,17 @@ func (t *Table) link(index int) (neigh.Link, error) {
 		}
 		d, err = t.device(d.lower)
 	}
-	if err == nil && d.bridge {
-		t.mu.Lock() // not t.dumping, which a long scan holds
-		err = t.conn.devices(d.Index, func(port *device) { link.Suppresses = link.Suppresses || port.suppressing })
-		t.mu.Unlock()
-		if err != nil {
-			err = fmt.Errorf("listing the ports of %s: %w", d.Name, err)
-		}
+	if err != nil || !d.bridge {
+		return link, err
 	}
+	t.mu.Lock() // not t.dumping, which a long scan holds
+	ports, err := t.conn.devices(d.Index)
+	t.mu.Unlock()
 	if err != nil {
-		return neigh.Link{}, err
+		return neigh.Link{}, fmt.Errorf("listing the ports of %s: %w", d.Name, err)
+	}
+	for _, port := range ports {
+		link.Suppresses = link.Suppresses || port.suppressing
 	}
 	return link, nil
 }

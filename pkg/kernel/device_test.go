@@ -97,7 +97,7 @@ func TestDecodeDevice(t *testing.T) {
 
 // What lies on a bridge that answers for others is found through all that is between.
 func TestStack(t *testing.T) {
-	var s stack
+	devices := make(map[int]device)
 	for _, d := range []device{
 		{Link: neigh.Link{Index: 1, Name: "br0"}, bridge: true, master: 9},
 		{Link: neigh.Link{Index: 2, Name: "eth1"}, master: 1},
@@ -111,14 +111,13 @@ func TestStack(t *testing.T) {
 		{Link: neigh.Link{Index: 10, Name: "VLAN on its port"}, lower: 3},
 		{Link: neigh.Link{Index: 11, Name: "one on itself"}, lower: 11},
 	} {
-		s.add(&d)
+		devices[d.Index] = d
 	}
-	links := make(map[int]neigh.Link)
-	for i := range 12 {
-		links[i] = neigh.Link{Index: i}
+	all := links(devices)
+	if len(all) != len(devices) {
+		t.Errorf("%d links of %d devices", len(all), len(devices))
 	}
-	s.mark(links)
-	for i, l := range links {
+	for i, l := range all {
 		if want := i == 1 || i == 4 || i == 5; l.Suppresses != want {
 			t.Errorf("device %d: %v, want %v", i, l.Suppresses, want)
 		}

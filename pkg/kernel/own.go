@@ -28,19 +28,10 @@ func (t *Table) Own() (own neigh.Own, err error) {
 func (t *Table) own() (neigh.Own, error) {
 	t.dumping.Lock()
 	defer t.dumping.Unlock()
-	var own neigh.Own
-	devices, links := make(map[int]device), make(map[int]neigh.Link)
-	var s stack
-	if err := t.dumps.listDevices(0, func(d *device) {
-		devices[d.Index], links[d.Index] = *d, d.Link
-		s.add(d)
-		if d.LLAddr.Len() > 0 && !d.Loopback {
-			own.LLAddrs = append(own.LLAddrs, d.LLAddr)
-		}
-	}); err != nil {
+	devices := make(map[int]device)
+	if err := t.dumps.listDevices(0, devices); err != nil {
 		return neigh.Own{}, err
 	}
-	s.mark(links)
 	var all ownAddresses
 	if err := t.dumps.addresses(unix.AF_UNSPEC, func(o ownAddress) {
 		if onLinkSubnet(o.Prefix) {
@@ -49,6 +40,13 @@ func (t *Table) own() (neigh.Own, error) {
 	}); err != nil {
 		return neigh.Own{}, err
 	}
+	var own neigh.Own
+	for _, d := range devices {
+		if d.LLAddr.Len() > 0 && !d.Loopback {
+			own.LLAddrs = append(own.LLAddrs, d.LLAddr)
+		}
+	}
+	links := links(devices)
 	for i, o := range all {
 		d, ok := devices[o.index]
 		if !ok || d.NoARP || !all.known(i, d.lower) {

@@ -22,16 +22,11 @@ import (
 func (t *Table) Topology() (neigh.Topology, error) {
 	t.dumping.Lock()
 	defer t.dumping.Unlock()
-	topo := neigh.Topology{Links: make(map[int]neigh.Link), NextHops: make(map[neigh.Key]bool)}
-	var s stack
-	err := t.dumps.devices(0, func(d *device) {
-		topo.Links[d.Index] = d.Link
-		s.add(d)
-	})
+	devices, err := t.dumps.devices(0)
 	if err != nil {
 		return neigh.Topology{}, fmt.Errorf("listing devices: %w", err)
 	}
-	s.mark(topo.Links)
+	topo := neigh.Topology{Links: links(devices), NextHops: make(map[neigh.Key]bool)}
 	_ = t.dumps.list(unix.RTM_GETNEIGHTBL, make([]byte, ndtmsgLen), func(b []byte) error {
 		p, err := decodeParms(b)
 		if l, ok := topo.Links[p.index]; ok {
