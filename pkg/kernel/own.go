@@ -33,7 +33,7 @@ func (t *Table) own() (neigh.Own, error) {
 		return neigh.Own{}, err
 	}
 	var all ownAddresses
-	if err := t.dumps.addresses(unix.AF_UNSPEC, func(o ownAddress) {
+	if err := t.dumps.addresses(unix.AF_UNSPEC, 0, func(o ownAddress) {
 		if onLinkSubnet(o.Prefix) {
 			all = append(all, o)
 		}

@@ -1,13 +1,11 @@
 package kernel
 
 import (
-	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -73,13 +71,11 @@ func noRoute(err error) error {
 // say: for IPv4 it always names the loopback device.
 func (t *Table) carrier(a netip.Addr, device int, p *neigh.Place) error {
 	var own ownAddresses
-	t.dumping.Lock()
-	err := t.dumps.addresses(familyOf(a), func(o ownAddress) {
+	err := t.addresses(familyOf(a), 0, func(o ownAddress) {
 		if o.Addr() == a || onLinkSubnet(o.Prefix) {
 			own = append(own, o)
 		}
 	})
-	t.dumping.Unlock()
 	interrupted := errors.Is(err, neigh.ErrInterrupted)
 	if err != nil && !interrupted {
 		return fmt.Errorf("listing addresses: %w", err)
@@ -102,6 +98,13 @@ func (t *Table) carrier(a netip.Addr, device int, p *neigh.Place) error {
 		return fmt.Errorf("listing addresses: %w", err)
 	}
 	return nil
+}
+
+// addresses is conn.addresses.
+func (t *Table) addresses(family uint8, device int, each func(ownAddress)) error {
+	t.dumping.Lock()
+	defer t.dumping.Unlock()
+	return t.dumps.addresses(family, device, each)
 }
 
 // ownAddresses are this host's, in the order in which the kernel lists them.
@@ -207,121 +210,6 @@ func (t *Table) boundWay(a netip.Addr, device int) (r Route, err error) {
 		return err
 	})
 	return r, err
-}
-
-// Sender returns the address from which the kernel would ask for a on the device
-// with this index, if a packet of this host's own were waiting for it: the sender of
-// an ARP request, 0.0.0.0 where the host has no address, or the source of a
-// Neighbor Solicitation. It is true for the moment. The error wraps neigh.ErrGone
-// where the kernel would not ask: it has no such device, no way to a by it, or no
-// address for a Neighbor Solicitation.
-func (t *Table) Sender(a netip.Addr, device int) (netip.Addr, error) {
-	sender, err := t.sender(a.WithZone(""), device)
-	if err != nil {
-		return netip.Addr{}, fmt.Errorf("finding the address to ask for %s from: %w", a, err)
-	}
-	return sender, nil
-}
-
-func (t *Table) sender(a netip.Addr, device int) (netip.Addr, error) {
-	r, err := t.way(a, device)
-	if err != nil {
-		return netip.Addr{}, noRoute(err)
-	}
-	sender, _, err := t.senderBy(&r, a, device)
-	return sender, err
-}
-
-// senderBy returns the sender for packets on their way by a route, and whether it is
-// an address of the device.
-func (t *Table) senderBy(r *Route, a netip.Addr, device int) (sender netip.Addr, own bool, err error) {
-	var all []ownAddress
-	t.dumping.Lock()
-	err = t.dumps.addressesOn(familyOf(a), device, func(o ownAddress) { all = append(all, o) })
-	t.dumping.Unlock()
-	if err := tolerate(err); err != nil {
-		return netip.Addr{}, false, fmt.Errorf("listing the addresses of device %d: %w", device, err)
-	}
-	if a.Is4() {
-		sender, err = t.arpSender(a, r.Source, device, all)
-	} else if sender = ndSender(r.Source, all); !sender.IsValid() {
-		err = fmt.Errorf("device %d has no address that has passed duplicate address detection: %w", device, neigh.ErrGone)
-	}
-	return sender, slices.ContainsFunc(all, func(o ownAddress) bool { return o.Addr() == sender }), err
-}
-
-// settingsAge is for how long a Sender takes arp_announce and the like to be what they
-// were.
-const settingsAge = 30 * time.Second
-
-// Sender is Table.Sender for one address that is asked for again and again. Mostly it
-// reads the route alone. It is for one goroutine.
-type Sender struct {
-	table  *Table
-	addr   netip.Addr
-	device int
-
-	last netip.Addr // the route's source, an address of the device, and the sender; or none
-	at   time.Time
-}
-
-// NewSender returns a Sender of a on the device with this index.
-func (t *Table) NewSender(a netip.Addr, device int) *Sender {
-	return &Sender{table: t, addr: a.WithZone(""), device: device}
-}
-
-// Addr returns what Table.Sender does. What was the sender before, and is still the
-// source of packets by the route, is the sender: the kernel gives them no address that
-// the host has lost (fib_sync_down_addr in net/ipv4/fib_semantics.c, rt6_remove_prefsrc
-// in net/ipv6/route.c).
-func (s *Sender) Addr() (netip.Addr, error) {
-	sender, err := s.find()
-	if err != nil {
-		return netip.Addr{}, fmt.Errorf("finding the address to ask for %s from: %w", s.addr, err)
-	}
-	return sender, nil
-}
-
-func (s *Sender) find() (netip.Addr, error) {
-	r, err := s.table.way(s.addr, s.device)
-	if err != nil {
-		return netip.Addr{}, noRoute(err)
-	}
-	now := time.Now()
-	if s.last.IsValid() && r.Source == s.last && now.Sub(s.at) < settingsAge {
-		return s.last, nil
-	}
-	sender, own, err := s.table.senderBy(&r, s.addr, s.device)
-	s.last, s.at = netip.Addr{}, now
-	if own && sender == r.Source {
-		s.last = sender
-	}
-	return sender, err
-}
-
-// arpSender reads what else the sender of an ARP request depends on.
-func (t *Table) arpSender(a, source netip.Addr, device int, own []ownAddress) (netip.Addr, error) {
-	conf, err := t.settings(device)
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	if conf.arpAnnounce != 2 && source.IsValid() && !slices.ContainsFunc(own, func(o ownAddress) bool { return o.Addr() == source }) {
-		if r, err := t.way(source, 0); err != nil || !r.Local {
-			source = netip.Addr{}
-		}
-	}
-	if sender := arpSender(a, source, conf.arpAnnounce, conf.routeLocalnet, own); sender.IsValid() {
-		return sender, nil
-	}
-	own = own[:0]
-	t.dumping.Lock()
-	err = t.dumps.addresses(unix.AF_INET, func(o ownAddress) { own = append(own, o) })
-	t.dumping.Unlock()
-	if err := tolerate(err); err != nil {
-		return netip.Addr{}, fmt.Errorf("listing addresses: %w", err)
-	}
-	slices.SortStableFunc(own, func(a, b ownAddress) int { return cmp.Compare(a.index, b.index) })
-	return anySender(own), nil
 }
 
 // appendRouteRequest appends a request for the way to an address, by the device with

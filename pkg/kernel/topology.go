@@ -35,7 +35,7 @@ func (t *Table) Topology() (neigh.Topology, error) {
 		}
 		return err
 	})
-	err = t.dumps.addresses(unix.AF_UNSPEC, func(own ownAddress) {
+	err = t.dumps.addresses(unix.AF_UNSPEC, 0, func(own ownAddress) {
 		if onLinkSubnet(own.Prefix) {
 			markUplink(topo.Links, own.index)
 		}
@@ -73,32 +73,19 @@ func (c *conn) list(get uint16, body []byte, each func(body []byte) error) error
 }
 
 // addresses lists this host's own addresses of one family, or of all, in the
-// kernel's order on each device.
-func (c *conn) addresses(family uint8, each func(ownAddress)) error {
-	return c.listAddresses(family, 0, each)
-}
-
-// addressesOn is addresses for one device. Of a kernel that can it asks for no more
-// (strict checking, Linux 5.0): a node may have thousands on another device.
-func (c *conn) addressesOn(family uint8, device int, each func(ownAddress)) error {
-	strict := unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1) == nil
-	if strict {
+// kernel's order on each device; where device is not 0, those on that one. Of a kernel
+// that can it asks for no more then (strict checking, Linux 5.0): a node may have
+// thousands on another device.
+func (c *conn) addresses(family uint8, device int, each func(ownAddress)) error {
+	if device != 0 && unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1) == nil {
 		defer func() { _ = unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 0) }()
 	}
-	return c.listAddresses(family, device, func(own ownAddress) {
-		if own.index == device {
-			each(own)
-		}
-	})
-}
-
-func (c *conn) listAddresses(family uint8, device int, each func(ownAddress)) error {
 	request := make([]byte, unix.SizeofIfAddrmsg)
 	request[0] = family
 	binary.NativeEndian.PutUint32(request[4:], uint32(device)) //nolint:gosec // an int32 by origin
 	return c.list(unix.RTM_GETADDR, request, func(b []byte) error {
 		own, err := decodeAddress(b)
-		if err == nil {
+		if err == nil && (device == 0 || own.index == device) {
 			each(own)
 		}
 		return err
