@@ -52,13 +52,15 @@ type conn struct {
 // protocolNames are the netlink protocols in use, for errors.
 var protocolNames = map[int]string{unix.NETLINK_ROUTE: "route", unix.NETLINK_SOCK_DIAG: "sock_diag"}
 
-// refusal says of a netlink socket that could not be opened what a caller can act on.
+// refusal adds to the error of a system call what a caller can act on.
 func refusal(err error) error {
 	switch {
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES): // of a security module, or seccomp
 		return fmt.Errorf("%w (%w)", neigh.ErrPermission, err)
 	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.ESOCKTNOSUPPORT):
 		return fmt.Errorf("%w (%w)", neigh.ErrUnsupported, err)
+	case errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
+		return fmt.Errorf("%w (%w)", neigh.ErrNoMemory, err)
 	}
 	return err
 }
@@ -103,12 +105,8 @@ func (c *conn) send(b []byte) error {
 		case err == nil:
 			return nil
 		case errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES): // of a security module, or seccomp
-			return fmt.Errorf("sending to netlink: %w (%w)", neigh.ErrPermission, err)
-		case errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
-			return fmt.Errorf("sending to netlink: %w (%w)", neigh.ErrNoMemory, err)
 		default:
-			return fmt.Errorf("sending to netlink: %w", err)
+			return fmt.Errorf("sending to netlink: %w", refusal(err))
 		}
 	}
 }
@@ -195,17 +193,9 @@ func (c *conn) drain() error {
 			c.unfinished = false
 			return nil
 		default:
-			return receiving(err)
+			return fmt.Errorf("receiving from netlink: %w", refusal(err))
 		}
 	}
-}
-
-// receiving names what a read failed with.
-func receiving(err error) error {
-	if errors.Is(err, unix.ENOMEM) {
-		return fmt.Errorf("receiving from netlink: %w (%w)", neigh.ErrNoMemory, err)
-	}
-	return fmt.Errorf("receiving from netlink: %w", err)
 }
 
 // dump asks for a dump and calls each for every message of the answer. It returns the
@@ -258,7 +248,7 @@ func (c *conn) read() ([]byte, error) {
 		case errors.Is(err, unix.ENOBUFS):
 			return nil, neigh.ErrOverrun
 		default:
-			return nil, receiving(err)
+			return nil, fmt.Errorf("receiving from netlink: %w", refusal(err))
 		}
 	}
 }

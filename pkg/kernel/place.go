@@ -12,12 +12,6 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 )
 
-var (
-	errNoAddress = errors.New("no address")
-	// errLinkLocal: every device has a network of these addresses.
-	errLinkLocal = errors.New("a link-local address says nothing without a device")
-)
-
 // Place returns where the kernel would send the packets of a socket that is bound
 // to the device with the given index (SO_BINDTODEVICE), which may be a VRF, or of
 // any other socket where that is 0. Rules for an outgoing device, and the tables
@@ -36,9 +30,9 @@ func (t *Table) Place(a netip.Addr, device int) (neigh.Place, error) {
 func (t *Table) place(a netip.Addr, device int) (neigh.Place, error) {
 	switch {
 	case !a.IsValid():
-		return neigh.Place{}, errNoAddress
+		return neigh.Place{}, errors.New("no address")
 	case a.Is6() && a.IsLinkLocalUnicast():
-		return neigh.Place{}, errLinkLocal
+		return neigh.Place{}, errors.New("a link-local address says nothing without a device") // every one has some
 	}
 	r, err := t.boundWay(a, device)
 	if r, err = sourced(a, r, err); err != nil {
