@@ -13,15 +13,15 @@ import (
 )
 
 const (
-	// bufferSize is how much of a dump the kernel hands over at once: of the
-	// neighbour table not quite as many entries as a batch deletes (an IPv4 entry
-	// takes 76 bytes), so that a part that is to be deleted as a whole is so before
-	// it is old. Half of it would be more than the kernel fills unasked
-	// (NLMSG_GOODSIZE), and more than any other answer takes.
+	// bufferSize is how much of a dump the kernel hands over at once. It has room for
+	// slightly fewer entries of the neighbour table than a batch deletes (an IPv4 entry
+	// takes 76 bytes), so that one batch deletes a whole part before it is old. The
+	// kernel fills less than half of it unasked (NLMSG_GOODSIZE), and no other answer
+	// takes more.
 	bufferSize = 14 << 10
 
 	// answerTimeout bounds every wait. The kernel answers within the send call
-	// itself, so this is for what should not happen.
+	// itself, so it should never be reached.
 	answerTimeout = 5 * time.Second
 )
 
@@ -174,8 +174,8 @@ func (c *conn) begin(request func(b []byte, seq uint32) []byte) (uint32, error) 
 	return seq, nil
 }
 
-// finished notes that a dump has come to its end, unless what ended was a request
-// that was refused because another dump is under way.
+// finished notes that a dump has come to its end, unless the request for it was
+// refused because another dump is under way.
 func (c *conn) finished(err error) { c.unfinished = errors.Is(err, unix.EBUSY) }
 
 // drain makes the kernel finish a dump that was given up: as long as one is under
@@ -271,9 +271,9 @@ func (c *conn) wait(d time.Duration) error {
 	return nil
 }
 
-// nextMessage splits the first message off b, into m. It does not return it: a
-// struct of more than four fields is spilled and copied, which takes a tenth of
-// the time in which an entry is decoded.
+// nextMessage splits the first message off b, into m. It does not return the message:
+// a struct of more than four fields is spilled and copied, which takes a tenth of the
+// time in which an entry is decoded.
 func nextMessage(b []byte, m *message) (rest []byte, err error) {
 	if len(b) < unix.NLMSG_HDRLEN {
 		return nil, fmt.Errorf("message header of %d bytes: %w", len(b), neigh.ErrMalformed)

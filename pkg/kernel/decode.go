@@ -23,11 +23,10 @@ const (
 	tick = 10 * time.Millisecond
 )
 
-// decodePart calls visit for each IPv4 and IPv6 entry in one part of the answer
-// to a dump request, all of them in the place of e. It reports true for the last
-// part, and the first error; a message that does not parse as an entry does not
-// hide those behind it. What is not meant for the port, or answers another
-// request, is skipped.
+// decodePart decodes each IPv4 and IPv6 entry in one part of the answer to a dump
+// request into e, and calls visit with it. It reports true for the last part, and the
+// first error; it goes on behind a message that does not parse as an entry. What is
+// not meant for the port, or answers another request, is skipped.
 func decodePart(b []byte, port, seq uint32, e *neigh.Entry, visit func(*neigh.Entry)) (done bool, first error) {
 	note := func(err error) {
 		if first == nil {
@@ -120,9 +119,8 @@ func decodeEntry(b []byte, e *neigh.Entry) (bool, error) {
 	return true, nil
 }
 
-// lengthError says that an attribute claims a length that cannot be. It is put into
-// words when somebody reads it, so that nextAttr is small enough to be compiled into
-// its callers.
+// lengthError says that an attribute claims an impossible length. Its text is made only
+// when it is read, so that nextAttr is small enough to be inlined.
 type lengthError struct{ n, left int }
 
 func (e lengthError) Error() string {

@@ -24,7 +24,7 @@ const (
 )
 
 // Destroyed reports TCP sockets of one network namespace that the kernel has
-// taken down. Those that were refused are in no list: they live for a tenth of a
+// taken down. No list shows those that were refused: they live for a tenth of a
 // millisecond. It is for one goroutine; Close may come from any.
 //
 // For as long as one is open, each TCP socket of the machine that is taken down
@@ -63,8 +63,8 @@ func portFilter(ports []uint16) []bpf.Instruction {
 // Next waits for the kernel's next datagram and calls visit for each socket in
 // it. The socket is reused: visit copies what it keeps. Established says whether
 // it ever was, Refused whether a reset came instead; neither is set where nobody
-// answered, or the owner lost patience. Accepted, Retransmits and the times are
-// not filled in.
+// answered, or the owner gave up. Accepted, Retransmits and the times are not filled
+// in.
 //
 // Where connect blocks, as Go's never does, the kernel has forgotten the remote
 // port of what was refused (tcp_disconnect), so it is not reported; and a

@@ -34,8 +34,8 @@ type device struct {
 // stacked are the kinds of devices that hand their frames to another one as they
 // are. An entry of theirs is asked for through that one.
 //
-// Bonds and teams are none: a bridge looks for entries of its own and of its VLANs,
-// not for those of a device that it is enslaved to. VRFs have no entries.
+// Bonds and teams are not among them: a bridge looks for entries of its own and of its
+// VLANs, not for those of a device that it is enslaved to. VRFs have no entries.
 func stacked(kind []byte) bool {
 	switch string(kind) {
 	case "vlan", "macvlan", "macvtap", "ipvlan", "ipvtap":
@@ -150,7 +150,7 @@ func linkRequest(index, master int) []byte {
 	return b
 }
 
-// linkOf leaves the rest to whoever knows addresses, routes and other devices.
+// linkOf leaves out what depends on addresses, routes and other devices.
 func linkOf(index int, name string, flags uint32) neigh.Link {
 	return neigh.Link{
 		Index:        index,

@@ -41,7 +41,7 @@ func (e *Events) Next(ctx context.Context, visit func(*neigh.Entry)) error {
 // subscription is a netlink socket that the kernel's messages to multicast
 // groups come to. It is for one goroutine; Close may come from any.
 type subscription struct {
-	what string   // it is about, for errors
+	what string   // what it is about, for errors
 	file *os.File // deadlines and waiting, by Go's poller
 	raw  syscall.RawConn
 	buf  []byte
@@ -72,8 +72,9 @@ func newSubscription(what string, protocol int, groups uint32, filter []bpf.RawI
 	return s, nil
 }
 
-// bind binds a netlink socket to groups, a bit mask, and returns its port id. Groups that
-// the kernel does not know it leaves out without a word (netlink_bind).
+// bind binds a netlink socket to groups, a bit mask, and returns its port id. It asks
+// which groups that became: the kernel silently leaves out those that it does not know
+// (netlink_bind).
 func bind(fd int, groups uint32) (port uint32, err error) {
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
 		return 0, err
@@ -110,8 +111,8 @@ func (e *subscription) next(ctx context.Context, decode func([]byte) error) erro
 	if err := e.file.SetReadDeadline(time.Time{}); err != nil {
 		return fmt.Errorf("waiting for %s: %w", e.what, err)
 	}
-	// If ctx is done just as something is read, the deadline may be set late. All that
-	// does is that the next call, with another ctx, returns at once.
+	// If ctx is done just as something is read, the deadline may be set late. Then the
+	// next call, with another ctx, returns at once; that is all.
 	defer context.AfterFunc(ctx, func() { _ = e.file.SetReadDeadline(time.Unix(1, 0)) })()
 	b, err := e.read()
 	switch {

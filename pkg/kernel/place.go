@@ -123,10 +123,10 @@ func (l ownAddresses) find(a netip.Addr, device int) (found []int) {
 func (l ownAddresses) known(i, lower int) bool { return l.first(i) && !l.subnetOn(lower, l[i].Addr()) }
 
 // first reports whether an address is the first of its subnet on its device. For
-// IPv4 the kernel says so. For IPv6 it does not: what was put there by hand, or by
-// a program, is compared by the time at which it was (what routers advertise is
-// nobody's that moves); and what is deprecated for ever is not what the host
-// speaks from.
+// IPv4 the kernel says so. For IPv6 it does not: addresses that were added by hand, or
+// by a program, are compared by the time at which they were added. One that routers
+// advertise does not move between hosts, so it counts as the first. One that is
+// deprecated for good does not: the host does not speak from it.
 func (l ownAddresses) first(i int) bool {
 	own := l[i]
 	if !onLinkSubnet(own.Prefix) || own.Addr().Is4() && own.secondary() {
@@ -185,7 +185,7 @@ func sourced(a netip.Addr, r Route, err error) (Route, error) {
 	return r, nil
 }
 
-// way is Route for whoever can do without a source address.
+// way is Route for callers that do not need a source address.
 func (t *Table) way(a netip.Addr, index int) (Route, error) {
 	r, err := t.boundWay(a, index)
 	if err == nil && index != 0 && r.Index != index {

@@ -67,8 +67,8 @@ func OpenSockets() (*Sockets, error) {
 	return s, nil
 }
 
-// check lists sockets once: what lacks a module shows only then. An error for any
-// other reason is none here, as the next list may succeed.
+// check lists sockets once: a missing module shows only then. Any other error is
+// ignored here, as the next list may succeed.
 func (s *Sockets) check() error {
 	_, err := s.List(0)
 	if errors.Is(err, neigh.ErrUnsupported) || errors.Is(err, neigh.ErrPermission) {
@@ -98,8 +98,8 @@ func (s *Sockets) List(port uint16) ([]neigh.Socket, error) {
 		}
 	}
 	slices.SortFunc(list, func(a, b neigh.Socket) int { return cmp.Compare(a.Cookie, b.Cookie) })
-	// A dump goes on by position in a hash chain: what is put in front of it
-	// meanwhile makes it repeat a socket.
+	// A dump goes on by position in a hash chain: when a socket is put in front of it
+	// meanwhile, it repeats one.
 	return slices.CompactFunc(list, func(a, b neigh.Socket) bool { return a.Cookie == b.Cookie }), nil
 }
 

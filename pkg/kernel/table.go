@@ -1,12 +1,11 @@
 // Package kernel is the only room that talks netlink: it reads and changes the
 // neighbour table, and reads the devices and routes around it.
 //
-// It is written on the constants of github.com/vishvananda/netlink.
-// Messages are read by decoders of its own, for two reasons: the library's Neigh
-// has no field for NDA_PROTOCOL, without which entries of routing daemons look
-// like anybody's; and a node scans for years, so a scan must not allocate per
-// entry, nor whatever asks for one thing 64 KiB for the answer. In live tests the
-// library's lists are the reference.
+// It takes the constants of github.com/vishvananda/netlink, and has decoders of its
+// own, for two reasons. The library's Neigh has no field for NDA_PROTOCOL, without
+// which entries of routing daemons cannot be told from others. And a node scans for
+// years: a scan must not allocate per entry, and a request for one thing must not
+// allocate 64 KiB for the answer. In live tests the library's lists are the reference.
 package kernel
 
 import (
@@ -110,7 +109,7 @@ func (t *Table) DumpParts(visit func(*neigh.Entry), part func(since time.Time)) 
 	return nil
 }
 
-// entries is DumpParts.
+// entries dumps the neighbour table, as DumpParts says.
 func (c *conn) entries(visit func(*neigh.Entry), part func(since time.Time)) error {
 	since := time.Now()
 	seq, err := c.begin(func(b []byte, seq uint32) []byte {
@@ -120,7 +119,7 @@ func (c *conn) entries(visit func(*neigh.Entry), part func(since time.Time)) err
 		return err
 	}
 	var e neigh.Entry
-	var first error // the dump is read to its end all the same: the kernel refuses another while one is under way
+	var first error // the dump is read to its end all the same, as by conn.dump
 	done := false
 	for !done {
 		next := time.Now() // the kernel reads the next part from the table while it hands over this one
@@ -311,11 +310,11 @@ func (t *Table) Use(k neigh.Key) error {
 
 // Give gives an existing entry to the holder lladdr and has the kernel verify that:
 // it makes the entry NUD_STALE (NLM_F_REPLACE, no NLM_F_CREATE) and then does as Use
-// does. Packets flow at once. Unless TCP vouches for the new holder within
+// does. Packets flow at once. Unless TCP confirms the new holder within
 // delay_first_probe_time (5 s), the kernel asks it by unicast, and if that is not
-// answered, everybody. So nothing is NUD_REACHABLE by what a packet socket has heard:
-// that hears what the host's firewall has the kernel drop, too. flags are those the
-// entry has: without NTF_ROUTER the kernel would take a router for a host.
+// answered, everybody. So no entry becomes NUD_REACHABLE only because a packet socket
+// has heard an answer: it also hears what the host's firewall drops. flags are those
+// the entry has: without NTF_ROUTER the kernel would take a router for a host.
 //
 // It takes two requests, in one system call: in one with NTF_USE the kernel does
 // nothing else (neigh_add).

@@ -14,11 +14,11 @@ import (
 // Topology reads the devices, their addresses and base_reachable_time, and the next
 // hops of all routes in all tables.
 //
-// A dump that was interrupted by a change is taken as it is. On a node that
-// speaks BGP routes change all the time, and what is missing does no harm: an
-// entry on an unknown device is kept, and a next hop that is not known as one
-// is renewed like any other entry. Only the devices are read again then. Nor does
-// it matter much where base_reachable_time cannot be read: few change it.
+// A dump that was interrupted by a change is taken as it is, except that the devices
+// are read again. On a node that speaks BGP routes change all the time, and what is
+// missing does no harm: an entry on an unknown device is kept, and a next hop that is
+// not known as one is renewed like any other entry. Where base_reachable_time cannot
+// be read the default is used: few change it.
 func (t *Table) Topology() (neigh.Topology, error) {
 	t.dumping.Lock()
 	defer t.dumping.Unlock()
@@ -92,8 +92,8 @@ func (c *conn) addresses(family uint8, device int, each func(ownAddress)) error 
 	})
 }
 
-// tolerate takes an interrupted list for a whole one, unless it was refused
-// (EBUSY), and nothing has been read.
+// tolerate returns nil for the error of a list that was interrupted, unless it was
+// refused (EBUSY) and nothing has been read.
 func tolerate(err error) error {
 	if errors.Is(err, neigh.ErrInterrupted) && !errors.Is(err, unix.EBUSY) {
 		return nil
