@@ -23,6 +23,9 @@ var (
 	ErrMalformed = errors.New("malformed netlink message")
 	// ErrNoMemory: the kernel had no memory for a request or an answer.
 	ErrNoMemory = errors.New("the kernel is out of memory")
+	// ErrUnsupported: the kernel was built without what was asked of it, or is too old
+	// for it.
+	ErrUnsupported = errors.New("not supported by this kernel")
 )
 
 // Failure is an entry that could not be changed.

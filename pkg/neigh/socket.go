@@ -1,14 +1,9 @@
 package neigh
 
 import (
-	"errors"
 	"net/netip"
 	"time"
 )
-
-// ErrUnsupported says that the kernel was built without what was asked of it, or
-// is too old for it.
-var ErrUnsupported = errors.New("not supported by this kernel")
 
 // Socket is a TCP socket of this host that speaks, or is about to speak, to a
 // remote address, with what the kernel knows of how that goes: struct
