@@ -3,7 +3,6 @@ package solicit
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -30,28 +29,29 @@ type ear struct {
 	done   chan struct{} // nobody reads any more
 
 	mu     sync.Mutex
-	wanted map[netip.Addr][]overhearer
+	wanted []overhearer
 	until  time.Time // when the last of them ends
 }
 
 // overhearer is one who listens.
 type overhearer struct {
+	addr  netip.Addr
 	until time.Time
 	hear  func(a Answer, announced bool)
 }
 
-// over reports whether he listens no more.
+// over reports whether its time is over.
 func (o overhearer) over(now time.Time) bool { return now.After(o.until) }
 
 // Overhear calls hear with what arrives about addr on the interface with this index,
-// from now until the given time: answers to this host, be they late, and announcements.
+// from now until the given time: answers to this host, late ones too, and announcements.
 // Nothing is sent. An announcement is gratuitous ARP in either form, a reply that is
 // not to this host alone, or an unsolicited advertisement. What repeats is
 // reported each time; RTT is 0.
 //
 // hear is called by one goroutine at a time, and must not block. When the interface
-// fails, nothing more is heard. Of an IPv6 address the kernel looks at each IPv6 packet
-// meanwhile; for the first who listens, it takes the price of that, see Conn.Ask.
+// fails, nothing more is heard. For an IPv6 address the kernel looks at each IPv6 packet
+// meanwhile, and the first call waits for a grace period, as Conn.Ask does.
 func (p *Pool) Overhear(index int, addr netip.Addr, until time.Time, hear func(a Answer, announced bool)) error {
 	if err := checkAddr(addr); err != nil {
 		return fmt.Errorf("listening on interface %d: %w", index, err)
@@ -68,33 +68,30 @@ func (p *Pool) Overhear(index int, addr netip.Addr, until time.Time, hear func(a
 		e = p.newEar(key)
 		p.ears[key] = e
 	}
-	e.add(addr, overhearer{until, hear})
+	e.add(overhearer{addr, until, hear})
 	p.mu.Unlock()
 	if err := e.open(); err != nil {
-		p.forget(key, e)
+		p.forget(key, e, true)
 		return err
 	}
 	return nil
 }
 
-// add adds one who listens, and forgets those who do no more.
-func (e *ear) add(addr netip.Addr, o overhearer) {
+// add adds one who listens, and forgets those whose time is over.
+func (e *ear) add(o overhearer) {
 	now := time.Now()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	maps.DeleteFunc(e.wanted, func(_ netip.Addr, all []overhearer) bool {
-		return !slices.ContainsFunc(all, func(o overhearer) bool { return !o.over(now) })
-	})
-	e.wanted[addr] = append(slices.DeleteFunc(e.wanted[addr], func(o overhearer) bool { return o.over(now) }), o)
+	e.wanted = append(slices.DeleteFunc(e.wanted, func(o overhearer) bool { return o.over(now) }), o)
 	if o.until.After(e.until) {
 		e.until = o.until
 	}
 }
 
-// newEar returns an ear that is to be opened. It takes a Conn for that, and gives it
-// back in the end.
+// newEar returns an ear that has not been opened yet. Opening it takes a Conn from the
+// Pool, which gets it back in the end.
 func (p *Pool) newEar(key earKey) *ear {
-	e := &ear{wanted: make(map[netip.Addr][]overhearer), done: make(chan struct{})}
+	e := &ear{done: make(chan struct{})}
 	e.open = sync.OnceValue(func() (err error) {
 		if e.conn, err = p.take(key.index); err != nil {
 			return err
@@ -109,8 +106,8 @@ func (p *Pool) newEar(key earKey) *ear {
 		}
 		go func() {
 			defer close(e.done)
-			if err := e.run(func() bool { return p.over(key, e) }); err != nil {
-				p.forget(key, e)
+			if err := e.run(func() bool { return p.forget(key, e, false) }); err != nil {
+				p.forget(key, e, true)
 				_ = e.conn.Close()
 				return
 			}
@@ -122,13 +119,14 @@ func (p *Pool) newEar(key earKey) *ear {
 	return e
 }
 
-// over reports whether nobody listens any more. The next who wants to has another ear.
-func (p *Pool) over(key earKey, e *ear) bool {
+// forget removes an ear that has failed, or with which nobody listens any more: the next
+// who wants to listen opens another one. It reports whether that is so.
+func (p *Pool) forget(key earKey, e *ear, failed bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if time.Now().Before(e.until) {
+	if !failed && time.Now().Before(e.until) {
 		return false
 	}
 	if p.ears[key] == e {
@@ -137,16 +135,7 @@ func (p *Pool) over(key earKey, e *ear) bool {
 	return true
 }
 
-// forget has the next who wants to listen open another ear.
-func (p *Pool) forget(key earKey, e *ear) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.ears[key] == e {
-		delete(p.ears, key)
-	}
-}
-
-// end has nobody listen any more.
+// end ends the time of everybody who listens.
 func (e *ear) end() {
 	e.mu.Lock()
 	e.until = time.Unix(1, 0)
@@ -173,7 +162,7 @@ func (e *ear) run(over func() bool) error {
 	}
 }
 
-// wait sets when to look whether anybody listens.
+// wait sets when run checks next whether anybody still listens.
 func (e *ear) wait() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -187,18 +176,15 @@ func (e *ear) handle(b []byte, h header) {
 		parse, gratuitous = parseARPSender, isGratuitous(b)
 	}
 	c, ok := parse(b, h)
-	if !ok || c.lladdr == (lladdr{}) || c.lladdr == broadcast {
+	if !ok || !c.namesHost() {
 		return
 	}
 	now := time.Now()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, o := range e.wanted[c.addr] {
-		if o.over(now) {
-			continue
+	for _, o := range e.wanted {
+		if o.addr == c.addr && !o.over(now) {
+			o.hear(c.answer(0), gratuitous || !c.solicited)
 		}
-		o.hear(Answer{
-			Addr: c.addr, LLAddr: net.HardwareAddr(slices.Clone(c.lladdr[:])), Solicited: c.solicited, Router: c.router, Override: c.override,
-		}, gratuitous || !c.solicited)
 	}
 }

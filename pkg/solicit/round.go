@@ -47,6 +47,21 @@ type claim struct {
 	router, override bool // ND only
 }
 
+// namesHost reports whether a host can have the claim's link-layer address.
+func (c *claim) namesHost() bool { return c.lladdr != (lladdr{}) && c.lladdr != broadcast }
+
+// answer returns what to report of the claim.
+func (c *claim) answer(rtt time.Duration) Answer {
+	return Answer{
+		Addr:      c.addr,
+		LLAddr:    net.HardwareAddr(slices.Clone(c.lladdr[:])),
+		RTT:       rtt,
+		Solicited: c.solicited,
+		Router:    c.router,
+		Override:  c.override,
+	}
+}
+
 // protocol is one of ARP and ND.
 type protocol struct {
 	etherType uint16
@@ -198,7 +213,7 @@ func (r *round) handle(b []byte, h header, now time.Time) {
 // take returns what to report of a claim that was read at the time, and whether it is
 // new.
 func (a *asked) take(c *claim, now time.Time) (Answer, bool) {
-	if c.lladdr == (lladdr{}) || c.lladdr == broadcast {
+	if !c.namesHost() {
 		return Answer{}, false
 	}
 	i := slices.IndexFunc(a.holders, func(r reported) bool { return r.lladdr == c.lladdr })
@@ -215,12 +230,5 @@ func (a *asked) take(c *claim, now time.Time) (Answer, bool) {
 	default:
 		a.holders = append(a.holders, reported{c.lladdr, c.solicited, c.override})
 	}
-	return Answer{
-		Addr:      c.addr,
-		LLAddr:    net.HardwareAddr(c.lladdr[:]),
-		RTT:       now.Sub(a.sent),
-		Solicited: c.solicited,
-		Router:    c.router,
-		Override:  c.override,
-	}, true
+	return c.answer(now.Sub(a.sent)), true
 }
