@@ -15,7 +15,7 @@ import (
 const (
 	// lineBuffer is room for the frames about one address that arrive while the
 	// process waits for a CPU: 32 of them at 4 KiB of driver memory each, as the
-	// kernel doubles it. Where it is full, frames are dropped and wake nobody.
+	// kernel doubles it. When it is full, frames are dropped and wake nobody.
 	lineBuffer = 64 << 10
 	// lineFits is fewer frames than that holds.
 	lineFits = 16
@@ -45,18 +45,17 @@ type Line struct {
 	heard  chan struct{}
 	turn   chan struct{} // held by the one Ask that is under way
 	asking chan struct{} // signalled when an Ask begins
-	claims chan received // that may answer the Ask that is under way
-	failed chan error    // the first error that ends it
+	claims chan received // for the Ask that is under way: maxHolders of them, and an error
 	window *time.Timer   // of it
 	close  func() error  // once
 	closed chan struct{} // Close was called
 	done   chan struct{} // nobody reads any more
+	err    error         // why, once that is closed
 
 	// mu is held while a frame is read and handed on: what arrived before an Ask
 	// began cannot be an answer to it.
 	mu    sync.Mutex
 	query *query // the Ask that is under way
-	err   error  // why nobody reads any more
 	read  int    // frames, in the period that began at since and not in an Ask
 	since time.Time
 	full  bool // reading has stopped, and frames may have been dropped since
@@ -69,16 +68,17 @@ type query struct {
 	lost   bool // there were more claims than it took
 }
 
-// received is a claim and when it was read.
+// received is a claim and when it was read, or an error that ends the Ask.
 type received struct {
 	claim
-	at time.Time
+	at  time.Time
+	err error
 }
 
-// fail ends the Ask that is under way.
+// fail ends the Ask that is under way, unless an error has done so already.
 func (l *Line) fail(err error) {
 	select {
-	case l.failed <- err:
+	case l.claims <- received{err: err}:
 	default:
 	}
 }
@@ -103,7 +103,7 @@ func DialLine(index int, addr netip.Addr) (*Line, error) {
 	}
 	l := &Line{
 		socket: s, addr: addr, heard: make(chan struct{}, 1), turn: make(chan struct{}, 1),
-		asking: make(chan struct{}, 1), claims: make(chan received, maxHolders), failed: make(chan error, 1),
+		asking: make(chan struct{}, 1), claims: make(chan received, maxHolders+1),
 		window: time.NewTimer(0), closed: make(chan struct{}), done: make(chan struct{}),
 	}
 	l.close = sync.OnceValue(func() error {
@@ -138,8 +138,8 @@ func (l *Line) Close() error { return l.close() }
 // It holds one signal, however many frames came. An announcement within an
 // Ask is signalled, and reported as an Answer if it has the form of one.
 //
-// Anybody on the segment can have it signalled without end. A receiver that does
-// something costly must not do it more often than it can afford.
+// Anybody on the segment can cause signals without end. A receiver has to limit how
+// often it does something costly.
 func (l *Line) Heard() <-chan struct{} { return l.heard }
 
 // Ask sends one solicitation for the Line's address, and listens until the window
@@ -207,19 +207,18 @@ func (l *Line) collect(ctx context.Context, q *query, answer func(Answer) bool) 
 			}
 			select {
 			case c = <-l.claims:
-			case err := <-l.failed:
-				return false, err
 			case <-ctx.Done():
 				continue
 			case <-l.done:
-				l.mu.Lock()
-				defer l.mu.Unlock()
 				return false, l.err
 			case <-l.window.C:
 				over = true
-				l.stop(q)
+				l.stop()
 				continue
 			}
+		}
+		if c.err != nil {
+			return false, c.err
 		}
 		if a, ok := q.take(&c.claim, c.at); ok && answer(a) {
 			return true, nil
@@ -232,12 +231,8 @@ func (l *Line) collect(ctx context.Context, q *query, answer func(Answer) bool) 
 func (l *Line) begin(t *Target) (*query, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	// The Ask before has left them.
-	for len(l.claims) > 0 {
+	for len(l.claims) > 0 { // what the Ask before has left
 		<-l.claims
-	}
-	for len(l.failed) > 0 {
-		<-l.failed //nolint:errcheck // of an Ask that is over
 	}
 	q := &query{}
 	if err := l.socket.control(func(fd int) error {
@@ -272,18 +267,16 @@ func (l *Line) begin(t *Target) (*query, error) {
 	return q, nil
 }
 
-// stop has an Ask be answered no more.
-func (l *Line) stop(q *query) {
+// stop ends the Ask that is under way: what is read from now on does not answer it.
+func (l *Line) stop() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.query == q {
-		l.query = nil
-	}
+	l.query = nil
 }
 
 // end ends an Ask, and returns ErrOverrun if it may have missed answers.
 func (l *Line) end(q *query) error {
-	l.stop(q)
+	l.stop()
 	switch {
 	case q.lost:
 		return fmt.Errorf("listening on %s: %w", l.socket.name, ErrOverrun)
@@ -310,9 +303,7 @@ func (l *Line) listen() {
 			err = nil
 		}
 		if err != nil {
-			l.mu.Lock()
 			l.err = err
-			l.mu.Unlock()
 			return
 		}
 		if wait := l.tooMuch(time.Now()); wait > 0 {
@@ -375,11 +366,10 @@ func (l *Line) handle(b []byte, h header) {
 		l.query = nil
 		l.read, l.since = lineBurst+1, now
 	}
-	if !ok {
-		return
-	}
-	select {
-	case l.claims <- received{c, now}:
+	switch {
+	case !ok:
+	case len(l.claims) < maxHolders:
+		l.claims <- received{claim: c, at: now}
 	default:
 		q.lost = true
 	}
