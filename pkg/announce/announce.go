@@ -1,8 +1,8 @@
 // Package announce tells the neighbours of a node where its addresses are, once, when
 // the agent starts. A node that was rebuilt has its old addresses and new link-layer
-// addresses: a gateway, and each host without an agent, keeps sending to the machine
-// that is no more, until its own entry is verified. With the timers of many gateways
-// that takes minutes.
+// addresses: a gateway, and each host without an agent, keeps sending to the former
+// machine until its own entry is verified. With the timers of many gateways that takes
+// minutes.
 //
 // An address is announced only where nobody else holds it, as RFC 5227 has it for
 // IPv4; and only if it is one that the host is known by (neigh.Place.Own). Those that
@@ -105,7 +105,7 @@ const (
 	Conflict                  // somebody else holds it
 	Tentative                 // the kernel is still finding out whether somebody does
 	OutOfScope                // the agent leaves its device or its family alone
-	Gone                      // the host has it no more, or it is not what it is known by
+	Gone                      // the host no longer has it, or is no longer known by it
 	Impossible                // the device is not Ethernet, or CAP_NET_RAW is missing
 	Failed                    // something else was wrong, for example that the device was down
 	Stopped                   // the agent stops
@@ -283,7 +283,7 @@ func (a *Announcer) conflict(o *neigh.OwnAddr, key string, holder any) {
 	}
 }
 
-// failed says what went wrong, where it is for good once.
+// failed logs what went wrong: once, and louder, where it is for good.
 func (a *Announcer) failed(ctx context.Context, o *neigh.OwnAddr, err error) Outcome {
 	switch {
 	case ctx.Err() != nil:
@@ -303,7 +303,7 @@ func (a *Announcer) failed(ctx context.Context, o *neigh.OwnAddr, err error) Out
 	return Failed
 }
 
-// first reports whether something has not been said before.
+// first reports whether something is said for the first time.
 func (a *Announcer) first(what string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -35,12 +35,13 @@ func DialAnnouncer(index int, addr netip.Addr) (*Announcer, error) {
 // Close closes the socket. Like that of a Conn, it takes some milliseconds.
 func (a *Announcer) Close() error { return a.socket.close() }
 
-// Probe sends one ARP probe (RFC 5227 section 2.1.1), or a solicitation as of
+// Probe sends one ARP probe (RFC 5227 section 2.1.1), or a solicitation as in
 // duplicate address detection (RFC 4862 section 5.4.2), and listens until the window
-// has passed since: those ask from no address, and so take the address away from
-// nobody. answer is called as by the Ask of a Conn, for who answers, and for whoever
-// asks others from the address or announces it within the window. That may be this
-// host on another interface of the same segment, or a switch that sends frames back.
+// has passed since. Neither has a sender address, so neither changes an entry for the
+// address anywhere. answer is called as by the Ask of a Conn, for everybody who
+// answers, and for everybody who asks others from the address or announces it within
+// the window. That may be this host on another interface of the same segment, or a
+// switch that sends frames back.
 func (a *Announcer) Probe(ctx context.Context, window time.Duration, answer func(Answer)) error {
 	nobody := netip.IPv4Unspecified()
 	if a.addr.Is6() {
@@ -61,9 +62,9 @@ func Frames(addr netip.Addr) int {
 	return 1
 }
 
-// Announce announces the address, in Frames frames. They have whoever has an entry for
-// the address name this interface in it, and nobody make one. router is the flag of
-// that name in a Neighbor Advertisement: whether the interface forwards IPv6.
+// Announce announces the address, in Frames frames. Whoever has an entry for the address
+// changes it to this interface; nobody makes one. router is the flag of that name in a
+// Neighbor Advertisement: whether the interface forwards IPv6.
 func (a *Announcer) Announce(router bool) error {
 	own, err := a.socket.lladdr()
 	if err != nil {
@@ -72,8 +73,8 @@ func (a *Announcer) Announce(router bool) error {
 	if a.addr.Is6() {
 		return a.send(appendNA(nil, own, a.addr, router), multicastLLAddr(netip.IPv6LinkLocalAllNodes()))
 	}
-	// The target hardware address of the reply is what the kernel knows it by, where
-	// it looks at it (arp_is_garp).
+	// By the target hardware address of the reply the kernel recognizes gratuitous ARP
+	// (arp_is_garp).
 	if err := a.send(appendARP(nil, arpRequest, own, a.addr, lladdr{}, a.addr), broadcast); err != nil {
 		return err
 	}

@@ -37,8 +37,8 @@ func arpFilter() []bpf.Instruction {
 }
 
 // ndFilter is for packets without extension headers, as every advertisement is
-// in practice; RFC 6980 section 5 has fragments dropped. The next header comes
-// first, so that other traffic is done with after one look.
+// in practice; RFC 6980 section 5 has fragments dropped. The next header is tested
+// first, so that one test rejects other traffic.
 func ndFilter() []bpf.Instruction {
 	return filter(append(advertisement(), etherType(unix.ETH_P_IPV6), incoming())...)
 }

@@ -29,21 +29,22 @@ const (
 	outdated = 20000
 )
 
-// ErrUnacknowledged says that whoever has a connection does not acknowledge what it has
-// received already. Nothing can be told by it.
+// ErrUnacknowledged says that the other end of a connection does not acknowledge what it
+// has already received. Then SameHost cannot tell hosts apart by it.
 var ErrUnacknowledged = errors.New("a keep-alive was not acknowledged")
 
-// SameHost finds out behind which other link-layer addresses the host is that is at the
-// other end of a TCP connection, on the interface with this index. The connection is
-// this host's, made by way of holder, and idle. The result is as long as others. It takes
-// a second, and one more for each of them.
+// SameHost finds out which of others are link-layer addresses of the host at the other
+// end of a TCP connection, on the interface with this index. The connection is this
+// host's, made by way of holder, and idle. The result is as long as others. It takes a
+// second, and one more for each of them.
 //
-// A keep-alive segment of the connection is sent to each (RFC 9293 section 3.8.4: no
-// data, and a sequence number that is acknowledged already), and to holder first. Whoever
-// has the connection acknowledges it. Who has the address, and not the connection,
-// resets it, which does it no harm. A router drops the segment: its TTL is 1. No neighbour
-// entry is read or changed, and nothing that anybody else sends goes another way. Somebody
-// on the segment who answers for the holder can forge an acknowledgement.
+// A keep-alive segment of the connection is sent to holder and then to each of the others
+// (RFC 9293 section 3.8.4: no data, and a sequence number that is acknowledged already).
+// The host that has the connection acknowledges it. One that has the address, but not the
+// connection, answers with a reset, which does the connection no harm. A router drops the
+// segment: its TTL is 1. No neighbour entry is read or changed, and no other traffic is
+// redirected. Somebody on the segment who answers for the holder can forge an
+// acknowledgement.
 //
 // It is to be called in the network namespace of conn, and takes CAP_NET_RAW, and
 // CAP_NET_ADMIN for TCP_REPAIR (tcp_can_repair_sock in net/ipv4/tcp.c): ErrPermission.

@@ -174,8 +174,8 @@ func (s *socket) attach(filter []bpf.Instruction) error {
 	return nil
 }
 
-// bind has the socket see frames of the EtherType. Where it does already this
-// is nothing; else the kernel waits for a grace period (packet_do_bind).
+// bind makes the socket receive frames of the EtherType. It costs nothing where it
+// does already; otherwise the kernel waits for a grace period (packet_do_bind).
 func (s *socket) bind(etherType uint16) error {
 	sa := &unix.SockaddrLinklayer{Protocol: networkOrder(etherType), Ifindex: s.index}
 	if err := s.control(func(fd int) error { return unix.Bind(fd, sa) }); err != nil {
@@ -184,7 +184,7 @@ func (s *socket) bind(etherType uint16) error {
 	return nil
 }
 
-// lladdr returns the interface's address as it is now.
+// lladdr returns the interface's link-layer address as it is now.
 func (s *socket) lladdr() (own lladdr, err error) {
 	err = s.control(func(fd int) (err error) {
 		own, err = s.lladdrBy(fd)
