@@ -20,9 +20,8 @@ import (
 
 // ProcSockets are the TCP sockets of one network namespace, as text in
 // /proc/net/tcp and tcp6: for kernels without sock_diag. It shows which
-// connections there are, and little of how they go (neigh.Socket.NoInfo), takes
-// longer the more there are of any port, and changes nothing. It is safe for
-// concurrent use.
+// connections there are, and of how they go only the retransmissions, takes longer
+// the more there are of any port, and changes nothing. It is safe for concurrent use.
 type ProcSockets struct {
 	mu    sync.Mutex
 	files []*os.File // which are of the namespace they were opened in
@@ -147,7 +146,6 @@ func parseProcSocket(line string) (s neigh.Socket, state uint64, err error) {
 		Cookie:      inode,
 		Established: state == tcpEstablished,
 		Retransmits: int(retransmits),
-		NoInfo:      true,
 	}, state, nil
 }
 

@@ -54,7 +54,7 @@ func TestParseProc(t *testing.T) {
 		}
 	}
 	socket := func(local, remote string, inode uint64, change func(*neigh.Socket)) neigh.Socket {
-		s := neigh.Socket{Local: netip.MustParseAddrPort(local), Remote: netip.MustParseAddrPort(remote), Cookie: inode, Established: true, NoInfo: true}
+		s := neigh.Socket{Local: netip.MustParseAddrPort(local), Remote: netip.MustParseAddrPort(remote), Cookie: inode, Established: true}
 		change(&s)
 		return s
 	}
@@ -154,7 +154,7 @@ func TestProcSockets(t *testing.T) {
 			}
 		}
 		for _, s := range list {
-			if !s.NoInfo || s.Cookie == 0 && !s.Accepted { // what nobody has accepted yet has no inode
+			if s.Cookie == 0 && !s.Accepted { // what nobody has accepted yet has no inode
 				t.Errorf("%+v", s)
 			}
 		}

@@ -22,8 +22,6 @@ type Socket struct {
 	// Refused says of a socket that is no more that the peer answered its SYN
 	// with a reset: nobody listens there (since Linux 4.18).
 	Refused bool
-	// NoInfo says that the kernel sent nothing of the fields below.
-	NoInfo bool
 
 	// Retransmits counts the retransmission timeouts in a row without an
 	// acknowledgement (tcpi_retransmits); of the SYN, where it is not

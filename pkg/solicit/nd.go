@@ -131,7 +131,6 @@ func parseNA(b []byte, h header) (claim, bool) {
 		addr:      netip.AddrFrom16([16]byte(b[ndTarget:])),
 		lladdr:    h.source,
 		solicited: flags&ndSolicited != 0,
-		router:    flags&ndRouter != 0,
 		override:  flags&ndOverride != 0,
 	}
 	if c.addr.IsMulticast() || c.solicited && netip.AddrFrom16([16]byte(b[ipv6Dest:])).IsMulticast() {

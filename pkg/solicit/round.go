@@ -41,10 +41,10 @@ type header struct {
 
 // claim is what an answer says, whether it was asked for or not.
 type claim struct {
-	addr             netip.Addr
-	lladdr           lladdr
-	solicited        bool
-	router, override bool // ND only
+	addr      netip.Addr
+	lladdr    lladdr
+	solicited bool
+	override  bool // ND only
 }
 
 // namesHost reports whether a host can have the claim's link-layer address.
@@ -57,7 +57,6 @@ func (c *claim) answer(rtt time.Duration) Answer {
 		LLAddr:    net.HardwareAddr(slices.Clone(c.lladdr[:])),
 		RTT:       rtt,
 		Solicited: c.solicited,
-		Router:    c.router,
 		Override:  c.override,
 	}
 }

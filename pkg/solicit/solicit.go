@@ -79,10 +79,9 @@ type Answer struct {
 	// a source. The kernel makes an entry NUD_REACHABLE on solicited answers
 	// only. It reads an ARP reply's Ethernet destination, and so do we.
 	Solicited bool
-	// Router and Override are the flags of a Neighbor Advertisement (RFC 4861
-	// section 4.4). Without Override the kernel does not change an address it
-	// has.
-	Router, Override bool
+	// Override is the flag of a Neighbor Advertisement (RFC 4861 section 4.4).
+	// Without it the kernel does not change an address it has.
+	Override bool
 }
 
 // Unasked is the error of a Pool's Ask for targets that were not asked for, with

@@ -197,22 +197,11 @@ func TestHolders(t *testing.T) {
 				}
 				// To a unicast solicitation Linux answers without Override, and
 				// without the option (ndisc_recv_ns).
-				if want := a.Addr.Is6() && tt.targets[0].LLAddr == nil || a.Addr.Is6() && tt.targets[0].Source.IsUnspecified(); a.Override != want || a.Router {
-					t.Errorf("%s: override %v, router %v", a.LLAddr, a.Override, a.Router)
+				if want := a.Addr.Is6() && tt.targets[0].LLAddr == nil || a.Addr.Is6() && tt.targets[0].Source.IsUnspecified(); a.Override != want {
+					t.Errorf("%s: override %v", a.LLAddr, a.Override)
 				}
 			}
 		})
-	}
-}
-
-func TestRouterFlag(t *testing.T) {
-	t.Parallel()
-	s := newSegment(t)
-	b := s.host("b", macB, "2001:db8::2/64")
-	b.Sysctl("net/ipv6/conf/all/forwarding", "1")
-	answers := s.ask(window, at("2001:db8::2"))
-	if len(answers) != 1 || !answers[0].Router {
-		t.Errorf("got %+v, want one router", answers)
 	}
 }
 
