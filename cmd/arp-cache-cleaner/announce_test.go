@@ -189,7 +189,7 @@ func TestOwnAddressConflict(t *testing.T) {
 	<-time.After(quiet10)
 	r.untouched(formerMAC, append(known, moving...)...)
 	for _, a := range known {
-		want := fmt.Sprintf("level=WARN msg=%q address=%s device=eth0 holder=%s", "another host answers for an address of this one: it is not announced before that ends", a, formerMAC)
+		want := fmt.Sprintf("level=WARN msg=%q address=%s device=eth0 holder=%s", "another host answers for an address of this host: it is not announced until that ends", a, formerMAC)
 		if n := strings.Count(p.stderr.String(), want); n != 1 {
 			t.Errorf("said %d times: %s\n%s", n, want, p.stderr.String())
 		}

@@ -221,7 +221,7 @@ func (a *Announcer) look(k neigh.Key) (neigh.Own, neigh.OwnAddr, Outcome) {
 }
 
 // probe returns another holder of an address, the zero value if none is heard. What this
-// host answers itself, by another device on the same segment, is none.
+// host answers itself, by another device on the same segment, does not count.
 func (a *Announcer) probe(ctx context.Context, port Port, k neigh.Key, own []neigh.LLAddr) (other neigh.LLAddr, err error) {
 	for range probes {
 		if err := a.Pace(ctx, k.Index, 1); err != nil {
@@ -276,7 +276,7 @@ func (a *Announcer) conflict(o *neigh.OwnAddr, key string, holder any) {
 	if a.first(o.Link.Name + " " + o.Addr.String()) {
 		level = slog.LevelWarn
 	}
-	a.Log.Log(context.Background(), level, "another host answers for an address of this one: it is not announced before that ends",
+	a.Log.Log(context.Background(), level, "another host answers for an address of this host: it is not announced until that ends",
 		"address", o.Addr, "device", o.Link.Name, key, holder)
 	if a.Conflict != nil {
 		a.Conflict(o.Link.Name)

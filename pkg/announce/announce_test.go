@@ -285,7 +285,7 @@ func TestConflict(t *testing.T) {
 		if b.counted["eth0"] != 4 || b.counted["eth1"] != 0 {
 			t.Errorf("counted %v", b.counted)
 		}
-		const says = `level=WARN msg="another host answers for an address of this one: it is not announced before that ends" address=10.0.0.1 device=eth0 holder=02:00:00:00:00:09`
+		const says = `level=WARN msg="another host answers for an address of this host: it is not announced until that ends" address=10.0.0.1 device=eth0 holder=02:00:00:00:00:09`
 		if n := strings.Count(b.log.String(), says); n != 1 {
 			t.Errorf("said %d times:\n%s", n, b.log.String())
 		}

@@ -65,7 +65,7 @@ func decodePart(b []byte, port, seq uint32, e *neigh.Entry, visit func(*neigh.En
 
 // decodeEntry reads the body of an RTM_NEWNEIGH message into e. It reports
 // false for an entry of another family than IPv4 and IPv6, and an error that
-// wraps neigh.ErrMalformed where the body is no valid entry. Attributes that
+// wraps neigh.ErrMalformed where the body does not parse. Attributes that
 // older kernels do not send leave their fields zero.
 func decodeEntry(b []byte, e *neigh.Entry) (bool, error) {
 	if len(b) < ndmsgLen {

@@ -167,7 +167,7 @@ type Route struct {
 // Route returns the kernel's way to an address, by the device with the given
 // index, or by whatever device it likes where that is 0. The error wraps
 // neigh.ErrGone where there is no such device, or the way has no source address or
-// is by another one, and an errno such as ENETUNREACH where there is no way.
+// is by another device, and an errno such as ENETUNREACH where there is no way.
 func (t *Table) Route(a netip.Addr, index int) (Route, error) {
 	r, err := t.way(a, index)
 	return sourced(a, r, err)

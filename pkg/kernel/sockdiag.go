@@ -128,7 +128,7 @@ func (s *Sockets) dump(port uint16) (list []neigh.Socket, err error) {
 }
 
 // Get reads one socket afresh, without a dump. It returns an error that wraps
-// neigh.ErrGone where the socket is no more, or is in another state than the
+// neigh.ErrGone where the socket no longer exists, or is in another state than the
 // two: in CLOSE_WAIT the peer has closed its side, in FIN_WAIT1 and after this
 // host has, and neither waits for an answer any longer.
 func (s *Sockets) Get(k *neigh.Socket) (neigh.Socket, error) {
@@ -149,7 +149,7 @@ func (s *Sockets) Get(k *neigh.Socket) (neigh.Socket, error) {
 
 // Destroy closes exactly this socket, whoever owns it: what its owner does with
 // it fails with ECONNABORTED, and the peer is sent a reset (tcp_abort). The error
-// wraps neigh.ErrGone where the socket is no more, neigh.ErrPermission without
+// wraps neigh.ErrGone where the socket no longer exists, neigh.ErrPermission without
 // CAP_NET_ADMIN, and neigh.ErrUnsupported where the kernel was built without
 // CONFIG_INET_DIAG_DESTROY.
 func (s *Sockets) Destroy(k *neigh.Socket) error {
@@ -160,8 +160,8 @@ func (s *Sockets) Destroy(k *neigh.Socket) error {
 	return nil
 }
 
-// exact sends a request about one socket. An answer that is no acknowledgement goes to
-// handle.
+// exact sends a request about one socket. Its answer goes to handle, unless that is an
+// acknowledgement.
 func (s *Sockets) exact(k *neigh.Socket, typ, flags uint16, handle func(body []byte) error) error {
 	if k.Cookie == anyCookie {
 		return neigh.ErrGone
@@ -222,7 +222,7 @@ func appendSocketRequest(b []byte, typ, flags uint16, k *neigh.Socket, seq uint3
 // decodeSocket reads the body of an answer, struct inet_diag_msg, into s. It
 // reports false for a socket of another family than IPv4 and IPv6, or in
 // another state than the two, and an error that wraps neigh.ErrMalformed where
-// the body is no valid socket.
+// the body does not parse.
 func decodeSocket(b []byte, s *neigh.Socket) (bool, error) {
 	if len(b) < diagMsgLen {
 		return false, fmt.Errorf("inet_diag_msg of %d bytes: %w", len(b), neigh.ErrMalformed)
@@ -319,13 +319,13 @@ func decodeProgress(b []byte, s *neigh.Socket) {
 	s.Received, s.Sent = info64(b, infoReceived), info64(b, infoSent)
 }
 
-// accepted reports whether the peer opened an established connection. Who opens
-// one sends a SYN, and when that is acknowledged the kernel counts it like a byte
-// of data (tcp_ack from tcp_rcv_synsent_state_process). Who accepts one starts to
-// count behind its SYN-ACK (tcp_create_openreq_child). So tcpi_bytes_acked is
-// what was sent, less what was sent again and what is under way, and one more on
-// the side that opened. Neither sum fits where a firewall or a queue of this host
-// has dropped a packet within the send call, for what was not sent is counted.
+// accepted reports whether the peer opened an established connection. The side that
+// opens one sends a SYN, and when that is acknowledged the kernel counts it like a
+// byte of data (tcp_ack from tcp_rcv_synsent_state_process). The side that accepts one
+// starts to count behind its SYN-ACK (tcp_create_openreq_child). So tcpi_bytes_acked
+// is what was sent, less what was sent again and what is under way, and one more on
+// the side that opened. Neither sum fits where a firewall or a queue of this host has
+// dropped a packet within the send call, because the kernel counts it as sent.
 //
 // queued is idiag_wqueue: what is under way, and what is not sent yet.
 func accepted(b []byte, queued uint32) bool {

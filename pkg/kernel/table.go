@@ -93,8 +93,8 @@ func (t *Table) Dump(visit func(*neigh.Entry)) error { return t.DumpParts(visit,
 
 // DumpParts is Dump for callers that act while the table is being read. The
 // kernel hands it over in parts of fewer than 200 entries, and part is called after
-// each of them, but not any more once an error is certain. The entries of the
-// part have been read from the table at since or later.
+// each of them, but no longer once an error is certain. The entries of the part have
+// been read from the table at since or later.
 //
 // Both functions may call what changes and reads single entries. Deleting what
 // has been visited does not make the dump skip others: it goes on from a bucket

@@ -73,8 +73,8 @@ func (c *conn) list(get uint16, body []byte, each func(body []byte) error) error
 }
 
 // addresses lists this host's own addresses of one family, or of all, in the
-// kernel's order on each device; where device is not 0, those on that one. Of a kernel
-// that can it asks for no more then (strict checking, Linux 5.0): a node may have
+// kernel's order on each device; where device is not 0, those on that one. Then, where
+// the kernel can (strict checking, Linux 5.0), it asks for those alone: a node may have
 // thousands on another device.
 func (c *conn) addresses(family uint8, device int, each func(ownAddress)) error {
 	if device != 0 && unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1) == nil {

@@ -249,7 +249,7 @@ type Link struct {
 
 	// Uplink is set for a device that has a global unicast address of its own
 	// or that a route's next hop uses. A node has few of them, so they may
-	// name metric series; its pod devices are none.
+	// name metric series; its pod devices are not uplinks.
 	Uplink bool
 
 	// Suppresses is set for a bridge with a port that has neigh_suppress or

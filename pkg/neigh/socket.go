@@ -14,12 +14,12 @@ type Socket struct {
 	Mapped        bool           // an IPv6 socket that speaks IPv4 (::ffff:0:0/96)
 	Index         int            // the device it is bound to (idiag_if), 0 for none
 	Cookie        uint64         // the kernel's number for it, never given twice (sock_gen_cookie)
-	Established   bool           // false: SYN_SENT; where it is no more, whether it ever was
+	Established   bool           // false: SYN_SENT; of one that was destroyed, whether it ever was
 
 	// Accepted says that the peer opened the connection, and not this host. It
 	// is known of established sockets since Linux 4.19, and false where it is not.
 	Accepted bool
-	// Refused says of a socket that is no more that the peer answered its SYN
+	// Refused says of a socket that was destroyed that the peer answered its SYN
 	// with a reset: nobody listens there (since Linux 4.18).
 	Refused bool
 

@@ -59,17 +59,17 @@ func parseARPReply(b []byte, h header) (claim, bool) {
 	return c, true
 }
 
-// parseARPSender is parseARPReply for requests as well. Whoever asks from an address
-// holds it as much as one who answers for it: RFC 5227 section 2.1.1.
+// parseARPSender is parseARPReply for requests as well. A host that asks from an address
+// holds it as much as one that answers for it: RFC 5227 section 2.1.1.
 func parseARPSender(b []byte, h header) (claim, bool) {
 	c, op, ok := parseARP(b, h)
 	c.solicited = c.solicited && op == arpReply
 	return c, ok
 }
 
-// isGratuitous reports whether a packet, which parseARP takes, is from and for one address:
-// gratuitous ARP, by which a host announces it (RFC 5227 section 3; arp_is_garp), be it to
-// one host alone.
+// isGratuitous reports whether a packet that parseARP accepts is from and for one address:
+// gratuitous ARP, by which a host announces it (RFC 5227 section 3; arp_is_garp), even if
+// only to one host.
 func isGratuitous(b []byte) bool {
 	return len(b) >= arpLen && bytes.Equal(b[arpSenderAddr:][:4], b[arpTargetAddr:][:4])
 }

@@ -116,8 +116,8 @@ func DialLine(index int, addr netip.Addr) (*Line, error) {
 	return l, nil
 }
 
-// openFor opens a socket for what is said of one address: of an IPv4 one by arp, of an
-// IPv6 one by ND, to which it is bound for good.
+// openFor opens a socket for the frames about one address: by arp about an IPv4 one, by
+// ND about an IPv6 one. It stays bound to its EtherType.
 func openFor(index int, addr netip.Addr, arp protocol) (*socket, error) {
 	p := arp
 	if addr.Is6() {
@@ -345,8 +345,8 @@ func (l *Line) next() error {
 	return err
 }
 
-// handle hands on what came in about the address. Of what the filter passes and
-// is no claim, most are announcements in the form of a request.
+// handle hands on what came in about the address. Most of what the filter passes and
+// parse refuses are announcements in the form of a request.
 func (l *Line) handle(b []byte, h header) {
 	now := time.Now()
 	c, ok := l.socket.parse(b, h)

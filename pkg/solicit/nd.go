@@ -110,8 +110,8 @@ func appendND(b []byte, typ, flags byte, source, dst, target netip.Addr, option 
 }
 
 // parseNA returns what a valid advertisement says. The checks are those of RFC
-// 4861 section 7.1.2, and of ndisc_recv_na for the length of the option: where
-// the kernel drops an advertisement, it is none.
+// 4861 section 7.1.2, and of ndisc_recv_na for the length of the option: what the
+// kernel drops is not reported.
 func parseNA(b []byte, h header) (claim, bool) {
 	if len(b) < ndOptions || binary.BigEndian.Uint32(b)>>28 != 6 {
 		return claim{}, false

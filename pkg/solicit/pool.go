@@ -117,8 +117,7 @@ func (p *Pool) give(index int, c *Conn) {
 	}
 }
 
-// Close closes what is kept. An Ask that is under way goes on to its end; those who
-// overhear an address hear no more.
+// Close closes what is kept. An Ask that is under way goes on to its end; Overhear ends.
 func (p *Pool) Close() {
 	p.mu.Lock()
 	idle, ears := p.idle, slices.Collect(maps.Values(p.ears))

@@ -25,7 +25,7 @@ const (
 	// kernel counts, in twice the room that was asked for.
 	maxQueued = 4096
 	// restBuffer makes it the least that the kernel allows, SOCK_MIN_RCVBUF: a few
-	// frames. What else comes at rest is dropped, and wakes nobody.
+	// frames. More that arrive at rest are dropped, and wake nobody.
 	restBuffer = 0
 
 	// restType is what a busy protocol's socket is bound to at rest: an
@@ -200,7 +200,7 @@ func (s *socket) lladdrBy(fd int) (lladdr, error) {
 	}
 	ll, ok := sa.(*unix.SockaddrLinklayer)
 	switch {
-	case !ok || ll.Halen == 0 && ll.Hatype == 0: // packet_getname of a device that is no more
+	case !ok || ll.Halen == 0 && ll.Hatype == 0: // packet_getname of a device that has gone
 		return lladdr{}, s.fail("reading the address", unix.ENODEV)
 	case ll.Hatype != unix.ARPHRD_ETHER || int(ll.Halen) != len(lladdr{}):
 		return lladdr{}, fmt.Errorf("%s is of ARPHRD type %d with addresses of %d bytes: %w", s.name, ll.Hatype, ll.Halen, ErrNotEthernet)

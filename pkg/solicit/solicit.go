@@ -37,7 +37,7 @@ var (
 	ErrPermission = errors.New("not permitted")
 	// ErrNotEthernet: the interface has no Ethernet addresses to ask for.
 	ErrNotEthernet = errors.New("not an Ethernet interface")
-	// ErrGone: the interface does not exist, or no more.
+	// ErrGone: the interface does not exist, or no longer exists.
 	ErrGone = errors.New("interface is gone")
 	// ErrDown: the interface is down.
 	ErrDown = errors.New("interface is down")
@@ -54,7 +54,7 @@ type Target struct {
 	// family. It should be what the kernel would use: holders learn it, and
 	// proxies and filters look at it. A Pool looks it up where it is the zero
 	// value; a Conn needs it. Unspecified, it makes an ARP probe (RFC
-	// 5227) or a solicitation as of duplicate address detection (RFC 4862
+	// 5227) or a solicitation as in duplicate address detection (RFC 4862
 	// section 5.4.2): those leave no trace on the holder, but proxy ARP does
 	// not answer, and a host that is about to take Addr would back off.
 	Source netip.Addr
