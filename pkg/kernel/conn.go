@@ -23,6 +23,10 @@ const (
 	// answerTimeout bounds every wait. The kernel answers within the send call
 	// itself, so it should never be reached.
 	answerTimeout = 5 * time.Second
+
+	// dumpTries is how often a list is read that must be whole, as long as changes
+	// interrupt it.
+	dumpTries = 3
 )
 
 // message is one netlink message of an answer. Its body is valid until the

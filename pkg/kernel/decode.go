@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"time"
@@ -28,16 +29,11 @@ const (
 // first error; it goes on behind a message that does not parse as an entry. What is
 // not meant for the port, or answers another request, is skipped.
 func decodePart(b []byte, port, seq uint32, e *neigh.Entry, visit func(*neigh.Entry)) (done bool, first error) {
-	note := func(err error) {
-		if first == nil {
-			first = err
-		}
-	}
 	var m message
 	for len(b) > 0 && !done {
 		rest, err := nextMessage(b, &m)
 		if err != nil {
-			note(err)
+			first = cmp.Or(first, err)
 			break
 		}
 		b = rest
@@ -45,19 +41,19 @@ func decodePart(b []byte, port, seq uint32, e *neigh.Entry, visit func(*neigh.En
 			continue
 		}
 		if m.flags&unix.NLM_F_DUMP_INTR != 0 {
-			note(neigh.ErrInterrupted)
+			first = cmp.Or(first, neigh.ErrInterrupted)
 		}
 		switch m.typ {
 		case unix.RTM_NEWNEIGH:
 			ok, err := decodeEntry(m.body, e)
 			if err != nil {
-				note(err)
+				first = cmp.Or(first, err)
 			} else if ok {
 				visit(e)
 			}
 		case unix.NLMSG_DONE, unix.NLMSG_ERROR:
 			done = true
-			note(m.status())
+			first = cmp.Or(first, m.status())
 		}
 	}
 	return done, first

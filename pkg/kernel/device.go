@@ -10,10 +10,6 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 )
 
-// deviceTries is how often the list of devices is read, as long as changes
-// interrupt it.
-const deviceTries = 3
-
 // maxStack is how many devices may lie on top of one another (MAX_NEST_DEV in
 // include/linux/netdevice.h).
 const maxStack = 8
@@ -70,7 +66,7 @@ func links(devices map[int]device) map[int]neigh.Link {
 // changes never end, it is taken as it is.
 func (c *conn) devices(master int) (map[int]device, error) {
 	devices := make(map[int]device)
-	for range deviceTries {
+	for range dumpTries {
 		err := c.listDevices(master, devices)
 		if err == nil || tolerate(err) != nil {
 			return devices, err

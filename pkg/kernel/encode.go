@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"encoding/binary"
+	"net/netip"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -26,24 +27,16 @@ type request struct {
 func appendRequest(b []byte, r *request, seq uint32) []byte {
 	start := len(b)
 	family := uint8(unix.AF_UNSPEC)
-	var addr []byte
-	var a4 [4]byte
-	var a16 [16]byte
-	switch {
-	case r.Addr.Is4():
-		family, a4 = unix.AF_INET, r.Addr.As4()
-		addr = a4[:]
-	case r.Addr.Is6():
-		family, a16 = unix.AF_INET6, r.Addr.As16()
-		addr = a16[:]
+	if r.Addr.IsValid() {
+		family = familyOf(r.Addr)
 	}
 	b = appendHeader(b, r.typ, r.flags, seq)
 	b = append(b, family, 0, 0, 0)
 	b = binary.NativeEndian.AppendUint32(b, uint32(r.Index)) //nolint:gosec // an int32 by origin
 	b = binary.NativeEndian.AppendUint16(b, uint16(r.state))
 	b = append(b, r.ntf, 0)
-	if len(addr) > 0 {
-		b = appendAttr(b, netlink.NDA_DST, addr)
+	if r.Addr.IsValid() {
+		b = appendAddrAttr(b, netlink.NDA_DST, r.Addr)
 	}
 	if r.lladdr.Len() > 0 {
 		b = appendAttr(b, netlink.NDA_LLADDR, r.lladdr.Bytes())
@@ -70,6 +63,23 @@ func appendHeader(b []byte, typ, flags uint16, seq uint32) []byte {
 func endMessage(b []byte, start int) []byte {
 	binary.NativeEndian.PutUint32(b[start:], uint32(len(b)-start)) //nolint:gosec // at most 92
 	return b
+}
+
+// familyOf is AF_INET or AF_INET6.
+func familyOf(a netip.Addr) uint8 {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+// appendAddrAttr appends an attribute that is an address.
+func appendAddrAttr(b []byte, typ uint16, a netip.Addr) []byte {
+	six := a.As16()
+	if a.Is4() {
+		return appendAttr(b, typ, six[12:])
+	}
+	return appendAttr(b, typ, six[:])
 }
 
 // appendAttr appends an attribute and its padding.

@@ -14,7 +14,7 @@ import (
 // list that a change has interrupted: without one address, another may look like the
 // first of its subnet. It tries three times; then the error wraps neigh.ErrInterrupted.
 func (t *Table) Own() (own neigh.Own, err error) {
-	for range deviceTries {
+	for range dumpTries {
 		if own, err = t.own(); !errors.Is(err, neigh.ErrInterrupted) {
 			break
 		}

@@ -212,20 +212,13 @@ func appendRouteRequest(b []byte, a netip.Addr, index int, seq uint32) []byte {
 	start := len(b)
 	b = appendHeader(b, unix.RTM_GETROUTE, 0, seq)
 	b = append(b, familyOf(a), uint8(a.BitLen()), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0) //nolint:gosec // struct rtmsg; 32 or 128
-	b = appendAttr(b, unix.RTA_DST, a.AsSlice())
+	b = appendAddrAttr(b, unix.RTA_DST, a)
 	if index != 0 {
 		var oif [4]byte
 		binary.NativeEndian.PutUint32(oif[:], uint32(index)) //nolint:gosec // an int32 by origin
 		b = appendAttr(b, unix.RTA_OIF, oif[:])
 	}
 	return endMessage(b, start)
-}
-
-func familyOf(a netip.Addr) uint8 {
-	if a.Is4() {
-		return unix.AF_INET
-	}
-	return unix.AF_INET6
 }
 
 // decodeWay reads the body of the RTM_NEWROUTE message that answers a request for

@@ -19,10 +19,6 @@ const (
 	// maxSockets bounds what List returns.
 	maxSockets = 1024
 
-	// maxDumps is how often List starts over when a dump was interrupted, or
-	// lost messages.
-	maxDumps = 3
-
 	// anyCookie is INET_DIAG_NOCOOKIE twice: it matches every socket.
 	anyCookie = 1<<64 - 1
 
@@ -87,15 +83,14 @@ func (s *Sockets) List(port uint16) ([]neigh.Socket, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var list []neigh.Socket
-	for try := 1; ; try++ {
-		var err error
-		if list, err = s.dump(port); err == nil {
+	var err error
+	for range dumpTries {
+		if list, err = s.dump(port); !errors.Is(err, neigh.ErrInterrupted) && !errors.Is(err, neigh.ErrOverrun) {
 			break
 		}
-		again := errors.Is(err, neigh.ErrInterrupted) || errors.Is(err, neigh.ErrOverrun)
-		if !again || try == maxDumps {
-			return nil, fmt.Errorf("listing sockets to port %d: %w", port, err)
-		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listing sockets to port %d: %w", port, err)
 	}
 	slices.SortFunc(list, func(a, b neigh.Socket) int { return cmp.Compare(a.Cookie, b.Cookie) })
 	// A dump goes on by position in a hash chain: when a socket is put in front of it
