@@ -32,13 +32,14 @@ func DialAnnouncer(index int, addr netip.Addr) (*Announcer, error) {
 	return &Announcer{socket: s, addr: addr}, nil
 }
 
-// Close closes the socket. Like that of a Conn, it takes some milliseconds.
+// Close closes the socket. It takes some milliseconds (synchronize_net in
+// packet_release).
 func (a *Announcer) Close() error { return a.socket.close() }
 
 // Probe sends one ARP probe (RFC 5227 section 2.1.1), or a solicitation as in
 // duplicate address detection (RFC 4862 section 5.4.2), and listens until the window
 // has passed since. Neither has a sender address, so neither changes an entry for the
-// address anywhere. answer is called as by the Ask of a Conn, for everybody who
+// address anywhere. answer is called as by the Ask of a Pool, for everybody who
 // answers, and for everybody who asks others from the address or announces it within
 // the window. That may be this host on another interface of the same segment, or a
 // switch that sends frames back.

@@ -32,7 +32,7 @@ const (
 
 // Line is a packet socket for one address on one interface. It asks for the
 // address, and hears when it is announced in between. It is for an address that
-// is asked for again and again: a Conn sets up its socket in each Ask.
+// is asked for again and again: a Pool sets up a socket in each Ask.
 //
 // Its filter is attached once, and passes what comes in about the address alone:
 // ARP requests and replies from it, or Neighbor Advertisements with it as their
@@ -86,8 +86,8 @@ func (l *Line) fail(err error) {
 // DialLine opens a Line for addr on the interface with this index, in the network
 // namespace of the calling thread. It is used from any thread afterwards. The
 // interface may be down. A zone of addr is ignored. It starts a goroutine that
-// Close ends. The errors are those of Dial, and one for an address that no
-// neighbour can hold.
+// Close ends. The error wraps ErrPermission, ErrNotEthernet or ErrGone where it is one
+// of these. An address that no neighbour can hold is refused.
 func DialLine(index int, addr netip.Addr) (*Line, error) {
 	addr = addr.WithZone("")
 	if err := checkAddr(addr); err != nil {
@@ -129,7 +129,7 @@ func openFor(index int, addr netip.Addr, arp protocol) (*socket, error) {
 }
 
 // Close ends the Line, and an Ask that is under way with an error that wraps
-// net.ErrClosed. Like that of a Conn, it takes some milliseconds.
+// net.ErrClosed. It takes some milliseconds (synchronize_net in packet_release).
 func (l *Line) Close() error { return l.close() }
 
 // Heard returns the channel that is signalled when a frame about the address has
@@ -144,7 +144,7 @@ func (l *Line) Heard() <-chan struct{} { return l.heard }
 
 // Ask sends one solicitation for the Line's address, and listens until the window
 // has passed since, or answer says that it is enough. What it reports and returns is
-// as for the Ask of a Conn: nil then, the error of ctx if that was done earlier. answer
+// as for the Ask of a Pool: nil then, the error of ctx if that was done earlier. answer
 // is called by the calling goroutine. It may cancel ctx or close the Line to end the
 // Ask with an error, and must not call Ask.
 //

@@ -24,7 +24,7 @@ type earKey struct {
 // each socket on each packet, and each wakes the process.
 type ear struct {
 	open   func() error // once; whoever else wants to listen waits for it
-	conn   *Conn
+	conn   *conn
 	socket *socket
 	done   chan struct{} // nobody reads any more
 
@@ -51,7 +51,7 @@ func (o overhearer) over(now time.Time) bool { return now.After(o.until) }
 //
 // hear is called by one goroutine at a time, and must not block. When the interface
 // fails, nothing more is heard. For an IPv6 address the kernel looks at each IPv6 packet
-// meanwhile, and the first call waits for a grace period, as Conn.Ask does.
+// meanwhile, and the first call waits for a grace period, as Ask does.
 func (p *Pool) Overhear(index int, addr netip.Addr, until time.Time, hear func(a Answer, announced bool)) error {
 	if err := checkAddr(addr); err != nil {
 		return fmt.Errorf("listening on interface %d: %w", index, err)
@@ -88,7 +88,7 @@ func (e *ear) add(o overhearer) {
 	}
 }
 
-// newEar returns an ear that has not been opened yet. Opening it takes a Conn from the
+// newEar returns an ear that has not been opened yet. Opening it takes a conn from the
 // Pool, which gets it back in the end.
 func (p *Pool) newEar(key earKey) *ear {
 	e := &ear{done: make(chan struct{})}
@@ -101,14 +101,14 @@ func (p *Pool) newEar(key earKey) *ear {
 			e.socket = e.conn.arp
 		}
 		if err := e.socket.listen(); err != nil {
-			_ = e.conn.Close()
+			_ = e.conn.close()
 			return err
 		}
 		go func() {
 			defer close(e.done)
 			if err := e.run(func() bool { return p.forget(key, e, false) }); err != nil {
 				p.forget(key, e, true)
-				_ = e.conn.Close()
+				_ = e.conn.close()
 				return
 			}
 			e.socket.rest()

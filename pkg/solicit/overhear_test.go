@@ -146,7 +146,7 @@ func TestOverhearGivesBack(t *testing.T) {
 				t.Errorf("it listens for %v", time.Since(begun))
 			}
 			if len(p.ears) != 0 || len(p.idle[s.port.Index]) != 2 || len(e.wanted) > 2 {
-				t.Errorf("%d ears, %d Conns at rest", len(p.ears), len(p.idle[s.port.Index]))
+				t.Errorf("%d ears, %d conns at rest", len(p.ears), len(p.idle[s.port.Index]))
 			}
 		}
 	}
@@ -176,7 +176,7 @@ func TestOverhearFails(t *testing.T) {
 	e := s.ear(p, true)
 	s.a.IP("link set dev eth0 down")
 	<-e.done
-	if !e.conn.closed.Load() || s.ear(p, true) != nil {
+	if !e.conn.closed() || s.ear(p, true) != nil {
 		t.Error("it is kept")
 	}
 	s.a.IP("link set dev eth0 up")

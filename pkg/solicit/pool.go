@@ -2,6 +2,7 @@ package solicit
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net/netip"
 	"slices"
@@ -13,7 +14,7 @@ import (
 // this index, has to come from: see Target.Source.
 type Sender func(addr netip.Addr, device int) (netip.Addr, error)
 
-// Pool asks on any interface, and keeps Conns that are not in use for the next
+// Pool asks on any interface, and keeps sockets that are not in use for the next
 // Asks there. Its methods may be called by several goroutines, and several Asks
 // may be under way at once.
 type Pool struct {
@@ -25,21 +26,21 @@ type Pool struct {
 	closed bool
 }
 
-// idleConn is a Conn that nobody uses.
+// idleConn is a conn that nobody uses.
 type idleConn struct {
-	*Conn
+	*conn
 	since time.Time
 }
 
 const (
-	// maxIdle is how long a Conn is kept for the next Ask: interfaces come and go.
+	// maxIdle is how long a conn is kept for the next Ask: interfaces come and go.
 	maxIdle = 10 * time.Minute
 	// maxKept is how many are kept for an interface. Ten Asks a second, of half a
 	// second each, need five.
 	maxKept = 8
 )
 
-// NewPool returns a Pool without any Conn. It calls sender for each target that
+// NewPool returns a Pool without any sockets. It calls sender for each target that
 // has no Source, just before the frame is sent: a node can lose an address at
 // any time, and a frame that still names it takes the address away from its new
 // holder in the tables of whoever hears it.
@@ -47,16 +48,39 @@ func NewPool(sender Sender) *Pool {
 	return &Pool{sender: sender, idle: make(map[int][]idleConn), ears: make(map[earKey]*ear)}
 }
 
-// Ask is Conn.Ask on the interface with this index, in the network namespace of
-// the calling thread. Targets without a Source are asked for from where sender
-// says. Those for which it knows none are not asked for; all the others are, and
-// the error is an Unasked then.
+// Ask sends one solicitation for each target, all at once, on the interface with this
+// index in the network namespace of the calling thread, and listens until the window has
+// passed since the last was sent. It returns nil then, however few answered, and the
+// error of ctx if that was done earlier. Targets without a Source are asked for from
+// where sender says. Those for which it knows none, or that cannot be asked for, are left
+// out; all the others are asked for, and the error is an Unasked then.
+//
+// Each distinct (Addr, LLAddr) is reported once, when it is first heard, and
+// once more if it was first heard in an announcement and then answers, or if its
+// answer has the Override flag and the one before had not: Linux answers the kernel's
+// own unicast solicitation without it. Of the holders of one Addr the first 64 are
+// reported. What comes for an address not asked for, or before it was asked for, is
+// dropped. ARP and ND cannot tell answers to one solicitation from late ones to the one
+// before.
+//
+// answer is called by one goroutine at a time, which may be another one, and never
+// after Ask has returned; while it runs, further answers queue in the kernel.
+// It may cancel ctx to end the Ask.
+//
+// On any error of the interface Ask gives up at once: what was sent may still be
+// answered, so no conclusion can be drawn from what was not reported.
+//
+// The kernel looks at ARP frames between Asks too, which costs nothing: what an Ask
+// leaves unread, and a few frames after it, lie in the socket until the next one drops
+// them. Looking at IPv6 packets costs about 80 ns for each that arrives, so that is done
+// only while asking for IPv6 addresses, at the price of one RCU grace period (5 to 20 ms)
+// before the first solicitation and one at the end.
 func (p *Pool) Ask(ctx context.Context, index int, targets []Target, window time.Duration, answer func(Answer)) error {
 	c, err := p.take(index)
 	if err != nil {
 		return err
 	}
-	unasked, err := c.ask(ctx, targets, window, answer, func(t *Target) error {
+	err = c.ask(ctx, targets, window, answer, func(t *Target) error {
 		if !t.Source.IsValid() {
 			source, err := p.sender(t.Addr, index)
 			if err != nil {
@@ -66,23 +90,21 @@ func (p *Pool) Ask(ctx context.Context, index int, targets []Target, window time
 		}
 		return t.check()
 	})
-	if err != nil && ctx.Err() == nil {
-		_ = c.Close() // the interface may be another one of the same index by now
+	var unasked Unasked
+	if err != nil && !errors.As(err, &unasked) && ctx.Err() == nil {
+		_ = c.close() // the interface may be another one of the same index by now
 		return err
 	}
 	p.give(index, c)
-	if err == nil && len(unasked) > 0 {
-		return unasked
-	}
 	return err
 }
 
-// take returns a Conn that is not in use.
-func (p *Pool) take(index int) (*Conn, error) {
+// take returns a conn that is not in use.
+func (p *Pool) take(index int) (*conn, error) {
 	p.mu.Lock()
-	var conn *Conn
+	var c *conn
 	if idle := p.idle[index]; len(idle) > 0 {
-		conn, p.idle[index] = idle[len(idle)-1].Conn, idle[:len(idle)-1]
+		c, p.idle[index] = idle[len(idle)-1].conn, idle[:len(idle)-1]
 	}
 	var old []idleConn
 	for i, idle := range p.idle {
@@ -96,24 +118,24 @@ func (p *Pool) take(index int) (*Conn, error) {
 		old = append(old, idle[:kept]...)
 	}
 	p.mu.Unlock()
-	for _, c := range old {
-		_ = c.Close()
+	for _, o := range old {
+		_ = o.close()
 	}
-	if conn != nil {
-		return conn, nil
+	if c != nil {
+		return c, nil
 	}
-	return Dial(index)
+	return dial(index)
 }
 
-// give keeps a Conn for the next Ask, or closes it where enough are kept already.
-func (p *Pool) give(index int, c *Conn) {
+// give keeps a conn for the next Ask, or closes it where enough are kept already.
+func (p *Pool) give(index int, c *conn) {
 	p.mu.Lock()
 	if !p.closed && len(p.idle[index]) < maxKept {
 		p.idle[index], c = append(p.idle[index], idleConn{c, time.Now()}), nil
 	}
 	p.mu.Unlock()
 	if c != nil {
-		_ = c.Close()
+		_ = c.close()
 	}
 }
 
@@ -131,7 +153,7 @@ func (p *Pool) Close() {
 	}
 	for _, conns := range idle {
 		for _, c := range conns {
-			_ = c.Close()
+			_ = c.close()
 		}
 	}
 }

@@ -123,17 +123,17 @@ func TestPoolWithoutSender(t *testing.T) {
 	}
 }
 
-// A Conn that is not in use serves the next Ask; one that failed does not.
+// A conn that is not in use serves the next Ask; one that failed does not.
 func TestPoolKeepsWhatWorks(t *testing.T) {
 	t.Parallel()
 	s := newSegment(t)
 	s.host("b", macB, "10.0.0.2/24")
 	p := s.pool(func(string) (string, error) { return "10.0.0.1", nil })
-	idle := func() *Conn {
+	idle := func() *conn {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		for _, c := range p.idle[s.port.Index] {
-			return c.Conn
+			return c.conn
 		}
 		return nil
 	}
@@ -142,7 +142,7 @@ func TestPoolKeepsWhatWorks(t *testing.T) {
 	}
 	first := idle()
 	if _, err := s.through(p, time.Millisecond, "10.0.0.2"); err != nil || first == nil || idle() != first {
-		t.Errorf("the Conn was not kept: %v", err)
+		t.Errorf("the conn was not kept: %v", err)
 	}
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -161,7 +161,7 @@ func TestPoolKeepsWhatWorks(t *testing.T) {
 	}
 }
 
-// Asks that overlap use a Conn each, and the next ones use the same again: opening
+// Asks that overlap use a conn each, and the next ones use the same again: opening
 // and closing packet sockets ten times a second would cost more than all else.
 func TestPoolKeepsWhatOverlaps(t *testing.T) {
 	t.Parallel()
@@ -183,17 +183,17 @@ func TestPoolKeepsWhatOverlaps(t *testing.T) {
 		wg.Wait()
 	}
 	overlap(5)
-	kept := make(map[*Conn]bool)
+	kept := make(map[*conn]bool)
 	for _, c := range p.idle[s.port.Index] {
-		kept[c.Conn] = true
+		kept[c.conn] = true
 	}
 	if len(kept) != 5 {
 		t.Errorf("%d are kept of 5 that overlapped", len(kept))
 	}
 	overlap(5)
 	for _, c := range p.idle[s.port.Index] {
-		if !kept[c.Conn] {
-			t.Error("a Conn was opened although 5 were idle")
+		if !kept[c.conn] {
+			t.Error("a conn was opened although 5 were idle")
 		}
 	}
 	overlap(maxKept + 3)
@@ -209,7 +209,7 @@ func TestPoolKeepsWhatOverlaps(t *testing.T) {
 	if n := len(p.idle[s.port.Index]); n != 1 {
 		t.Errorf("%d are kept for longer than %v", n-1, maxIdle)
 	}
-	if !old[0].closed.Load() {
+	if !old[0].closed() {
 		t.Error("one that is not kept is not closed")
 	}
 	p.Close()

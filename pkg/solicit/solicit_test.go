@@ -33,7 +33,7 @@ type segment struct {
 	sw   *lab.Switch
 	a    *lab.Host
 	port lab.Port
-	conn *Conn
+	conn *conn
 }
 
 func newSegment(t testing.TB) *segment {
@@ -73,21 +73,31 @@ func (s *segment) settle(hosts ...*lab.Host) {
 	}
 }
 
-func (s *segment) dial() *Conn {
+func (s *segment) dial() *conn {
 	s.t.Helper()
-	var c *Conn
+	var c *conn
 	if err := s.a.Do(func() (err error) {
-		c, err = Dial(s.port.Index)
+		c, err = dial(s.port.Index)
 		return err
 	}); err != nil {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() {
-		if err := c.Close(); err != nil {
+		if err := c.close(); err != nil && !errors.Is(err, os.ErrClosed) {
 			s.t.Error(err)
 		}
 	})
 	return c
+}
+
+// closed closes it, and reports whether it was closed before.
+func (c *conn) closed() bool {
+	return errors.Is(c.arp.file.Close(), os.ErrClosed) && errors.Is(c.nd.file.Close(), os.ErrClosed)
+}
+
+// Ask asks for targets that lack nothing.
+func (c *conn) Ask(ctx context.Context, targets []Target, window time.Duration, answer func(Answer)) error {
+	return c.ask(ctx, targets, window, answer, (*Target).check)
 }
 
 // host plugs another host into the segment.
@@ -415,7 +425,7 @@ func TestOverrun(t *testing.T) {
 }
 
 // What came before an Ask is not an answer to it: neither what came while the
-// Conn was at rest, nor what lay unread in the socket.
+// conn was at rest, nor what lay unread in the socket.
 func TestLeftovers(t *testing.T) {
 	t.Parallel()
 	s := newSegment(t)
@@ -518,7 +528,7 @@ func TestListening(t *testing.T) {
 		}
 		expect("asked by ND", "0806", "88b5")
 	}
-	if err := s.conn.Close(); err != nil {
+	if err := s.conn.close(); err != nil {
 		t.Error(err)
 	}
 	// A descriptor that is read from is closed once the read has returned.
@@ -542,16 +552,6 @@ func TestContext(t *testing.T) {
 		if took := time.Since(start); took > 5*time.Second {
 			t.Errorf("cancelling took %v", took)
 		}
-		// Another one waits for its turn, and may give up waiting.
-		var inner error
-		if err := s.conn.Ask(t.Context(), []Target{at(addr)}, window, func(Answer) {
-			inner = s.conn.Ask(ctx, []Target{at(addr)}, time.Minute, func(Answer) {})
-		}); err != nil {
-			t.Error(err)
-		}
-		if !errors.Is(inner, context.Canceled) || inner.Error() != "waiting to ask on eth0: context canceled" {
-			t.Errorf("second Ask: %v", inner)
-		}
 		// The deadline of a context cuts the window short.
 		ctx, cancel = context.WithTimeout(t.Context(), window/3)
 		err = s.conn.Ask(ctx, []Target{at(addr)}, time.Minute, func(Answer) {})
@@ -565,26 +565,6 @@ func TestContext(t *testing.T) {
 	}
 	if err := s.conn.Ask(t.Context(), nil, time.Minute, nil); err != nil {
 		t.Errorf("asking for nothing: %v", err)
-	}
-}
-
-func TestClose(t *testing.T) {
-	t.Parallel()
-	for _, addr := range []string{"10.0.0.2", "2001:db8::2"} {
-		s := newSegment(t)
-		s.host("b", macB, "10.0.0.2/24", "2001:db8::2/64")
-		start := time.Now()
-		err := s.conn.Ask(t.Context(), []Target{at(addr)}, time.Minute, func(Answer) {
-			if err := s.conn.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-		if took := time.Since(start); !errors.Is(err, net.ErrClosed) || took > 5*time.Second {
-			t.Errorf("closed under Ask: %v after %v", err, took)
-		}
-		if err := s.conn.Ask(t.Context(), []Target{at(addr)}, time.Minute, func(Answer) {}); !errors.Is(err, net.ErrClosed) || !strings.HasPrefix(err.Error(), "asking on eth0: ") {
-			t.Errorf("closed before Ask: %v", err)
-		}
 	}
 }
 
@@ -632,33 +612,33 @@ func TestInterfaceFails(t *testing.T) {
 func TestDialFails(t *testing.T) {
 	t.Parallel()
 	s := newSegment(t)
-	dial := func(before func() error, index int) error {
+	dialAfter := func(before func() error, index int) error {
 		return s.a.Do(func() error {
 			if err := before(); err != nil {
 				t.Fatal(err)
 			}
-			c, err := Dial(index)
+			c, err := dial(index)
 			if err == nil {
-				_ = c.Close()
+				_ = c.close()
 			}
 			return err
 		})
 	}
 	nop := func() error { return nil }
-	if err := dial(nop, 1); !errors.Is(err, ErrNotEthernet) || err.Error() != "lo is of ARPHRD type 772 with addresses of 6 bytes: not an Ethernet interface" {
+	if err := dialAfter(nop, 1); !errors.Is(err, ErrNotEthernet) || err.Error() != "lo is of ARPHRD type 772 with addresses of 6 bytes: not an Ethernet interface" {
 		t.Errorf("lo: %v", err)
 	}
 	for index, says := range map[int]string{9999: " on interface 9999: interface is gone (no such device)", 0: "interface index 0: interface is gone", -1: "interface index -1: interface is gone"} {
-		if err := dial(nop, index); !errors.Is(err, ErrGone) || !strings.HasSuffix(err.Error(), says) {
+		if err := dialAfter(nop, index); !errors.Is(err, ErrGone) || !strings.HasSuffix(err.Error(), says) {
 			t.Errorf("index %d: %v, want %s", index, err, says)
 		}
 	}
 	// The thread that Do uses is thrown away, and its capabilities with it.
-	if err := dial(dropNetRaw, s.port.Index); !errors.Is(err, ErrPermission) || !errors.Is(err, unix.EPERM) || err.Error() != "opening packet socket: CAP_NET_RAW: not permitted (operation not permitted)" {
+	if err := dialAfter(dropNetRaw, s.port.Index); !errors.Is(err, ErrPermission) || !errors.Is(err, unix.EPERM) || err.Error() != "opening packet socket: CAP_NET_RAW: not permitted (operation not permitted)" {
 		t.Errorf("without CAP_NET_RAW: %v", err)
 	}
 	s.a.IP("link set eth0 down")
-	if err := dial(nop, s.port.Index); err != nil {
+	if err := dialAfter(nop, s.port.Index); err != nil {
 		t.Errorf("down: %v", err)
 	}
 }
@@ -695,7 +675,9 @@ func TestTargetsThatCannotBeAskedFor(t *testing.T) {
 		{Target{Addr: netip.MustParseAddr("10.0.0.2"), Source: netip.MustParseAddr("10.0.0.1"), LLAddr: net.HardwareAddr{1, 2, 3}},
 			"cannot ask 01:02:03 for 10.0.0.2: not an Ethernet interface"},
 	} {
-		if err := s.conn.Ask(t.Context(), []Target{at("10.0.0.2"), tt.bad}, time.Minute, nil); err == nil || err.Error() != "asking on eth0: "+tt.says {
+		var unasked Unasked
+		err := s.conn.Ask(t.Context(), []Target{at("10.0.0.9"), tt.bad}, time.Millisecond, nil)
+		if !errors.As(err, &unasked) || len(unasked) != 1 || unasked[tt.bad.Addr] == nil || unasked[tt.bad.Addr].Error() != tt.says {
 			t.Errorf("%+v: %v, want %s", tt.bad, err, tt.says)
 		}
 	}
