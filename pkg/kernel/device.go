@@ -110,15 +110,23 @@ func (t *Table) DeviceName(index int) (string, error) {
 // link reads one device, and those below it.
 func (t *Table) link(index int) (neigh.Link, error) {
 	d, err := t.device(index)
-	link := d.Link
-	for range maxStack {
-		if err != nil || d.lower == 0 {
-			break
-		}
-		d, err = t.device(d.lower)
+	if err != nil {
+		return neigh.Link{}, err
 	}
-	if err != nil || !d.bridge {
-		return link, err
+	return t.linkTo(d)
+}
+
+// linkTo is link for a device that has been read.
+func (t *Table) linkTo(d device) (neigh.Link, error) {
+	link := d.Link
+	for n := 0; d.lower != 0 && n < maxStack; n++ {
+		var err error
+		if d, err = t.device(d.lower); err != nil {
+			return neigh.Link{}, err
+		}
+	}
+	if !d.bridge {
+		return link, nil
 	}
 	t.mu.Lock() // not t.dumping, which a long scan holds
 	ports, err := t.conn.devices(d.Index)

@@ -44,9 +44,9 @@ func (t *Table) place(a netip.Addr, device int) (neigh.Place, error) {
 	}
 	p := neigh.Place{Link: link, Gateway: r.Gateway, Local: r.Local}
 	if p.Local {
-		return p, t.carrier(a, device, &p)
+		err = t.carrier(a, device, &p)
 	}
-	return p, nil
+	return p, err
 }
 
 // noRoute adds neigh.ErrGone to what the kernel says where it has no route, or
@@ -76,16 +76,16 @@ func (t *Table) carrier(a netip.Addr, device int, p *neigh.Place) error {
 	}
 	p.Here = a.IsLoopback() // all of 127.0.0.0/8, which lo has one address of
 	for _, i := range own.find(a, device) {
-		link, err := t.link(own[i].index)
+		d, err := t.device(own[i].index)
 		if err != nil {
 			return err
 		}
-		p.Link = link
-		if !link.NoARP {
-			p.Here = true
-			d, err := t.device(link.Index)
-			p.Own = own.known(i, d.lower)
+		if p.Link, err = t.linkTo(d); err != nil {
 			return err
+		}
+		if !d.NoARP {
+			p.Here, p.Own = true, own.known(i, d.lower)
+			return nil
 		}
 	}
 	if interrupted && !p.Here { // it may be what is missing
