@@ -96,45 +96,41 @@ func New(c Config) *Announcer {
 	return &Announcer{Config: c, turns: make(chan struct{}, atOnce), said: make(map[string]bool)}
 }
 
-// Outcome is what came of trying to announce an address.
-type Outcome int
+// outcome is what came of trying to announce an address.
+type outcome int
 
-// The outcomes.
 const (
-	Announced  Outcome = iota // three times
-	Conflict                  // somebody else holds it
-	Tentative                 // the kernel is still finding out whether somebody does
-	OutOfScope                // the agent leaves its device or its family alone
-	Gone                      // the host no longer has it, or is no longer known by it
-	Impossible                // the device is not Ethernet, or CAP_NET_RAW is missing
-	Failed                    // something else was wrong, for example that the device was down
-	Stopped                   // the agent stops
-	ready                     // it may go on
+	ready      outcome = iota // it may go on
+	done                      // nothing is left to do: it was announced, cannot be, or is gone, or the agent stops
+	outOfScope                // the agent leaves its device or its family alone
+	conflict                  // somebody else holds it
+	tentative                 // the kernel is still finding out whether somebody does
+	failed                    // something was wrong that may pass, for example that the device was down
 )
 
 // judge says whether an address may be announced, as far as the host knows: ready, or
 // why not.
-func judge(o *neigh.OwnAddr, scope *policy.Scope) Outcome {
+func judge(o *neigh.OwnAddr, scope *policy.Scope) outcome {
 	switch {
 	case scope.Family != "" && scope.Family != neigh.Family(o.Addr), scope.Device(&o.Link) != policy.Unknown:
-		return OutOfScope
+		return outOfScope
 	case o.Duplicate:
-		return Conflict
+		return conflict
 	case o.Tentative:
-		return Tentative
+		return tentative
 	}
 	return ready
 }
 
-// again returns after how long it is tried again, and false where it is not.
-func (o Outcome) again() (time.Duration, bool) {
+// again returns after how long it is tried again, or 0.
+func (o outcome) again() time.Duration {
 	switch o {
-	case Conflict, Failed:
-		return retry, true
-	case Tentative:
-		return lookPeriod, true
+	case conflict, failed:
+		return retry
+	case tentative:
+		return lookPeriod
 	}
-	return 0, false
+	return 0
 }
 
 // Run announces each address that the host has, or comes by within five minutes. It
@@ -150,7 +146,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 		}
 		for i := range own.Addrs {
 			k := keyOf(&own.Addrs[i])
-			if begun[k] || judge(&own.Addrs[i], a.Scope) == OutOfScope {
+			if begun[k] || judge(&own.Addrs[i], a.Scope) == outOfScope {
 				continue
 			}
 			begun[k] = true
@@ -168,54 +164,54 @@ func (a *Announcer) keepTrying(ctx context.Context, k neigh.Key) {
 		if !pace.Sleep(ctx, rand.N(probeWait)) { //nolint:gosec // spreads load, no secret
 			return
 		}
-		wait, more := a.try(ctx, k).again()
-		if !more || !pace.Sleep(ctx, wait) {
+		wait := a.try(ctx, k).again()
+		if wait == 0 || !pace.Sleep(ctx, wait) {
 			return
 		}
 	}
 }
 
 // try probes for an address, and announces it where nobody else holds it.
-func (a *Announcer) try(ctx context.Context, k neigh.Key) Outcome {
+func (a *Announcer) try(ctx context.Context, k neigh.Key) outcome {
 	select {
 	case a.turns <- struct{}{}:
 		defer func() { <-a.turns }()
 	case <-ctx.Done():
-		return Stopped
+		return done
 	}
-	own, o, outcome := a.look(k)
-	if outcome == Conflict {
-		a.conflict(&o, "kernel", "duplicate address detection")
+	own, o, found := a.look(k)
+	if found == conflict {
+		a.reportConflict(&o, "kernel", "duplicate address detection")
 	}
-	if outcome != ready {
-		return outcome
+	if found != ready {
+		return found
 	}
 	port, err := a.Dial(k)
 	if err != nil {
-		return a.failed(ctx, &o, err)
+		return a.reportFailure(ctx, &o, err)
 	}
 	defer func() { _ = port.Close() }()
 	holder, err := a.probe(ctx, port, k, own.LLAddrs)
 	switch {
 	case err != nil:
-		return a.failed(ctx, &o, err)
+		return a.reportFailure(ctx, &o, err)
 	case holder != neigh.LLAddr{}:
-		a.conflict(&o, "holder", holder)
-		return Conflict
+		a.reportConflict(&o, "holder", holder)
+		return conflict
 	}
 	return a.announce(ctx, port, k)
 }
 
 // look reads an address, and whether it may be announced now.
-func (a *Announcer) look(k neigh.Key) (neigh.Own, neigh.OwnAddr, Outcome) {
+func (a *Announcer) look(k neigh.Key) (neigh.Own, neigh.OwnAddr, outcome) {
 	own, err := a.Table.Own()
 	if err != nil {
 		a.Log.Debug("own addresses cannot be listed", "err", err)
-		return own, neigh.OwnAddr{}, Failed
+		return own, neigh.OwnAddr{}, failed
 	}
 	i := slices.IndexFunc(own.Addrs, func(o neigh.OwnAddr) bool { return keyOf(&o) == k })
-	if i < 0 {
-		return own, neigh.OwnAddr{}, Gone
+	if i < 0 { // it is gone, or the host is no longer known by it
+		return own, neigh.OwnAddr{}, done
 	}
 	return own, own.Addrs[i], judge(&own.Addrs[i], a.Scope)
 }
@@ -247,31 +243,28 @@ func (a *Announcer) probe(ctx context.Context, port Port, k neigh.Key, own []nei
 
 // announce announces an address three times, and reads before each whether the host
 // still has it.
-func (a *Announcer) announce(ctx context.Context, port Port, k neigh.Key) Outcome {
+func (a *Announcer) announce(ctx context.Context, port Port, k neigh.Key) outcome {
 	for i := range announcements {
-		if i > 0 && !pace.Sleep(ctx, announceInterval) {
-			return Stopped
+		if i > 0 && !pace.Sleep(ctx, announceInterval) || a.Pace(ctx, k.Index, a.Frames(k.Addr)) != nil {
+			return done // the agent stops
 		}
-		if a.Pace(ctx, k.Index, a.Frames(k.Addr)) != nil {
-			return Stopped
-		}
-		_, o, outcome := a.look(k)
-		if outcome != ready {
-			return outcome
+		_, o, found := a.look(k)
+		if found != ready {
+			return found
 		}
 		if err := port.Announce(o.Router); err != nil {
-			return a.failed(ctx, &o, err)
+			return a.reportFailure(ctx, &o, err)
 		}
 		if i == 0 {
 			a.Log.Info("address announced", "address", k.Addr, "device", o.Link.Name)
 		}
 	}
-	return Announced
+	return done
 }
 
-// conflict says once, and counts, that an address is not announced because of another
+// reportConflict says once, and counts, that an address is not announced because of another
 // holder.
-func (a *Announcer) conflict(o *neigh.OwnAddr, key string, holder any) {
+func (a *Announcer) reportConflict(o *neigh.OwnAddr, key string, holder any) {
 	level := slog.LevelDebug
 	if a.first(o.Link.Name + " " + o.Addr.String()) {
 		level = slog.LevelWarn
@@ -283,24 +276,24 @@ func (a *Announcer) conflict(o *neigh.OwnAddr, key string, holder any) {
 	}
 }
 
-// failed logs what went wrong: once, and louder, where it is for good.
-func (a *Announcer) failed(ctx context.Context, o *neigh.OwnAddr, err error) Outcome {
+// reportFailure logs what went wrong: once, and louder, where it is for good.
+func (a *Announcer) reportFailure(ctx context.Context, o *neigh.OwnAddr, err error) outcome {
 	switch {
 	case ctx.Err() != nil:
-		return Stopped
+		return done
 	case errors.Is(err, neigh.ErrPermission):
 		if a.first("permission") {
 			a.Log.Warn("CAP_NET_RAW is missing: the addresses of this host are not announced")
 		}
-		return Impossible
+		return done
 	case errors.Is(err, neigh.ErrUnsupported):
 		if a.first("device " + o.Link.Name) {
 			a.Log.Info("device is not Ethernet: its addresses are not announced", "device", o.Link.Name)
 		}
-		return Impossible
+		return done
 	}
 	a.Log.Debug("address could not be announced", "address", o.Addr, "device", o.Link.Name, "err", err)
-	return Failed
+	return failed
 }
 
 // first reports whether something is said for the first time.

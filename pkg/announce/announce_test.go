@@ -40,28 +40,28 @@ func TestJudge(t *testing.T) {
 		return o
 	}
 	four, six := own("10.0.0.1", eth0), own("2001:db8::1", eth0)
-	tentative := func(o *neigh.OwnAddr) { o.Tentative = true }
+	isTentative := func(o *neigh.OwnAddr) { o.Tentative = true }
 	duplicate := func(o *neigh.OwnAddr) { o.Tentative, o.Duplicate = true, true }
 	on := func(l neigh.Link) func(*neigh.OwnAddr) { return func(o *neigh.OwnAddr) { o.Link = l } }
 	for _, tt := range []struct {
 		name  string
 		o     neigh.OwnAddr
 		scope policy.Scope
-		want  Outcome
+		want  outcome
 	}{
 		{"IPv4", four, policy.Scope{}, ready},
 		{"IPv6", six, policy.Scope{}, ready},
-		{"not yet known to be its own", with(six, tentative), policy.Scope{}, Tentative},
-		{"found to be another's", with(six, duplicate), policy.Scope{}, Conflict},
-		{"another family", four, policy.Scope{Family: "ipv6"}, OutOfScope},
+		{"not yet known to be its own", with(six, isTentative), policy.Scope{}, tentative},
+		{"found to be another's", with(six, duplicate), policy.Scope{}, conflict},
+		{"another family", four, policy.Scope{Family: "ipv6"}, outOfScope},
 		{"its family", four, policy.Scope{Family: "ipv4"}, ready},
-		{"another device", four, policy.Scope{Interfaces: []string{"ens*"}}, OutOfScope},
-		{"an excluded device", with(six, duplicate), policy.Scope{ExcludeInterfaces: []string{"eth0"}}, OutOfScope},
+		{"another device", four, policy.Scope{Interfaces: []string{"ens*"}}, outOfScope},
+		{"an excluded device", with(six, duplicate), policy.Scope{ExcludeInterfaces: []string{"eth0"}}, outOfScope},
 		{"an entry's prefix is no matter", four, policy.Scope{ExcludeCIDRs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}, ready},
-		{"on a bridge that answers for others", with(four, on(neigh.Link{Index: 4, Name: "br0", Suppresses: true})), policy.Scope{}, OutOfScope},
-		{"on lo", with(four, on(neigh.Link{Index: 1, Name: "lo", Loopback: true})), policy.Scope{}, OutOfScope},
-		{"on a tunnel", with(four, on(neigh.Link{Index: 4, Name: "tun0", PointToPoint: true})), policy.Scope{}, OutOfScope},
-		{"on a device without address resolution", with(four, on(neigh.Link{Index: 4, Name: "wg0", NoARP: true})), policy.Scope{}, OutOfScope},
+		{"on a bridge that answers for others", with(four, on(neigh.Link{Index: 4, Name: "br0", Suppresses: true})), policy.Scope{}, outOfScope},
+		{"on lo", with(four, on(neigh.Link{Index: 1, Name: "lo", Loopback: true})), policy.Scope{}, outOfScope},
+		{"on a tunnel", with(four, on(neigh.Link{Index: 4, Name: "tun0", PointToPoint: true})), policy.Scope{}, outOfScope},
+		{"on a device without address resolution", with(four, on(neigh.Link{Index: 4, Name: "wg0", NoARP: true})), policy.Scope{}, outOfScope},
 	} {
 		if got := judge(&tt.o, &tt.scope); got != tt.want {
 			t.Errorf("%s: %d, want %d", tt.name, got, tt.want)
