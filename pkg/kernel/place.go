@@ -94,7 +94,7 @@ func (t *Table) carrier(a netip.Addr, device int, p *neigh.Place) error {
 	return nil
 }
 
-// addresses is conn.addresses.
+// addresses is conn.addresses, after any other dump.
 func (t *Table) addresses(family uint8, device int, each func(ownAddress)) error {
 	t.dumping.Lock()
 	defer t.dumping.Unlock()

@@ -231,7 +231,7 @@ func (t *Table) findAll(keys []neigh.Key, visit func(*neigh.Entry)) error {
 	}, nil)
 }
 
-// one is conn.ask.
+// one is conn.ask, beside any dump.
 func (t *Table) one(answer uint16, request func(b []byte, seq uint32) []byte, handle func(body []byte) error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -241,7 +241,7 @@ func (t *Table) one(answer uint16, request func(b []byte, seq uint32) []byte, ha
 // batch sends n requests in one system call, and waits until the kernel has worked
 // through all of them, the ones after a failure included. It calls answer for each
 // message that answers the request i.
-func (t *Table) batch(n int, request func(i int) request, answer func(i int, m message)) error {
+func (t *Table) batch(n int, nth func(i int) request, answer func(i int, m message)) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c := t.conn
@@ -249,7 +249,7 @@ func (t *Table) batch(n int, request func(i int) request, answer func(i int, m m
 	last := c.seq
 	c.out = c.out[:0]
 	for i := range n {
-		r := request(i)
+		r := nth(i)
 		if i == n-1 {
 			r.flags |= unix.NLM_F_ACK // errors come unasked; one acknowledgement marks the end
 		}
