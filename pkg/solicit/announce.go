@@ -23,9 +23,7 @@ func DialAnnouncer(index int, addr netip.Addr) (*Announcer, error) {
 	if err := checkAddr(addr); err != nil {
 		return nil, fmt.Errorf("announcing on interface %d: %w", index, err)
 	}
-	arp := arpProtocol()
-	arp.parse = parseARPSender
-	s, err := openFor(index, addr, arp)
+	s, err := openFor(index, addr)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +46,7 @@ func (a *Announcer) Probe(ctx context.Context, window time.Duration, answer func
 	if a.addr.Is6() {
 		nobody = netip.IPv6Unspecified()
 	}
-	r := &round{socket: a.socket, answer: answer, asked: make(map[netip.Addr]*asked, 1)}
+	r := &round{socket: a.socket, answer: answer, asks: true, asked: make(map[netip.Addr]*asked, 1)}
 	r.add(Target{Addr: a.addr, Source: nobody})
 	return r.run(ctx, window, func(*Target) error { return nil })
 }

@@ -116,7 +116,7 @@ func TestNSAddressing(t *testing.T) {
 	}
 }
 
-func TestParseARPReply(t *testing.T) {
+func TestParseARP(t *testing.T) {
 	good := unhex(t, kernelReply)
 	with := func(off int, v ...byte) []byte {
 		b := slices.Clone(good)
@@ -124,8 +124,10 @@ func TestParseARPReply(t *testing.T) {
 		return b
 	}
 	claims := claim{addr: netip.MustParseAddr("10.0.0.2"), lladdr: other, solicited: true}
-	announced := claims
+	announced, gratuitous := claims, claims
 	announced.solicited = false
+	gratuitous.solicited, gratuitous.request, gratuitous.gratuitous = false, true, true
+	asks := claim{addr: netip.MustParseAddr("10.0.0.1"), lladdr: own, request: true}
 	tests := []struct {
 		name string
 		b    []byte
@@ -136,7 +138,8 @@ func TestParseARPReply(t *testing.T) {
 		{"to all", good, toAll, announced},
 		{"padded to the shortest frame", append(slices.Clone(good), make([]byte, 18)...), toUs, claims},
 		{"another target", with(18, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9), toUs, claims},
-		{"request", unhex(t, kernelRequest), toUs, claim{}},
+		{"request", unhex(t, kernelRequest), toUs, asks},
+		{"gratuitous", unhex(t, kernelGratuitous), toAll, gratuitous},
 		{"RARP reply", with(6, 0, 4), toUs, claim{}},
 		{"another hardware", with(0, 0, 6), toUs, claim{}},
 		{"another protocol", with(2, 0x86, 0xdd), toUs, claim{}},
@@ -147,7 +150,7 @@ func TestParseARPReply(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, ok := parseARPReply(tt.b, tt.h)
+			got, ok := parseARP(tt.b, tt.h)
 			if got != tt.want || ok != (tt.want != claim{}) {
 				t.Errorf("got %+v, %v; want %+v", got, ok, tt.want)
 			}
@@ -232,29 +235,24 @@ func FuzzParseARP(f *testing.F) {
 	f.Add(unhex(f, kernelGratuitous), false)
 	f.Fuzz(func(t *testing.T, b []byte, unicast bool) {
 		h := header{source: source, toUs: unicast}
-		if c, ok := parseARPReply(b, h); ok {
-			again := arpReplyPacket(c.lladdr, c.addr.String(), own, "10.0.0.1")
-			if got, ok := parseARPReply(again, h); !ok || got != c {
-				t.Errorf("%x: %+v, but %x: %+v", b, c, again, got)
-			}
-		}
-		if c, ok := parseARPSender(b, h); ok {
-			again := arpReplyPacket(c.lladdr, c.addr.String(), own, "10.0.0.1")
+		if c, ok := parseARP(b, h); ok {
+			target := netip.AddrFrom4([4]byte(b[24:]))
+			again := arpReplyPacket(c.lladdr, c.addr.String(), own, target.String())
 			again[7] = b[7]
-			if got, ok := parseARPSender(again, h); !ok || got != c || c.solicited && b[7] != 2 {
+			if got, ok := parseARP(again, h); !ok || got != c || c.solicited && b[7] != 2 || c.request != (b[7] == 1) || c.gratuitous != (c.addr == target) {
 				t.Errorf("%x: %+v, but %x: %+v", b, c, again, got)
 			}
 		}
 		if len(b) < 14 {
 			return
 		}
-		from := netip.AddrFrom4([4]byte(b[6:]))
-		p := appendARPRequest(nil, lladdr(b), from, netip.AddrFrom4([4]byte(b[10:])))
-		if c, ok := parseARPReply(p, h); ok {
-			t.Errorf("request %x was read as a reply: %+v", p, c)
+		from, target := netip.AddrFrom4([4]byte(b[6:])), netip.AddrFrom4([4]byte(b[10:]))
+		p := appendARPRequest(nil, lladdr(b), from, target)
+		if c, ok := parseARP(p, h); !ok || c != (claim{addr: from, lladdr: lladdr(b), request: true, gratuitous: from == target}) {
+			t.Errorf("request %x: %+v, %v", p, c, ok)
 		}
 		p[7] = 2
-		if c, ok := parseARPReply(p, h); !ok || c != (claim{addr: from, lladdr: lladdr(b), solicited: unicast}) {
+		if c, ok := parseARP(p, h); !ok || c != (claim{addr: from, lladdr: lladdr(b), solicited: unicast, gratuitous: from == target}) {
 			t.Errorf("%x: %+v, %v", p, c, ok)
 		}
 	})

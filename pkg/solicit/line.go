@@ -93,7 +93,7 @@ func DialLine(index int, addr netip.Addr) (*Line, error) {
 	if err := checkAddr(addr); err != nil {
 		return nil, fmt.Errorf("listening on interface %d: %w", index, err)
 	}
-	s, err := openFor(index, addr, arpProtocol())
+	s, err := openFor(index, addr)
 	if err != nil {
 		return nil, err
 	}
@@ -116,10 +116,10 @@ func DialLine(index int, addr netip.Addr) (*Line, error) {
 	return l, nil
 }
 
-// openFor opens a socket for the frames about one address: by arp about an IPv4 one, by
-// ND about an IPv6 one. It stays bound to its EtherType.
-func openFor(index int, addr netip.Addr, arp protocol) (*socket, error) {
-	p := arp
+// openFor opens a socket for the frames about one address. It stays bound to its
+// EtherType.
+func openFor(index int, addr netip.Addr) (*socket, error) {
+	p := arpProtocol()
 	if addr.Is6() {
 		p = ndProtocol()
 		p.busy = false
@@ -345,8 +345,8 @@ func (l *Line) next() error {
 	return err
 }
 
-// handle hands on what came in about the address. Most of what the filter passes and
-// parse refuses are announcements in the form of a request.
+// handle hands on what came in about the address. Requests answer no Ask; most are
+// announcements.
 func (l *Line) handle(b []byte, h header) {
 	now := time.Now()
 	c, ok := l.socket.parse(b, h)
@@ -367,7 +367,7 @@ func (l *Line) handle(b []byte, h header) {
 		l.read, l.since = lineBurst+1, now
 	}
 	switch {
-	case !ok:
+	case !ok || c.request:
 	case len(l.claims) < maxHolders:
 		l.claims <- received{claim: c, at: now}
 	default:

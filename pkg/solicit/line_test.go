@@ -447,9 +447,9 @@ func FuzzLineFilter(f *testing.F) {
 			}
 			return n > 0
 		}
-		c, reply := parseARPReply(b, toUs)
+		c, ok := parseARP(b, toUs)
 		about := len(b) >= 28 && bytes.Equal(b[:7], []byte{0, 1, 8, 0, 6, 4, 0}) && (b[7] == 1 || b[7] == 2) && netip.AddrFrom4([4]byte(b[14:])) == v4
-		if got := passes(arp); got != about || reply && c.addr == v4 && !got {
+		if got := passes(arp); got != about || ok && c.addr == v4 && !got {
 			t.Errorf("%x passes the ARP filter: %v, want %v", b, got, about)
 		}
 		got := passes(nd)

@@ -9,8 +9,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // earKey is what an ear listens to: one interface, in one family.
@@ -171,11 +169,7 @@ func (e *ear) wait() {
 
 // handle hands on what a frame says.
 func (e *ear) handle(b []byte, h header) {
-	parse, gratuitous := parseNA, false
-	if e.socket.etherType == unix.ETH_P_ARP {
-		parse, gratuitous = parseARPSender, isGratuitous(b)
-	}
-	c, ok := parse(b, h)
+	c, ok := e.socket.parse(b, h)
 	if !ok || !c.namesHost() {
 		return
 	}
@@ -184,7 +178,7 @@ func (e *ear) handle(b []byte, h header) {
 	defer e.mu.Unlock()
 	for _, o := range e.wanted {
 		if o.addr == c.addr && !o.over(now) {
-			o.hear(c.answer(0), gratuitous || !c.solicited)
+			o.hear(c.answer(0), c.gratuitous || !c.solicited)
 		}
 	}
 }

@@ -45,6 +45,11 @@ type claim struct {
 	lladdr    lladdr
 	solicited bool
 	override  bool // ND only
+
+	// Of ARP only: it asks others, and is no answer; it is from and for one address, by
+	// which a host announces it, even if only to one host (RFC 5227 section 3;
+	// arp_is_garp).
+	request, gratuitous bool
 }
 
 // namesHost reports whether a host can have the claim's link-layer address.
@@ -82,6 +87,7 @@ type round struct {
 	asked   map[netip.Addr]*asked
 	unasked Unasked // nil where there are none
 	answer  func(Answer)
+	asks    bool // who asks others from an address is reported as well
 }
 
 // asked is what is known about an address that was asked for.
@@ -199,7 +205,7 @@ func (r *round) collect(ctx context.Context, deadline time.Time) error {
 // handle takes what the frame says, and reports it if it was asked for and is new.
 func (r *round) handle(b []byte, h header, now time.Time) {
 	c, ok := r.socket.parse(b, h)
-	if !ok {
+	if !ok || c.request && !r.asks {
 		return
 	}
 	if a := r.asked[c.addr]; a != nil && !a.sent.IsZero() {
