@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -144,8 +143,7 @@ func (r *result) ask(ctx context.Context, table *kernel.Table, solicitor solicit
 		}
 	}
 	asker.Answered = func(a shield.Reply) { r.add(a, q.Incumbent.LLAddr) }
-	err = asker.AskOnce(ctx, key.Index, map[netip.Addr]*shield.Inquiry{key.Addr: q})
-	err = cmp.Or(err, q.Unasked)
+	err = asker.AskOnce(ctx, q)
 	r.currentAnswered = q.IncumbentHeard()
 	if errors.Is(err, neigh.ErrPermission) {
 		return fmt.Errorf("asking on %s: CAP_NET_RAW is missing: %s", link.Name, howToGrant)

@@ -39,8 +39,8 @@ type hostSolicitor struct {
 	solicitor
 }
 
-func (s *hostSolicitor) Ask(ctx context.Context, device int, questions []shield.Question, window time.Duration, reply func(shield.Reply)) error {
-	return s.host.Do(func() error { return s.solicitor.Ask(ctx, device, questions, window, reply) })
+func (s *hostSolicitor) Ask(ctx context.Context, device int, q shield.Question, window time.Duration, reply func(shield.Reply)) error {
+	return s.host.Do(func() error { return s.solicitor.Ask(ctx, device, q, window, reply) })
 }
 
 func (s *hostSolicitor) Overhear(device int, addr netip.Addr, until time.Time, hear func(shield.Overheard)) error {

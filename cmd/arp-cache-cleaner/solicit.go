@@ -40,24 +40,21 @@ func explainAsk(err error) error {
 }
 
 // Ask implements shield.Solicitor.
-func (s solicitor) Ask(ctx context.Context, device int, questions []shield.Question, window time.Duration, reply func(shield.Reply)) error {
-	targets := make([]solicit.Target, len(questions))
-	for i, q := range questions {
-		targets[i].Addr = q.Addr
-		if q.LLAddr.Len() > 0 {
-			targets[i].LLAddr = q.LLAddr.Bytes()
-		}
-	}
-	err := s.Pool.Ask(ctx, device, targets, window, func(a solicit.Answer) {
+func (s solicitor) Ask(ctx context.Context, device int, q shield.Question, window time.Duration, reply func(shield.Reply)) error {
+	return explainAsk(s.Pool.Ask(ctx, device, []solicit.Target{target(q.Addr, q.LLAddr)}, window, func(a solicit.Answer) {
 		if r, ok := replyOf(&a); ok && a.Solicited {
 			reply(r)
 		}
-	})
-	var unasked solicit.Unasked
-	if errors.As(err, &unasked) {
-		return shield.Unasked(unasked)
+	}))
+}
+
+// target returns whom to ask for an address: one host, or everybody where lladdr is zero.
+func target(addr netip.Addr, lladdr neigh.LLAddr) solicit.Target {
+	t := solicit.Target{Addr: addr}
+	if lladdr.Len() > 0 {
+		t.LLAddr = lladdr.Bytes()
 	}
-	return explainAsk(err)
+	return t
 }
 
 // Overhear implements shield.Solicitor.
@@ -91,10 +88,8 @@ func (l line) Ask(ctx context.Context, lladdr neigh.LLAddr, window time.Duration
 	if err != nil {
 		return err
 	}
-	t := solicit.Target{Addr: l.addr, Source: source.WithZone("")}
-	if lladdr.Len() > 0 {
-		t.LLAddr = lladdr.Bytes()
-	}
+	t := target(l.addr, lladdr)
+	t.Source = source.WithZone("")
 	return explainAsk(l.Line.Ask(ctx, t, window, func(a solicit.Answer) bool {
 		r, ok := replyOf(&a)
 		return ok && a.Solicited && reply(r)

@@ -16,8 +16,8 @@ const (
 	// lateWindows is for how many windows after an inquiry late answers are waited for:
 	// two seconds, unless the windows are short. Linux as a proxy answers within 0.8 s
 	// (proxy_delay), holders of IPv6 anycast addresses within 1 s
-	// (MAX_ANYCAST_DELAY_TIME, RFC 4861 section 10). It takes more windows to correct
-	// an entry, so none that a later inquiry has corrected is put back.
+	// (MAX_ANYCAST_DELAY_TIME, RFC 4861 section 10). To correct an entry takes more
+	// windows than that, so an entry that a later inquiry has corrected is not put back.
 	lateWindows = 4
 	// thereTries is how often the incumbent is asked whether it is still there.
 	thereTries = 2
@@ -46,10 +46,10 @@ type Overheard struct {
 	Announced bool
 }
 
-// Late are the answers that come later than an inquiry waits for them. They are
+// Late deals with the answers that come after an inquiry has waited for them. They are
 // answers to this agent's own broadcast, and move an entry as others do: in Neighbor
-// Discovery always, in ARP after locktime. Nobody would have answered had
-// nobody asked. The entry would be wrong until it is asked for again.
+// Discovery always, in ARP after locktime. Without the broadcast nobody would have
+// answered, and the entry would be wrong until it is asked for again.
 type Late struct {
 	asker  *Asker
 	q      *Inquiry
@@ -59,7 +59,7 @@ type Late struct {
 }
 
 // Late listens for late answers to an inquiry that has been asked, and has moved nothing.
-// When there is the first, attend is called, once, which must not block.
+// The first has attend called, once; it must not block.
 func (a *Asker) Late(q *Inquiry, attend func(*Late)) error {
 	incumbent, until := q.Incumbent.LLAddr, time.Now().Add(LateFor(cmp.Or(a.Window, Window)))
 	l := &Late{asker: a, q: q, heard: make(chan Overheard, maxLate), until: until}
@@ -87,38 +87,42 @@ func (a *Asker) Late(q *Inquiry, attend func(*Late)) error {
 	return nil
 }
 
-// Attend deals with late answers. It returns when none is to be expected any more, ctx is
+// Attend deals with late answers. It returns when no more are to be expected, ctx is
 // done, or what the inquiry knows is outdated: another host has announced the address,
 // or the incumbent has gone. It returns the holders of the inquiry if they have become
 // more, and nil otherwise.
-func (l *Late) Attend(ctx context.Context) (holders []neigh.LLAddr) {
+func (l *Late) Attend(ctx context.Context) []neigh.LLAddr {
+	before := len(l.q.Holders)
+	l.attend(ctx)
+	if len(l.q.Holders) == before {
+		return nil
+	}
+	return slices.Clone(l.q.Holders)
+}
+
+func (l *Late) attend(ctx context.Context) {
 	timer := time.NewTimer(time.Until(l.until))
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return holders
+			return
 		case <-timer.C:
-			return holders
+			return
 		case o := <-l.heard:
 			if o.Announced {
-				return holders
+				return
 			}
-			known := slices.Contains(l.q.Holders, o.LLAddr)
 			l.q.Hear(o.Reply)
-			gone := l.undo(ctx, o.LLAddr) != nil
-			if holders != nil || !known {
-				holders = slices.Clone(l.q.Holders)
-			}
-			if gone {
-				return holders
+			if l.undo(ctx, o.LLAddr) != nil {
+				return
 			}
 		}
 	}
 }
 
 // undo gives the entry back to the incumbent where the late answer of another host has
-// moved it. If the incumbent is not there any more, the other has the entry, and the error says so.
+// moved it. If the incumbent has gone, the other has the entry, and the error says so.
 func (l *Late) undo(ctx context.Context, other neigh.LLAddr) error {
 	a, q := l.asker, l.q
 	incumbent := q.Incumbent.LLAddr
@@ -134,39 +138,16 @@ func (l *Late) undo(ctx context.Context, other neigh.LLAddr) error {
 	if l.undone++; l.undone > 1 {
 		return nil // it was there a moment ago
 	}
-	there, err := a.there(ctx, q)
-	if err == nil && !there {
-		err = cmp.Or(a.Hold(q, other), errGone)
-	}
-	return err
-}
-
-// errGone says that the incumbent is not there any more.
-var errGone = errors.New("the holder has gone")
-
-// there asks the incumbent by name whether it is still there.
-func (a *Asker) there(ctx context.Context, q *Inquiry) (there bool, err error) {
 	for range thereTries {
-		if a.Pace != nil {
-			if err := a.Pace(ctx, q.Key.Index, 1); err != nil {
-				return false, err
-			}
+		if err := a.turn(ctx, q); err != nil {
+			return err
 		}
-		asking, enough := context.WithCancel(ctx)
-		err := a.Solicitor.Ask(asking, q.Key.Index, []Question{{q.Key.Addr, q.Incumbent.LLAddr}}, cmp.Or(a.Window, Window), func(r Reply) {
-			if r.Addr == q.Key.Addr && r.LLAddr == q.Incumbent.LLAddr && !there {
-				there, r.Override = true, true // as in Asker.ask
-				q.Hear(r)
-				enough()
-			}
-		})
-		enough()
-		switch {
-		case there:
-			return true, nil
-		case err != nil:
-			return false, err
+		if there, err := a.ask(ctx, q, incumbent, q.Hear); there || err != nil {
+			return err
 		}
 	}
-	return false, nil
+	return cmp.Or(a.Hold(q, other), errGone)
 }
+
+// errGone says that the incumbent has gone.
+var errGone = errors.New("the holder has gone")

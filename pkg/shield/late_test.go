@@ -81,7 +81,7 @@ func TestAttend(t *testing.T) {
 				table := &fakeTable{entry: entry(neigh.Reachable)}
 				s := &fakeSolicitor{answers: tt.byName}
 				turns := 0
-				a := &Asker{Table: table, Solicitor: s, Scope: &policy.Scope{}, Pace: func(context.Context, int, int) error {
+				a := &Asker{Table: table, Solicitor: s, Scope: &policy.Scope{}, Pace: func(context.Context, int) error {
 					turns++
 					return nil
 				}}

@@ -13,7 +13,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -43,12 +42,12 @@ const (
 // (delay_first_probe_time, ucast_solicit).
 const Patience = 8 * time.Second
 
-// PatienceFor returns for how long a holder must be silent where who asks has to be done
-// with an entry within lead.
+// PatienceFor returns for how long a holder must be silent where an entry has to be done
+// with within lead.
 func PatienceFor(lead time.Duration) time.Duration { return min(Patience, lead*3/4) }
 
-// WindowFor returns how long answers may be collected by who has to be done with
-// an entry within lead: short intervals leave less than Window.
+// WindowFor returns how long answers may be collected where an entry has to be done with
+// within lead: short intervals leave less than Window.
 func WindowFor(lead time.Duration) time.Duration { return min(Window, lead/(Tries+1)) }
 
 // ErrChanged says that an entry, read again before it was touched, called for
@@ -63,8 +62,8 @@ type Table interface {
 	Give(k neigh.Key, lladdr neigh.LLAddr, flags neigh.Flags) error
 }
 
-// Question is an address to be asked for. The address to ask from is none of the
-// asker's business: it is looked up as the solicitation is sent.
+// Question is an address to be asked for. The address to ask from is looked up as the
+// solicitation is sent.
 type Question struct {
 	Addr netip.Addr
 	// LLAddr is the one host that is asked. The zero value asks everybody.
@@ -82,33 +81,20 @@ type Reply struct {
 	Override bool
 }
 
-// Unasked is the error of Solicitor.Ask for questions that were not asked, and
-// why: the kernel has no address to ask from.
-type Unasked map[netip.Addr]error
-
-func (u Unasked) Error() string {
-	for addr, why := range u {
-		return fmt.Sprintf("%d addresses could not be asked for, such as %s: %v", len(u), addr, why)
-	}
-	return "no address could not be asked for"
-}
-
 // Solicitor asks for addresses on a device, by ARP requests and Neighbor
 // Solicitations.
 type Solicitor interface {
-	// Ask sends one solicitation for each question and hands every answer that
-	// arrives within window to reply, one at a time. The error wraps
-	// neigh.ErrPermission where CAP_NET_RAW is missing, and is that of ctx if it
-	// was done first; reply may be what ends it. After one of type Unasked all other
-	// questions were asked as usual. After any other nothing is known of what was not
-	// answered.
-	Ask(ctx context.Context, device int, questions []Question, window time.Duration, reply func(Reply)) error
+	// Ask sends one solicitation and hands every answer that arrives within window to
+	// reply, one at a time. The error wraps neigh.ErrPermission where CAP_NET_RAW is
+	// missing, and is that of ctx if it was done first; reply may be what ends it. After
+	// any other error nothing is known of who did not answer.
+	Ask(ctx context.Context, device int, q Question, window time.Duration, reply func(Reply)) error
 	// Overhear hands what is heard of an address on a device to hear, one at a time, from
 	// now until the given time. hear must not block. Nothing is sent.
 	Overhear(device int, addr netip.Addr, until time.Time, hear func(Overheard)) error
 }
 
-// Inquiry is one entry in a round of questions.
+// Inquiry is an entry that is asked for, and what has been heard of it.
 type Inquiry struct {
 	Key     neigh.Key
 	Link    *neigh.Link
@@ -117,11 +103,11 @@ type Inquiry struct {
 	Incumbent neigh.Entry    // as it was read just before it was shielded
 	Holders   []neigh.LLAddr // that answered, in the order of their first answers
 	Complete  bool           // it was asked for as often as it takes: who was not heard is silent
-	Unasked   error          // why it could not be asked for (any more), while the others of the round were
 
-	tries   int     // how often everybody was asked for it
-	heard   []heard // of each of Holders
-	guarded bool    // no answer may move it yet
+	tries    int       // how often everybody was asked for it
+	heard    []heard   // of each of Holders
+	guarded  bool      // no answer may move it yet
+	shielded time.Time // when its shield was raised last
 }
 
 // heard is what was heard of one holder.
@@ -153,14 +139,14 @@ func (q *Inquiry) Hear(r Reply) {
 // Holder returns which host the entry should name by the answers so far, and false where
 // they do not decide: that is left to the kernel.
 //
-// The incumbent keeps the entry while it answers, be it only when it is asked by name.
-// Another holder is given it if it alone has answered every try, and the incumbent
-// none. Of Neighbor Advertisements,
-// those with the Override flag beat those without, whichever came first: proxies and
-// the holders of anycast addresses answer without it (RFC 4861 sections 7.2.4 and
-// 7.2.7), and such an answer moves no valid entry (section 7.2.5; ndisc_recv_na, and
-// NEIGH_UPDATE_F_WEAK_OVERRIDE in __neigh_update). So an incumbent that answers
-// without it gives way to the one holder that answers with it.
+// The incumbent keeps the entry while it answers, even if only when it is asked by
+// name. Another holder is given the entry if it alone has answered every try, and the
+// incumbent none. Of Neighbor Advertisements, those with the Override flag beat those
+// without, whichever came first: proxies and the holders of anycast addresses answer
+// without it (RFC 4861 sections 7.2.4 and 7.2.7), and such an answer moves no valid
+// entry (section 7.2.5; ndisc_recv_na, and NEIGH_UPDATE_F_WEAK_OVERRIDE in
+// __neigh_update). So an incumbent that answers without it gives way to the one holder
+// that answers with it.
 func (q *Inquiry) Holder() (neigh.LLAddr, bool) {
 	incumbent, other, others := -1, -1, 0
 	for i, h := range q.Holders {
@@ -191,10 +177,10 @@ type Asker struct {
 	// Patience is over how long the tries are spread once others have answered and the
 	// incumbent has not; zero: one follows the other.
 	Patience time.Duration
-	// Pace, if not nil, returns when n more solicitations may be sent on the device,
-	// or the error of ctx. It is asked before every try but the first: for that one,
-	// wait before the shield is raised.
-	Pace func(ctx context.Context, device, n int) error
+	// Pace, if not nil, returns when another solicitation may be sent on the device, or
+	// the error of ctx. It is called before each but the first: for that one, wait
+	// before the shield is raised.
+	Pace func(ctx context.Context, device int) error
 	// Answered, if not nil, is called with each answer.
 	Answered func(Reply)
 }
@@ -204,134 +190,104 @@ func (a *Asker) Raise(q *Inquiry) (err error) {
 	if q.Incumbent, err = Reread(a.Table, a.Scope, q.Key, q.Link, q.NextHop); err != nil {
 		return err
 	}
+	q.shielded = time.Now()
 	return Raise(a.Table, &q.Incumbent)
 }
 
-// Ask solicits, on one device, for entries whose shield is up, until their
-// holders have answered or have had their tries. What cannot be asked for is
-// marked as Unasked, and does not keep the others from being asked for.
+// Ask solicits for an entry whose shield is up, until its holder has answered or has
+// had its tries.
 //
 // After each try but the last that somebody else answered, and the incumbent did not,
 // the incumbent is asked by name. There are segments on which broadcasts do not reach
 // a host that works (wireless isolation, ARP suppression), and another answers all of
 // them. Of two that answer, the one that carries traffic keeps the entry: to move it
-// is an outage that nobody would have had without the question. The next try waits then,
-// so that the incumbent has been silent for as long as Patience says after the last.
-func (a *Asker) Ask(ctx context.Context, device int, open map[netip.Addr]*Inquiry) error {
-	for _, q := range open {
-		q.guarded = true
-	}
+// is an outage that nobody would have had without the question. Then the next try
+// waits, so that after the last one the incumbent has been silent for as long as
+// Patience says.
+func (a *Asker) Ask(ctx context.Context, q *Inquiry) error {
+	q.guarded = true
 	began := time.Now()
-	shielded := began
-	ask := func(qs []*Inquiry, byName, again bool) error {
-		if again {
-			if err := a.ready(ctx, device, qs, &shielded); err != nil {
+	for try := 0; try < Tries && !q.IncumbentHeard(); try++ {
+		if try > 0 {
+			if err := a.ready(ctx, q); err != nil {
 				return err
 			}
 		}
-		return a.ask(ctx, device, qs, byName)
-	}
-	for try := range Tries {
-		if err := ask(unheard(open), false, try > 0); err != nil {
+		if err := a.AskOnce(ctx, q); err != nil {
 			return err
 		}
-		if try == Tries-1 {
-			break
+		if try == Tries-1 || len(q.Holders) == 0 || q.IncumbentHeard() {
+			continue
 		}
-		if err := ask(doubted(open), true, true); err != nil {
+		if err := a.ready(ctx, q); err != nil {
+			return err
+		}
+		answered, err := a.ask(ctx, q, q.Incumbent.LLAddr, func(r Reply) { a.hear(q, r) })
+		if err != nil {
 			return err
 		}
 		next := began.Add(a.Patience * time.Duration(try+1) / (Tries - 1))
-		if len(doubted(open)) > 0 && !pace.Sleep(ctx, time.Until(next)) {
+		if !answered && !pace.Sleep(ctx, time.Until(next)) {
 			return ctx.Err()
 		}
 	}
-	for _, q := range open {
-		q.Complete, q.guarded = q.Unasked == nil, false
-	}
+	q.Complete, q.guarded = true, false
 	return nil
-}
-
-// ready waits until the inquiries may be asked for once more, and has their shields up
-// then.
-func (a *Asker) ready(ctx context.Context, device int, qs []*Inquiry, shielded *time.Time) error {
-	if len(qs) > 0 && a.Pace != nil {
-		if err := a.Pace(ctx, device, len(qs)); err != nil {
-			return err
-		}
-	}
-	if len(qs) > 0 && time.Since(*shielded) > lasts {
-		for _, q := range qs {
-			a.raiseAgain(q)
-		}
-		*shielded = time.Now()
-	}
-	return nil
-}
-
-// unheard returns the inquiries whose holders have not been heard, and can be asked.
-func unheard(open map[netip.Addr]*Inquiry) (all []*Inquiry) {
-	for _, q := range open {
-		if !q.IncumbentHeard() && q.Unasked == nil {
-			all = append(all, q)
-		}
-	}
-	return all
-}
-
-// doubted returns those of them that somebody else has answered.
-func doubted(open map[netip.Addr]*Inquiry) (all []*Inquiry) {
-	for _, q := range unheard(open) {
-		if len(q.Holders) > 0 {
-			all = append(all, q)
-		}
-	}
-	return all
 }
 
 // AskOnce is one try of Ask.
-func (a *Asker) AskOnce(ctx context.Context, device int, open map[netip.Addr]*Inquiry) error {
-	return a.ask(ctx, device, unheard(open), false)
+func (a *Asker) AskOnce(ctx context.Context, q *Inquiry) error {
+	q.tries++
+	_, err := a.ask(ctx, q, neigh.LLAddr{}, func(r Reply) { a.hear(q, r) })
+	return err
 }
 
-// ask sends one solicitation for each inquiry: to everybody, or to the incumbent.
-func (a *Asker) ask(ctx context.Context, device int, qs []*Inquiry, byName bool) error {
-	if len(qs) == 0 {
+// ready waits until the entry may be asked for once more, and has its shield up then.
+func (a *Asker) ready(ctx context.Context, q *Inquiry) error {
+	if err := a.turn(ctx, q); err != nil {
+		return err
+	}
+	if time.Since(q.shielded) > lasts {
+		a.raiseAgain(q)
+		q.shielded = time.Now()
+	}
+	return nil
+}
+
+// turn waits until the entry may be asked for once more.
+func (a *Asker) turn(ctx context.Context, q *Inquiry) error {
+	if a.Pace == nil {
 		return nil
 	}
-	open := make(map[netip.Addr]*Inquiry, len(qs))
-	questions := make([]Question, len(qs))
-	for i, q := range qs {
-		open[q.Key.Addr], questions[i].Addr = q, q.Key.Addr
-		if byName {
-			questions[i].LLAddr = q.Incumbent.LLAddr
-		} else {
-			q.tries++
+	return a.Pace(ctx, q.Key.Index)
+}
+
+// ask sends one solicitation to everybody, or to one host, whose answer ends it. It
+// reports whether that host has answered.
+func (a *Asker) ask(ctx context.Context, q *Inquiry, host neigh.LLAddr, hear func(Reply)) (answered bool, err error) {
+	asking, end := context.WithCancel(ctx)
+	defer end()
+	err = a.Solicitor.Ask(asking, q.Key.Index, Question{q.Key.Addr, host}, cmp.Or(a.Window, Window), func(r Reply) {
+		if r.Addr != q.Key.Addr {
+			return
 		}
-	}
-	err := a.Solicitor.Ask(ctx, device, questions, cmp.Or(a.Window, Window), func(r Reply) {
-		if q := open[r.Addr]; q != nil {
+		if r.LLAddr == host {
 			// Linux answers what is not multicast without the Override flag, whoever
 			// it is (inc in ndisc_recv_ns): the flag says nothing then.
-			r.Override = r.Override || byName && r.LLAddr == q.Incumbent.LLAddr
-			a.hear(q, r)
+			answered, r.Override = true, true
+			end()
 		}
+		hear(r)
 	})
-	var unasked Unasked
-	if errors.As(err, &unasked) {
-		for addr, why := range unasked {
-			if q := open[addr]; q != nil {
-				q.Unasked = why
-			}
-		}
+	if answered {
 		err = nil
 	}
-	return cmp.Or(err, ctx.Err())
+	return answered, cmp.Or(err, ctx.Err())
 }
 
 // raiseAgain raises the shield of an entry that is still as it was. One that has moved
-// between two tries may have been announced, and is not put back any more. Whatever
-// it finds, the entry is looked at once more when the round is settled.
+// between two tries may have been announced, and is not put back any more. In any case
+// the entry is read once more when the answers are acted upon.
 func (a *Asker) raiseAgain(q *Inquiry) {
 	e, err := Reread(a.Table, a.Scope, q.Key, q.Link, q.NextHop)
 	switch {
@@ -343,10 +299,10 @@ func (a *Asker) raiseAgain(q *Inquiry) {
 	}
 }
 
-// hear takes in one answer. Where locktime is 0, and for Neighbor Discovery,
-// which has none, the answer of another holder has moved the entry: the incumbent is
-// put back as soon as both have answered, if it is the one to hold it, and at once
-// as long as it has not answered and has tries left.
+// hear takes in one answer. Where locktime is 0, and in Neighbor Discovery, which has
+// none, the answer of another holder has moved the entry. The incumbent is put back at
+// once while it has not answered and has tries left, and otherwise as soon as both have
+// answered, if it is the one to hold the entry.
 func (a *Asker) hear(q *Inquiry, r Reply) {
 	if a.Answered != nil {
 		a.Answered(r)
@@ -368,11 +324,10 @@ func (a *Asker) moved(q *Inquiry) bool {
 	return err == nil && e.State.Valid() && e.LLAddr != q.Incumbent.LLAddr
 }
 
-// Hold gives the entry to lladdr, unless it has it already, or the entry
-// has become somebody else's. It undoes what an answer to this round did, and
-// nothing else: an address that neither was there nor answered has been
-// announced meanwhile, by gratuitous ARP or by an administrator, and is newer
-// than what the round knows.
+// Hold gives the entry to lladdr, unless it has it already. It returns ErrChanged where
+// the entry has become somebody else's, or names a host that is neither the incumbent
+// nor one that answered: that one was announced by gratuitous ARP, or written by an
+// administrator, and is newer than what the inquiry knows.
 func (a *Asker) Hold(q *Inquiry, lladdr neigh.LLAddr) error {
 	e, err := a.Table.Get(q.Key)
 	switch {

@@ -3,7 +3,6 @@ package shield
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -96,10 +95,10 @@ func (s *fakeSolicitor) Overhear(_ int, _ netip.Addr, until time.Time, hear func
 	return s.overErr
 }
 
-func (s *fakeSolicitor) Ask(ctx context.Context, _ int, q []Question, window time.Duration, reply func(Reply)) error {
+func (s *fakeSolicitor) Ask(ctx context.Context, _ int, q Question, window time.Duration, reply func(Reply)) error {
 	n := s.asked
 	s.asked++
-	if len(q) == 1 && q[0].LLAddr == mac(1) {
+	if q.LLAddr == mac(1) {
 		s.byName++
 	}
 	if n < len(s.errs) && s.errs[n] != nil {
@@ -181,7 +180,6 @@ func TestRaise(t *testing.T) {
 }
 
 func TestAsk(t *testing.T) {
-	unasked := Unasked{key.Addr: errFake, netip.MustParseAddr("10.0.0.9"): errFake}
 	tests := []struct {
 		name      string
 		solicitor fakeSolicitor
@@ -209,8 +207,6 @@ func TestAsk(t *testing.T) {
 		{name: "slow sending", solicitor: fakeSolicitor{slow: 400 * ms}, asked: 3, complete: true, did: []string{"stale", "use", "stale", "use"}},
 		{name: "answers for what was not asked", solicitor: fakeSolicitor{answers: [][]Reply{{{Addr: netip.MustParseAddr("10.0.0.9"), LLAddr: mac(9)}}, answer(1)}}, asked: 2, holders: []byte{1}, complete: true},
 		{name: "it cannot be sent", solicitor: fakeSolicitor{errs: []error{nil, errFake}}, asked: 2, err: errFake},
-		{name: "it cannot be asked for any more", solicitor: fakeSolicitor{answers: [][]Reply{answer(2)}, errs: []error{nil, unasked}}, asked: 2, byName: 1, holders: []byte{2}},
-		{name: "it cannot be asked for any more, says a wrapper", solicitor: fakeSolicitor{answers: [][]Reply{answer(2)}, errs: []error{nil, fmt.Errorf("wrapped: %w", unasked)}}, asked: 2, byName: 1, holders: []byte{2}},
 		{name: "the entry moved before the shield is raised again", during: func(f *fakeTable) { f.entry.LLAddr = mac(5) }, asked: 3, complete: true},
 		{name: "it became somebody else's by then", during: func(f *fakeTable) { f.entry.State = neigh.Permanent }, asked: 3, complete: true},
 	}
@@ -228,10 +224,7 @@ func TestAsk(t *testing.T) {
 					tt.during(table)
 				}
 				table.did = nil
-				err := a.Ask(t.Context(), 2, map[netip.Addr]*Inquiry{key.Addr: q})
-				if (q.Unasked != nil) != (!tt.complete && tt.err == nil) {
-					t.Errorf("not asked for because of %v", q.Unasked)
-				}
+				err := a.Ask(t.Context(), q)
 				if !errors.Is(err, tt.err) || tt.solicitor.asked != tt.asked || tt.solicitor.byName != tt.byName || q.Complete != tt.complete {
 					t.Errorf("asked %d times, %d of them by name, complete %v, %v", tt.solicitor.asked, tt.solicitor.byName, q.Complete, err)
 				}
@@ -259,33 +252,32 @@ func TestTriesWaitForTheirTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table := &fakeTable{entry: entry(neigh.Reachable)}
 		s := &fakeSolicitor{}
-		var turns []int
-		a := &Asker{Table: table, Solicitor: s, Scope: &policy.Scope{}, Pace: func(ctx context.Context, device, n int) error {
-			if device != 2 || n != 1 || len(turns)+1 != s.asked {
-				t.Errorf("turn %d on device %d for %d after %d tries", len(turns), device, n, s.asked)
+		turns := 0
+		a := &Asker{Table: table, Solicitor: s, Scope: &policy.Scope{}, Pace: func(ctx context.Context, device int) error {
+			if device != 2 || turns+1 != s.asked {
+				t.Errorf("turn %d on device %d after %d tries", turns, device, s.asked)
 			}
-			turns = append(turns, n)
+			turns++
 			table.did = append(table.did, "turn")
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
-			case <-time.After([]time.Duration{0, 700 * ms, time.Second}[len(turns)]):
+			case <-time.After([]time.Duration{0, 700 * ms, time.Second}[turns]):
 				return nil
 			}
 		}}
 		q := inquiry()
-		open := map[netip.Addr]*Inquiry{key.Addr: q}
-		if err := errors.Join(a.Raise(q), a.Ask(t.Context(), 2, open)); err != nil || !q.Complete {
+		if err := errors.Join(a.Raise(q), a.Ask(t.Context(), q)); err != nil || !q.Complete {
 			t.Fatal(err, q.Complete)
 		}
 		if got, want := strings.Join(table.did, " "), "stale use turn stale use turn stale use"; got != want {
 			t.Errorf("did %q, want %q", got, want)
 		}
 
-		q, turns, s.asked = inquiry(), nil, 0
+		q, turns, s.asked = inquiry(), 0, 0
 		ctx, cancel := context.WithTimeout(t.Context(), Window+100*ms)
 		defer cancel()
-		err := errors.Join(a.Raise(q), a.Ask(ctx, 2, map[netip.Addr]*Inquiry{key.Addr: q}))
+		err := errors.Join(a.Raise(q), a.Ask(ctx, q))
 		if !errors.Is(err, context.DeadlineExceeded) || q.Complete || s.asked != 1 {
 			t.Errorf("while it waits for its turn: complete %v after %d tries, %v", q.Complete, s.asked, err)
 		}
@@ -300,7 +292,7 @@ func TestAskIsCutShort(t *testing.T) {
 		s := &fakeSolicitor{answers: [][]Reply{answer(2)}, hear: func(int, Reply) { cancel() }}
 		q := inquiry()
 		a := &Asker{Table: table, Solicitor: s, Scope: &policy.Scope{}}
-		err := errors.Join(a.Raise(q), a.Ask(ctx, 2, map[netip.Addr]*Inquiry{key.Addr: q}))
+		err := errors.Join(a.Raise(q), a.Ask(ctx, q))
 		if !errors.Is(err, context.Canceled) || q.Complete {
 			t.Errorf("complete %v, %v", q.Complete, err)
 		}
@@ -316,7 +308,7 @@ func TestIncumbentIsPutBack(t *testing.T) {
 			s.hear = func(_ int, r Reply) { table.entry.LLAddr, table.entry.State = r.LLAddr, neigh.Reachable }
 			a := &Asker{Table: table, Solicitor: s, Scope: &policy.Scope{}}
 			q := inquiry()
-			if err := errors.Join(a.Raise(q), a.Ask(t.Context(), 2, map[netip.Addr]*Inquiry{key.Addr: q})); err != nil {
+			if err := errors.Join(a.Raise(q), a.Ask(t.Context(), q)); err != nil {
 				t.Fatal(err)
 			}
 			if table.entry.LLAddr != mac(1) {
@@ -350,12 +342,12 @@ func TestIncumbentIsAskedByName(t *testing.T) {
 			a := &Asker{Table: table, Solicitor: s, Scope: &policy.Scope{}}
 			q := inquiry()
 			began := time.Now()
-			if err := errors.Join(a.Raise(q), a.Ask(t.Context(), 2, map[netip.Addr]*Inquiry{key.Addr: q})); err != nil {
+			if err := errors.Join(a.Raise(q), a.Ask(t.Context(), q)); err != nil {
 				t.Fatal(err)
 			}
-			want, asked, gives := mac(2), Tries+2, Tries
-			if there {
-				want, asked, gives = mac(1), 2, 1
+			want, asked, gives, waits := mac(2), Tries+2, Tries, Tries+2
+			if there { // its answer is not waited beyond
+				want, asked, gives, waits = mac(1), 2, 1, 1
 			}
 			gave := slices.DeleteFunc(table.did, func(do string) bool { return !strings.HasPrefix(do, "give") })
 			if h, ok := q.Holder(); h != want || !ok || table.entry.LLAddr != mac(1) || s.asked != asked {
@@ -364,7 +356,7 @@ func TestIncumbentIsAskedByName(t *testing.T) {
 			if len(gave) != gives || gave[0] != "give "+mac(1).String() {
 				t.Errorf("there=%v: %q", there, gave)
 			}
-			if took := time.Since(began); took != time.Duration(asked)*Window {
+			if took := time.Since(began); took != time.Duration(waits)*Window {
 				t.Errorf("there=%v: it took %v", there, took)
 			}
 		})
@@ -377,9 +369,9 @@ type pausing struct {
 	from time.Time
 }
 
-func (s *pausing) Ask(ctx context.Context, device int, q []Question, window time.Duration, reply func(Reply)) error {
+func (s *pausing) Ask(ctx context.Context, device int, q Question, window time.Duration, reply func(Reply)) error {
 	var now []Reply
-	if q[0].LLAddr == (neigh.LLAddr{}) {
+	if q.LLAddr == (neigh.LLAddr{}) {
 		now = answer(2)
 	}
 	if !time.Now().Before(s.from) {
@@ -398,11 +390,11 @@ func TestHolderThatStandsStill(t *testing.T) {
 		keeps        bool
 		took         time.Duration
 	}{
-		{time.Minute, 400 * time.Millisecond, true, 2 * Window}, // asked by name
+		{time.Minute, 400 * time.Millisecond, true, Window}, // asked by name
 		{time.Minute, 4 * time.Second, true, Patience/2 + Window},
 		{time.Minute, 8 * time.Second, true, Patience + Window},
 		{time.Minute, time.Hour, false, Patience + Window},
-		{10 * time.Second, 4 * time.Second, true, 7500*time.Millisecond/2 + 2*Window},
+		{10 * time.Second, 4 * time.Second, true, 7500*time.Millisecond/2 + Window}, // the same
 		{5 * time.Second, 4 * time.Second, false, 3750*time.Millisecond + Window},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -410,7 +402,7 @@ func TestHolderThatStandsStill(t *testing.T) {
 			table := &fakeTable{entry: entry(neigh.Reachable)}
 			a := &Asker{Table: table, Solicitor: &pausing{from: began.Add(tt.silent)}, Scope: &policy.Scope{}, Patience: PatienceFor(tt.lead)}
 			q := inquiry()
-			if err := errors.Join(a.Raise(q), a.Ask(t.Context(), 2, map[netip.Addr]*Inquiry{key.Addr: q})); err != nil {
+			if err := errors.Join(a.Raise(q), a.Ask(t.Context(), q)); err != nil {
 				t.Fatal(err)
 			}
 			want := mac(2)
@@ -442,7 +434,7 @@ func TestProxyIsNotPutBack(t *testing.T) {
 			}
 			a := &Asker{Table: table, Solicitor: s, Scope: &policy.Scope{}}
 			q := inquiry()
-			if err := errors.Join(a.Raise(q), a.Ask(t.Context(), 2, map[netip.Addr]*Inquiry{key.Addr: q})); err != nil {
+			if err := errors.Join(a.Raise(q), a.Ask(t.Context(), q)); err != nil {
 				t.Fatal(err)
 			}
 			if table.entry.LLAddr != mac(2) || len(table.did) > 4 || replies[0] == proxy && len(table.did) != 2 {

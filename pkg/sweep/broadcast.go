@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -146,7 +145,7 @@ func (b *Broadcast) begin(ctx context.Context, t *task) bool {
 	asker := &shield.Asker{
 		Table: b.Table, Solicitor: b.Solicitor, Scope: b.Scope, Answered: b.answered,
 		Window: shield.WindowFor(b.Timing.Lead), Patience: shield.PatienceFor(b.Timing.Lead),
-		Pace: func(ctx context.Context, device, n int) error { return b.Pacer.Wait(ctx, device, n, false) },
+		Pace: func(ctx context.Context, device int) error { return b.Pacer.Wait(ctx, device, 1, false) },
 	}
 	q := &shield.Inquiry{Key: t.Entry.Key, Link: &t.Link, NextHop: t.NextHop}
 	if err := asker.Raise(q); err != nil {
@@ -252,12 +251,7 @@ func (b *Broadcast) attend(ctx context.Context, deal func()) {
 // settle asks for one entry, and reports what came of it. It returns whether the entry
 // names another holder now, or it is not known who answers.
 func (b *Broadcast) settle(ctx context.Context, asker *shield.Asker, q *shield.Inquiry, t *task) (moved bool) {
-	device := q.Key.Index
-	err := asker.Ask(ctx, device, map[netip.Addr]*shield.Inquiry{q.Key.Addr: q})
-	switch {
-	case q.Unasked != nil:
-		b.Log.Debug("no address to ask from, leaving it to the kernel", "address", q.Key.Addr, "err", q.Unasked)
-	case err != nil && ctx.Err() == nil:
+	if err := asker.Ask(ctx, q); err != nil && ctx.Err() == nil {
 		b.warn(err)
 	}
 	switch {
@@ -266,7 +260,7 @@ func (b *Broadcast) settle(ctx context.Context, asker *shield.Asker, q *shield.I
 		t.end(Outcome{Method: ByBroadcast, Err: err, Holders: slices.Clone(q.Holders)})
 		h, ok := q.Holder()
 		return ok && h != q.Incumbent.LLAddr || err != nil && !errors.Is(err, errUnanswered) && !errors.Is(err, errUndecided)
-	case b.Pacer.Wait(ctx, device, 1, false) == nil:
+	case b.Pacer.Wait(ctx, q.Key.Index, 1, false) == nil:
 		b.leave(ctx, t)
 	default:
 		// Half heard is not heard: the incumbent may have been about to answer.

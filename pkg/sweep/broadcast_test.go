@@ -35,10 +35,10 @@ type answer struct {
 
 // ask is one call of the Solicitor.
 type ask struct {
-	device    int
-	questions []shield.Question
-	window    time.Duration
-	at        time.Time
+	device int
+	shield.Question
+	window time.Duration
+	at     time.Time
 }
 
 // fakeSolicitor is a segment: it answers, and so tells the kernel as well.
@@ -51,7 +51,7 @@ type fakeSolicitor struct {
 	deaf    bool                               // the kernel hears nothing
 	slow    time.Duration                      // what an Ask takes beyond its window
 	quiet   bool                               // an Ask that is cut short returns no error
-	unasked func(n int, addr netip.Addr) error // why the n-th Ask leaves an address out
+	unasked func(n int, addr netip.Addr) error // why the n-th Ask has no address to ask from
 
 	mu    sync.Mutex
 	asks  []ask
@@ -93,9 +93,9 @@ func (s *fakeSolicitor) say(device int, o shield.Overheard) {
 	}
 }
 
-func (s *fakeSolicitor) Ask(ctx context.Context, device int, questions []shield.Question, window time.Duration, reply func(shield.Reply)) error {
+func (s *fakeSolicitor) Ask(ctx context.Context, device int, q shield.Question, window time.Duration, reply func(shield.Reply)) error {
 	s.mu.Lock()
-	s.asks = append(s.asks, ask{device, questions, window, time.Now()})
+	s.asks = append(s.asks, ask{device, q, window, time.Now()})
 	n := len(s.asks)
 	if s.tries == nil {
 		s.tries = make(map[netip.Addr]int)
@@ -105,30 +105,27 @@ func (s *fakeSolicitor) Ask(ctx context.Context, device int, questions []shield.
 		forward bool // it is for an entry of ours
 	}
 	var dues []due
-	unasked := make(shield.Unasked)
-	for _, q := range questions {
-		if s.unasked != nil {
-			if why := s.unasked(n, q.Addr); why != nil {
-				unasked[q.Addr] = why
+	if s.unasked != nil {
+		if why := s.unasked(n, q.Addr); why != nil {
+			s.mu.Unlock()
+			return why
+		}
+	}
+	byName := q.LLAddr != neigh.LLAddr{}
+	do := map[bool]string{false: "ask", true: "name"}[byName]
+	s.table.note(do, neigh.Key{Addr: q.Addr, Index: device})
+	for _, a := range s.answers[q.Addr] {
+		if byName && a.byName && q.LLAddr == mac(a.lladdr) || !byName && (!a.byName || a.from > 0) && s.tries[q.Addr] >= a.from {
+			r := shield.Reply{Addr: q.Addr, LLAddr: mac(a.lladdr), RTT: a.delay, Override: !a.weak}
+			if a.late {
+				time.AfterFunc(a.delay, func() { s.say(device, shield.Overheard{Reply: r}) })
 				continue
 			}
+			dues = append(dues, due{r, true})
 		}
-		byName := q.LLAddr != neigh.LLAddr{}
-		do := map[bool]string{false: "ask", true: "name"}[byName]
-		s.table.note(do, neigh.Key{Addr: q.Addr, Index: device})
-		for _, a := range s.answers[q.Addr] {
-			if byName && a.byName && q.LLAddr == mac(a.lladdr) || !byName && (!a.byName || a.from > 0) && s.tries[q.Addr] >= a.from {
-				r := shield.Reply{Addr: q.Addr, LLAddr: mac(a.lladdr), RTT: a.delay, Override: !a.weak}
-				if a.late {
-					time.AfterFunc(a.delay, func() { s.say(device, shield.Overheard{Reply: r}) })
-					continue
-				}
-				dues = append(dues, due{r, true})
-			}
-		}
-		if !byName {
-			s.tries[q.Addr]++
-		}
+	}
+	if !byName {
+		s.tries[q.Addr]++
 	}
 	s.mu.Unlock()
 	if s.err != nil {
@@ -158,9 +155,6 @@ func (s *fakeSolicitor) Ask(ctx context.Context, device int, questions []shield.
 	}
 	if !pace.Sleep(ctx, time.Until(sent.Add(window+s.slow))) {
 		return s.cut(ctx)
-	}
-	if len(unasked) > 0 {
-		return unasked
 	}
 	return nil
 }
@@ -537,11 +531,11 @@ func TestBroadcast(t *testing.T) {
 					}
 				}
 				for _, a := range b.solicitor.log() {
-					want := []shield.Question{{Addr: addr}}
-					if len(a.questions) == 1 && a.questions[0].LLAddr != (neigh.LLAddr{}) {
-						want[0].LLAddr = mac(1)
+					want := shield.Question{Addr: addr}
+					if a.LLAddr != (neigh.LLAddr{}) {
+						want.LLAddr = mac(1)
 					}
-					if !slices.Equal(a.questions, want) || a.device != eth0 || a.window != shield.Window {
+					if a.Question != want || a.device != eth0 || a.window != shield.Window {
 						t.Errorf("asked %+v, want %v on eth0 for %v", a, want, shield.Window)
 					}
 				}
@@ -753,7 +747,7 @@ func TestOtherDevicesGoToTheFallback(t *testing.T) {
 		devices := make(map[int]int)
 		for _, a := range b.solicitor.log() {
 			devices[a.device]++
-			if len(a.questions) != 1 || !a.questions[0].Addr.IsValid() {
+			if !a.Addr.IsValid() {
 				t.Errorf("asked %+v", a)
 			}
 		}
@@ -853,8 +847,8 @@ func TestEntriesAreAskedForOneByOne(t *testing.T) {
 		}
 		b.verify(t.Context(), t, b.jobs())
 		for i, a := range b.solicitor.log() {
-			if at, want := a.at.Sub(b.table.made), time.Duration(i)*gap; len(a.questions) != 1 || at != want {
-				t.Errorf("%d were asked for after %v, want one after %v", len(a.questions), at, want)
+			if at, want := a.at.Sub(b.table.made), time.Duration(i)*gap; at != want {
+				t.Errorf("one was asked for after %v, want %v", at, want)
 			}
 		}
 		shielded := make(map[neigh.Key]time.Duration)
@@ -890,9 +884,7 @@ func TestOnlyIncumbentsThatMissedAreAskedAgain(t *testing.T) {
 		}
 		asked := make(map[string]int)
 		for _, a := range b.solicitor.log() {
-			for _, q := range a.questions {
-				asked[q.Addr.String()]++
-			}
+			asked[a.Addr.String()]++
 		}
 		if want := map[string]int{"10.0.0.2": 1, "10.0.0.3": 3 + 1, "10.0.0.4": 3}; !maps.Equal(asked, want) { // once by name
 			t.Errorf("asked for %v, want %v", asked, want)
@@ -922,9 +914,7 @@ func TestBroadcastWithoutSenderIsLeftToTheKernel(t *testing.T) {
 			}
 			asked := make(map[netip.Addr]int)
 			for _, a := range b.solicitor.log() {
-				for _, q := range a.questions {
-					asked[q.Addr]++
-				}
+				asked[a.Addr]++
 			}
 			if want := map[netip.Addr]int{lost: from, kept: 3}; !maps.Equal(asked, want) {
 				t.Errorf("without a sender from try %d on: asked for %v, want %v", from, asked, want)

@@ -38,9 +38,7 @@ func (s *fakeSolicitor) peak(from time.Time, length, window time.Duration) (most
 		if since := a.at.Sub(from); since < 0 || since >= length {
 			continue
 		}
-		for range a.questions {
-			at = append(at, a.at)
-		}
+		at = append(at, a.at)
 	}
 	first := 0
 	for i := range at {
@@ -58,13 +56,11 @@ func (s *fakeSolicitor) longest(t *testing.T, n int, end time.Time) (longest tim
 	t.Helper()
 	last := make(map[netip.Addr]time.Time)
 	for _, a := range s.log() {
-		for _, q := range a.questions {
-			before, again := last[q.Addr]
-			if last[q.Addr] = a.at; again {
-				longest = max(longest, a.at.Sub(before))
-			} else {
-				all = a.at
-			}
+		before, again := last[a.Addr]
+		if last[a.Addr] = a.at; again {
+			longest = max(longest, a.at.Sub(before))
+		} else {
+			all = a.at
 		}
 	}
 	for _, at := range last {
@@ -211,7 +207,7 @@ func (b *bench) withKernel(did string, after time.Duration) *fakeSolicitor {
 	all := &fakeSolicitor{asks: b.solicitor.log()}
 	for k, at := range last {
 		for try := range kernelTries {
-			all.asks = append(all.asks, ask{questions: []shield.Question{{Addr: k.Addr}}, at: at.Add(after + time.Duration(try)*retransTime)})
+			all.asks = append(all.asks, ask{Question: shield.Question{Addr: k.Addr}, at: at.Add(after + time.Duration(try)*retransTime)})
 		}
 	}
 	slices.SortFunc(all.asks, func(a, b ask) int { return a.at.Compare(b.at) })
