@@ -4,7 +4,6 @@ package report
 
 import (
 	"cmp"
-	"math/bits"
 	"net/netip"
 	"slices"
 	"time"
@@ -193,13 +192,10 @@ func DeviceName(link *neigh.Link) string {
 	return Other
 }
 
-// stateIndex is the place of s in neigh.States.
+// stateIndex is the place of s in Family.States.
 func stateIndex(s neigh.State) int {
-	switch {
-	case s == neigh.None:
-		return 0
-	case s&(s-1) == 0 && s <= neigh.Permanent:
-		return bits.TrailingZeros16(uint16(s)) + 1
+	if i := slices.Index(neigh.States[:], s); i >= 0 {
+		return i
 	}
 	return len(neigh.States)
 }
