@@ -98,11 +98,7 @@ func conflictPolicy(o *vipOptions, log *slog.Logger) (conflict vip.Conflict, hin
 
 // vipLabels returns the values that the labels of VIPs can have.
 func vipLabels(o *vipOptions) metrics.VIPLabels {
-	events := make([]string, len(vip.Events))
-	for i, e := range vip.Events {
-		events[i] = e.String()
-	}
-	l := metrics.VIPLabels{Events: events, Causes: names(vip.Repairs[:]), Results: names(apicheck.Outcomes[:])}
+	l := metrics.VIPLabels{Events: names(vip.Events[:]), Causes: names(vip.Repairs[:]), Results: names(apicheck.Outcomes[:])}
 	if o.watches() { // else no VIP is expected
 		l.Sources = names(vip.Sources[:])
 	}
@@ -114,8 +110,8 @@ func (a *assembly) hooks(v *metrics.VIPs) vip.Hooks {
 	return vip.Hooks{
 		Forgotten: v.Forgotten,
 		Happened: func(name string, e vip.Event) {
-			v.Happened(name, e.String(), e == vip.Moved)
-			a.history.Add(time.Now(), name, e.String())
+			v.Happened(name, string(e), e == vip.Moved)
+			a.history.Add(time.Now(), name, string(e))
 		},
 		Repaired: func(name string, c vip.Cause, took time.Duration) {
 			v.Repaired(name, string(c), took)

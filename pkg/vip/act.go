@@ -207,7 +207,7 @@ func (v *watch) answered(r *Round, e *Evidence) {
 		v.again() // names are resolved again
 		return
 	}
-	if v.verdict.Trouble() || !r.At.Before(v.attempts.compares) { // else they will be compared before anything is said
+	if v.verdict.State.trouble() || !r.At.Before(v.attempts.compares) { // else they will be compared before anything is said
 		v.happened(v.tracker.Answered(r.lladdrs()))
 	}
 	if !r.heard(e.Holder) && e.Silence < rivalPatience { // the others may be tried then

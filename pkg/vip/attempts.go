@@ -122,7 +122,7 @@ func (a *attempts) checkedAt(now time.Time) {
 // clients notes what the connections say of a server that says that it cannot serve.
 func (a *attempts) clients(now time.Time, tcp *TCP) {
 	switch {
-	case tcp.Suspect != None:
+	case tcp.Suspect != "":
 		a.stalled, a.recovers = true, time.Time{}
 	case a.stalled && tcp.Progress:
 		a.stalled, a.recovers = false, now.Add(recoverFirst+random(recoverLast-recoverFirst))

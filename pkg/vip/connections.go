@@ -113,12 +113,12 @@ func waits(s *neigh.Socket) bool {
 	return after > echo
 }
 
-// suspect returns what makes one of the connections suspect, None if nothing does.
+// suspect returns what makes one of the connections suspect, "" if nothing does.
 func (c *connections) suspect(now time.Time) Reason {
 	established := false
 	for _, k := range c.known {
 		established = established || k.Established
-		if reason := k.suspect(now); reason != None && !k.excused {
+		if reason := k.suspect(now); reason != "" && !k.excused {
 			return reason
 		}
 	}
@@ -126,13 +126,13 @@ func (c *connections) suspect(now time.Time) Reason {
 	case c.dropped >= drops && !c.tolerated:
 		return RequestUnanswered
 	case established || now.Before(c.patience):
-		return None
+		return ""
 	case now.Sub(c.refused) < refusedFor:
 		return AttemptRefused
 	case c.established:
 		return NoConnectionLeft
 	}
-	return None
+	return ""
 }
 
 func (k *connection) suspect(now time.Time) Reason {
@@ -144,7 +144,7 @@ func (k *connection) suspect(now time.Time) Reason {
 	case !k.unanswered.IsZero() && now.Sub(k.unanswered) >= unansweredFor:
 		return RequestUnanswered
 	}
-	return None
+	return ""
 }
 
 // next returns when a connection becomes suspect if nothing is received on it
@@ -167,7 +167,7 @@ func (c *connections) excuse(now time.Time) {
 	c.established, c.refused, c.tolerated = false, time.Time{}, c.dropped >= drops
 	for _, k := range c.known {
 		c.established = c.established || k.Established
-		k.excused = k.suspect(now) != None
+		k.excused = k.suspect(now) != ""
 	}
 }
 

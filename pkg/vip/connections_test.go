@@ -17,7 +17,7 @@ type sample struct {
 
 func TestSuspicion(t *testing.T) {
 	const (
-		none       = None
+		none       = Reason("")
 		unanswered = RequestUnanswered
 		syn        = AttemptUnanswered
 		retransmit = Retransmits

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
-	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
 )
 
 const (
@@ -117,15 +116,10 @@ func (w *Watcher) troubledFor(now time.Time, p place) time.Duration {
 	if v == nil {
 		return 0
 	}
-	if s := v.status.Load(); s != nil && troubled(s) {
+	if s := v.status.Load(); s != nil && State(s.State).trouble() {
 		return now.Sub(s.Verified)
 	}
 	return 0
-}
-
-// troubled reports whether a VIP does not work, as far as is known.
-func troubled(s *report.VIP) bool {
-	return s.State == StateSuspect.String() || s.State == StateSilent.String() || s.State == StateFailing.String()
 }
 
 // works reports whether an address that is watched works.
@@ -135,7 +129,7 @@ func (w *Watcher) works(p place) bool {
 		return false
 	}
 	s := v.status.Load()
-	return s != nil && (s.State == StateWorks.String() || s.State == StateHeldHere.String() && (!s.Checked || s.Serving))
+	return s != nil && (s.State == string(StateWorks) || s.HeldHere && (!s.Checked || s.Serving))
 }
 
 // rank returns how much an address is worth watching, least first, or less than

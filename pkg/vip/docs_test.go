@@ -3,8 +3,14 @@ package vip
 import (
 	"flag"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"os"
+	"path/filepath"
+	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -45,7 +51,7 @@ func documented(t *testing.T, tables map[string]string) {
 
 // reasonsInWords says what each reason means to those who read the log, the metric
 // vip_state or the status page.
-var reasonsInWords = [numReasons]string{
+var reasonsInWords = map[Reason]string{
 	NoEvidence:        "there is no connection to the VIP, and no entry for it, or nobody who could be asked",
 	TCPProgress:       "a connection has received data",
 	Translated:        "a connection has received data, and no neighbour has the address: this node translates it to another one (NAT)",
@@ -73,18 +79,70 @@ var reasonsInWords = [numReasons]string{
 func reasonRows(t *testing.T, states map[Reason][]State) string {
 	t.Helper()
 	var b strings.Builder
-	for r := None + 1; r < numReasons; r++ {
+	order := declared[State](t)
+	for _, r := range declared[Reason](t) {
 		if reasonsInWords[r] == "" || len(states[r]) == 0 {
 			t.Errorf("docs/vip.md: nothing says what the reason %s means, or no situation has it", r)
 		}
-		slices.Sort(states[r])
 		var names []string
-		for _, s := range slices.Compact(states[r]) {
-			names = append(names, "`"+s.String()+"`")
+		for _, s := range order {
+			if slices.Contains(states[r], s) {
+				names = append(names, "`"+string(s)+"`")
+			}
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", r, strings.Join(names, ", "), reasonsInWords[r])
 	}
 	return b.String()
+}
+
+// declared returns the constants of a type of this package, in the order of the source.
+func declared[T ~string](t *testing.T) (all []T) {
+	t.Helper()
+	sources, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range sources {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			spec, ok := n.(*ast.ValueSpec)
+			if !ok || len(spec.Values) != 1 {
+				return true
+			}
+			if is, ok := spec.Type.(*ast.Ident); ok && is.Name == reflect.TypeFor[T]().Name() {
+				value, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				all = append(all, T(value))
+			}
+			return true
+		})
+	}
+	return all
+}
+
+// Every state, reason and event has a name of its own, and all events are listed.
+func TestNamesAreDistinct(t *testing.T) {
+	states, reasons, events := declared[State](t), declared[Reason](t), declared[Event](t)
+	if distinct(states) < 7 || distinct(reasons) < 21 || distinct(events) < 10 || !slices.Equal(events, Events[:]) {
+		t.Errorf("the names of the states %q, the reasons %q and the events %q", states, reasons, events)
+	}
+}
+
+// distinct returns how many names there are, or 0 if two are the same or one is empty.
+func distinct[T ~string](names []T) int {
+	seen := make(map[T]bool)
+	for _, n := range names {
+		if seen[n] || n == "" {
+			return 0
+		}
+		seen[n] = true
+	}
+	return len(names)
 }
 
 // documentedRow is a row of that table.
@@ -114,8 +172,8 @@ func seen(e *Evidence) (words []string) {
 	say(e.Deaf, "a connection was served while unicast was not answered")
 	words = append(words, seenOfRound(e)...)
 	say(e.TCP.Progress, "a connection receives data")
-	say(e.TCP.Suspect != None, "connections: `%s`", e.TCP.Suspect)
-	say(e.TCP.Wanted && !e.TCP.Progress && e.TCP.Suspect == None, "a connection is idle")
+	say(e.TCP.Suspect != "", "connections: `%s`", e.TCP.Suspect)
+	say(e.TCP.Wanted && !e.TCP.Progress && e.TCP.Suspect == "", "a connection is idle")
 	say(e.Unproven > 0, "the kernel moved the entry %s ago", inWords(e.Unproven))
 	say(e.Rival, "the new holder is known as a rival")
 	say(e.Check.Served, "a check was served %s", map[bool]string{true: "just now", false: "in the look before"}[!e.Check.At.Before(e.Began)])

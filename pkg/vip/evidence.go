@@ -68,7 +68,7 @@ type Evidence struct {
 type TCP struct {
 	Wanted   bool   // there is a connection, or an attempt at one
 	Progress bool   // something was received since the look before; where the holder is silent, while it was asked
-	Suspect  Reason // what makes them suspect; None if nothing does
+	Suspect  Reason // what makes them suspect; "" if nothing does
 }
 
 // Answer is a host that answered a request to everybody.

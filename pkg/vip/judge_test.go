@@ -1,7 +1,6 @@
 package vip
 
 import (
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -118,24 +117,5 @@ func TestSomewhere(t *testing.T) {
 	}
 	if step := plan(v, e, &attempts{}, &means{checks: true}); step != (Step{}) {
 		t.Errorf("%+v", step)
-	}
-}
-
-// Every state, reason and event has a name of its own.
-func TestNamesAreDistinct(t *testing.T) {
-	for what, all := range map[string][]string{
-		"state": stateNames[:], "reason": reasonNames[:], "event": eventNames[:],
-	} {
-		sorted := slices.Sorted(slices.Values(all))
-		if n := len(slices.Compact(sorted)); n != len(all) || slices.Contains(all, "") {
-			t.Errorf("the names of each %s: %q", what, all)
-		}
-	}
-}
-
-// What is no state or reason has a name all the same.
-func TestNamesOfNone(t *testing.T) {
-	if s, r := numStates.String(), numReasons.String(); s != "unknown" || r != "unknown" {
-		t.Error(s, r)
 	}
 }

@@ -49,7 +49,7 @@ func plan(v Verdict, e *Evidence, a *attempts, m *means) Step {
 	switch {
 	case e.Where != OnLink:
 		return Step{}
-	case !v.Trouble():
+	case !v.State.trouble():
 		return planRenewal(e, a, m, able)
 	case able && !e.Round.At.Before(e.Began):
 		if step := planOthers(e, a, m); step.Action != Nothing {

@@ -686,7 +686,7 @@ func TestUnknownIsNoTrouble(t *testing.T) {
 		b.start(t)
 		rest(time.Hour)
 		s := b.w.Status()[0]
-		if age := time.Since(s.Verified); s.State != StateUnknown.String() || age > 2*interval {
+		if age := time.Since(s.Verified); s.State != string(StateUnknown) || age > 2*interval {
 			t.Errorf("%s, last known to work %v ago", s.State, age)
 		}
 	})
@@ -733,7 +733,7 @@ func TestZombieIsTheFirstHolder(t *testing.T) {
 		b.kubelet(t, time.Second)
 		b.start(t)
 		rest(2 * time.Minute)
-		if s := b.w.Status()[0]; s.State == StateWorks.String() {
+		if s := b.w.Status()[0]; s.State == string(StateWorks) {
 			t.Errorf("%s, %s; events %v", s.State, s.Reason, b.events)
 		}
 		for _, o := range b.ops {
@@ -1520,7 +1520,7 @@ func TestServerIsWellAgain(t *testing.T) {
 		before := 0
 		for i, b := range all {
 			before += len(b.checked())
-			if s := b.w.Status()[0]; s.Reason != ServerError.String() {
+			if s := b.w.Status()[0]; s.Reason != string(ServerError) {
 				t.Errorf("node %d: %s, %s", i, s.State, s.Reason)
 			}
 			b.change(func() { b.hosts[0].api = serves })
@@ -1537,7 +1537,7 @@ func TestServerIsWellAgain(t *testing.T) {
 			before = now
 		}
 		for i, b := range all {
-			if s := b.w.Status()[0]; s.State != StateWorks.String() {
+			if s := b.w.Status()[0]; s.State != string(StateWorks) {
 				t.Errorf("node %d: after %v %s, %s", i, recoverLast+4*time.Second, s.State, s.Reason)
 			}
 			b.wantEvents(t, Failing, Recovered)

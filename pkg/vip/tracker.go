@@ -8,54 +8,26 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/shield"
 )
 
-// Event is something that happened to a VIP. Its name is the log field, the
-// metric label and what tests assert.
-type Event uint8
+// Event is something that happened to a VIP. It is the log field, the metric label and
+// what tests assert.
+type Event string
 
 // The events.
 const (
-	Moved     Event = iota // the entry names another holder than before
-	Duplicate              // several hosts answer for it
-	Silent                 // nobody answers for it
-	Failing                // its holder answers ARP, and no check found it serving
-	Recovered              // it works again
-	Held                   // the entry is kept with one holder against others that announce themselves
-	Contested              // the entry could not be kept: others announce themselves too fast
-	HeldHere               // this host has the address
-	NotOnLink              // it is behind a gateway, or on no device that resolves addresses
-	Pinned                 // its entry is somebody else's, who alone can correct it
-
-	numEvents // not an event
+	Moved     Event = "moved"       // the entry names another holder than before
+	Duplicate Event = "duplicate"   // several hosts answer for it
+	Silent    Event = "silent"      // nobody answers for it
+	Failing   Event = "failing"     // its holder answers ARP, and no check found it serving
+	Recovered Event = "recovered"   // it works again
+	Held      Event = "held"        // the entry is kept with one holder against others that announce themselves
+	Contested Event = "contested"   // the entry could not be kept: others announce themselves too fast
+	HeldHere  Event = "held_here"   // this host has the address
+	NotOnLink Event = "not_on_link" // it is behind a gateway, or on no device that resolves addresses
+	Pinned    Event = "pinned"      // its entry is somebody else's, who alone can correct it
 )
 
 // Events lists all events in label order.
-var Events = func() (all [numEvents]Event) {
-	for i := range all {
-		all[i] = Event(i)
-	}
-	return all
-}()
-
-var eventNames = [numEvents]string{
-	Moved:     "moved",
-	Duplicate: "duplicate",
-	Silent:    "silent",
-	Failing:   "failing",
-	Recovered: "recovered",
-	Held:      "held",
-	Contested: "contested",
-	HeldHere:  "held_here",
-	NotOnLink: "not_on_link",
-	Pinned:    "pinned",
-}
-
-// String returns the event as it stands in logs and labels.
-func (e Event) String() string {
-	if e >= numEvents {
-		return "unknown"
-	}
-	return eventNames[e]
-}
+var Events = [...]Event{Moved, Duplicate, Silent, Failing, Recovered, Held, Contested, HeldHere, NotOnLink, Pinned}
 
 // Cause is why an entry was made to name another holder.
 type Cause string

@@ -73,11 +73,11 @@ func TestTracker(t *testing.T) {
 			for i, s := range tt.steps {
 				got := ""
 				if c, ok := s.do(&tr); ok {
-					got = c.Event.String()
+					got = string(c.Event)
 					if detail := string(c.Cause) + c.Reason; detail != "" {
 						got += " " + detail
 					}
-				} else if c.Event != 0 || len(c.Holders) > 0 {
+				} else if c.Event != "" || len(c.Holders) > 0 {
 					t.Errorf("step %d: no change, but %+v", i, c)
 				}
 				if got != s.want {
@@ -121,18 +121,5 @@ func TestTrackerDetails(t *testing.T) {
 	}
 	if tr.Place(OnLink, ""); tr.Where() != OnLink {
 		t.Error("not on link")
-	}
-}
-
-func TestEventNames(t *testing.T) {
-	seen := make(map[string]bool)
-	for _, e := range Events {
-		if s := e.String(); s == "" || s == "unknown" || seen[s] {
-			t.Errorf("event %d is called %q", e, s)
-		}
-		seen[e.String()] = true
-	}
-	if s := numEvents.String(); s != "unknown" {
-		t.Errorf("what is not an event is called %q", s)
 	}
 }

@@ -76,7 +76,7 @@ func newWatch(w *Watcher, t Target) *watch {
 	now := time.Now()
 	v := &watch{
 		Watcher: w, target: t, log: w.cfg.Log.With("vip", t.String()), diary: report.NewDiary(), budgets: newBudgets(), made: now,
-		done: make(chan struct{}), holders: newHolders(now), findings: findings{verified: now},
+		done: make(chan struct{}), holders: newHolders(now), findings: findings{verified: now, verdict: Verdict{StateUnknown, NoEvidence}},
 	}
 	v.line = line{watch: v}
 	return v
@@ -136,7 +136,7 @@ func (v *watch) wait(ctx context.Context, timer *time.Timer, next time.Time) boo
 				return ctx.Err() == nil
 			}
 			v.attempts.askSoon()
-			if v.verdict.Trouble() {
+			if v.verdict.State.trouble() {
 				next = earlier(next, time.Now().Add(soon+random(soon)))
 			}
 		case h := <-v.takenAnew():
@@ -153,7 +153,7 @@ func (v *watch) next() time.Time {
 		return next
 	}
 	due := []time.Time{v.connections.next(), v.attempts.renews}
-	if v.verdict.Trouble() {
+	if v.verdict.State.trouble() {
 		due = append(due, v.attempts.asks, v.attempts.checks, v.attempts.recovers)
 	}
 	for _, t := range due {
@@ -225,7 +225,7 @@ func (v *watch) record(e *Evidence, verdict Verdict) {
 		v.suspicious(v.began)
 	case StateSilent:
 		v.suspicious(v.began)
-		v.happened(v.tracker.Trouble(Silent, v.attempts.began, verdict.Reason.String()))
+		v.happened(v.tracker.Trouble(Silent, v.attempts.began, string(verdict.Reason)))
 	case StateFailing:
 		v.suspicious(v.began)
 		if v.check.Unwell {
@@ -266,7 +266,7 @@ func (v *watch) publish() {
 	holder, since := v.tracker.Holder()
 	s := &report.VIP{
 		Name: v.target.String(), Addr: v.target.Addr, Given: v.target.Name, Source: string(v.target.Source),
-		State: v.verdict.State.String(), Reason: v.verdict.Reason.String(),
+		State: string(v.verdict.State), Reason: string(v.verdict.Reason),
 		Holders: v.tracker.Holders(), OneHost: v.holders.oneHost(v.tracker.holder, v.tracker.holders),
 		OnLink: v.way.where == OnLink && !v.translated, HeldHere: v.way.where == Here, Pinned: v.pinned,
 		Verified: v.verified,
@@ -308,7 +308,7 @@ func (v *watch) happened(c Change, ok bool) {
 	case Contested:
 		level = slog.LevelError
 	}
-	args := []any{"event", c.Event.String(), "device", v.way.Link.Name}
+	args := []any{"event", string(c.Event), "device", v.way.Link.Name}
 	add := func(name string, value any, there bool) {
 		if there {
 			args = append(args, name, value)
@@ -322,7 +322,7 @@ func (v *watch) happened(c Change, ok bool) {
 	add("holders", c.Holders, len(c.Holders) > 0)
 	add("one_host", true, c.Event == Duplicate && v.holders.oneHost(v.tracker.holder, c.Holders))
 	add("reason", c.Reason, c.Reason != "")
-	v.say(level, "vip "+c.Event.String(), args...)
+	v.say(level, "vip "+string(c.Event), args...)
 }
 
 // say writes a line into the log, unless there were too many.
