@@ -56,7 +56,6 @@ func (a *assembly) watcher(renewed func(neigh.Key, time.Time)) (*vip.Watcher, er
 		Lookup: func(ctx context.Context, name string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
 		},
-		DeviceName: table.DeviceName,
 		Pace:       func(ctx context.Context, device int) error { return a.pacer.Wait(ctx, device, 1, true) },
 		Auto:       a.o.VIP.Auto,
 		Given:      a.o.VIP.Targets,

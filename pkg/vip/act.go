@@ -75,7 +75,7 @@ func (v *watch) askEverybody(ctx context.Context, e *Evidence) bool {
 	}
 	r := Round{}
 	enough := func(a Answer) bool { // it is no proxy, and is going to be tried
-		return silent && e.Provable && a.Override && a.LLAddr != e.Holder && v.attempts.mayTry(a.LLAddr, e.Now) && !early(e, v.holders.stranger, a.LLAddr)
+		return silent && e.Provable && a.Override && a.LLAddr != e.Holder && v.attempts.mayTry(a.LLAddr, e.Now) && !v.holders.early(e, a.LLAddr)
 	}
 	for range tries {
 		v.heed(&r)
@@ -200,9 +200,7 @@ func (v *watch) undo(incumbent neigh.LLAddr, r *Round) {
 func (v *watch) answered(r *Round, e *Evidence) {
 	v.round = *r
 	v.attempts.askedAt(r.At, v.everybodyEvery())
-	if v.cfg.Hooks.Resolved != nil {
-		v.cfg.Hooks.Resolved(v.key(), r.At)
-	}
+	v.cfg.Hooks.Resolved(v.key(), r.At)
 	if len(r.Answers) == 0 {
 		v.again() // names are resolved again
 		return
@@ -307,7 +305,7 @@ func (v *watch) compare(ctx context.Context, e *Evidence) bool {
 // ask checks the service at the VIP.
 func (v *watch) ask(ctx context.Context, server Endpoint) CheckResult {
 	r := v.cfg.Checker.Check(ctx, server)
-	if ctx.Err() == nil && v.cfg.Hooks.Checked != nil {
+	if ctx.Err() == nil {
 		v.cfg.Hooks.Checked(v.target.String(), r.Outcome)
 	}
 	return r
@@ -324,7 +322,7 @@ func (v *watch) try(ctx context.Context, h neigh.LLAddr, e *Evidence) bool {
 		return true
 	}
 	incumbent, silent := e.Holder, e.Unicast != Answered
-	paused, begun := v.pause(), time.Now()
+	paused, begun := v.release(), time.Now()
 	r, named, checked := v.trial(ctx, h, incumbent, silent)
 	if checked && named == incumbent && !silent { // announced again in the middle of it, which says nothing about the other
 		r, named, checked = v.trial(ctx, h, incumbent, silent)
@@ -332,11 +330,9 @@ func (v *watch) try(ctx context.Context, h neigh.LLAddr, e *Evidence) bool {
 	now := time.Now()
 	switch {
 	case checked && named == h && r.Served && (v.cfg.OnConflict != Verified || r.Verified || v.clientsTrust(ctx, h)):
-		v.tracker.Hold(false)
 		v.moved(now, h, e)
 		return false
 	case checked && named != h && named != incumbent && !v.round.heard(named):
-		v.tracker.Hold(false)
 		return false // it has been announced meanwhile, and is newer than what the round knows
 	}
 	v.giveBack(incumbent)
@@ -445,7 +441,7 @@ func (v *watch) moved(now time.Time, h neigh.LLAddr, e *Evidence) {
 	switch {
 	case e.Unicast == Answered || v.round.heard(e.Holder):
 		cause = Zombie
-	case v.tracker.In(Silent):
+	case v.tracker.trouble == Silent:
 		cause = WasSilent
 	}
 	began, proven := v.attempts.began, e.Provable
@@ -507,7 +503,7 @@ func (v *watch) named() neigh.LLAddr {
 // freeClients frees clients from their connections to the old holder where the kernel
 // gave the entry to another one while the VIP was in trouble.
 func (v *watch) freeClients(e *Evidence) {
-	if _, since := v.tracker.Holder(); !v.attempts.began.IsZero() && since.After(v.attempts.began) && !e.HandsOff {
+	if !v.attempts.began.IsZero() && v.tracker.since.After(v.attempts.began) && !e.HandsOff {
 		v.closeStuck(e.Now, v.attempts.began)
 	}
 }

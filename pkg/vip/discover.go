@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
+	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/report"
 )
 
 const (
@@ -109,14 +110,18 @@ func (w *Watcher) discover(now time.Time) []Target {
 	return targets
 }
 
+// statusOf returns what is known of an address that is watched, and nil for any other.
+func (w *Watcher) statusOf(p place) *report.VIP {
+	if v := w.watches[p]; v != nil { // only this goroutine changes them
+		return v.status.Load()
+	}
+	return nil
+}
+
 // troubledFor returns for how long an address that is watched has not worked, 0 if it
 // does.
 func (w *Watcher) troubledFor(now time.Time, p place) time.Duration {
-	v := w.watches[p] // only this goroutine changes them
-	if v == nil {
-		return 0
-	}
-	if s := v.status.Load(); s != nil && State(s.State).trouble() {
+	if s := w.statusOf(p); s != nil && State(s.State).trouble() {
 		return now.Sub(s.Verified)
 	}
 	return 0
@@ -124,11 +129,7 @@ func (w *Watcher) troubledFor(now time.Time, p place) time.Duration {
 
 // works reports whether an address that is watched works.
 func (w *Watcher) works(p place) bool {
-	v := w.watches[p] // only this goroutine changes them
-	if v == nil {
-		return false
-	}
-	s := v.status.Load()
+	s := w.statusOf(p)
 	return s != nil && (s.State == string(StateWorks) || s.HeldHere && (!s.Checked || s.Serving))
 }
 
@@ -159,10 +160,10 @@ func notVIP(a netip.Addr) bool {
 
 // device names the device that sockets are bound to.
 func (w *Watcher) device(index int) string {
-	if index == 0 || w.cfg.DeviceName == nil {
+	if index == 0 {
 		return ""
 	}
-	name, err := w.cfg.DeviceName(index)
+	name, err := w.cfg.Table.DeviceName(index)
 	if err != nil {
 		w.cfg.Log.Debug("naming the device that connections are bound to", "index", index, "err", err)
 	}

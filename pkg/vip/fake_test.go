@@ -294,6 +294,8 @@ func (n *network) Place(a netip.Addr, _ int) (neigh.Place, error) {
 	return onLink(eth0), nil
 }
 
+func (n *network) DeviceName(index int) (string, error) { return fmt.Sprintf("eth%d", index-eth0), nil }
+
 func onLink(device int) neigh.Place {
 	return neigh.Place{Link: neigh.Link{Index: device, Name: fmt.Sprintf("eth%d", device-eth0)}}
 }
@@ -827,6 +829,7 @@ func newBench(hosts []*host, change ...func(*Config)) *bench {
 	b := &bench{network: newNetwork(hosts...)}
 	cfg := Config{
 		Table: b.network, Dial: b.Dial, Sockets: sockets{b.network}, Subscribe: b.Subscribe, Checker: b.network,
+		Pace:  func(context.Context, int) error { return nil },
 		Given: given(theVIP), Port: port, Interval: interval, OnConflict: Verified,
 		Scope: &policy.Scope{}, Timing: policy.NewTiming(300*time.Second, 5*time.Second),
 		Log: slog.New(slow{slog.NewTextHandler(b, nil)}),

@@ -24,20 +24,16 @@ const (
 // way is how a VIP is reached.
 type way struct {
 	neigh.Place
-	where   Where
 	at      time.Time // when it was looked up; zero: look again
-	arrived bool      // on link, or on another device: the connections have not been listed since
+	arrived bool      // it has changed, and the connections have not been listed since
 }
 
 // gather collects the evidence about the VIP. It reports false where there is
 // none: the VIP is not on link, or the entry cannot be read.
 func (v *watch) gather(ctx context.Context) (*Evidence, bool) {
-	now, e := v.began, &v.evidence
-	*e = Evidence{Now: now, Began: now, Where: v.locate(now)}
+	now := v.began
+	e := &Evidence{Now: now, Began: now, Where: v.locate(now)}
 	if e.Where != OnLink {
-		v.claimed.Store(nil)
-		v.release()
-		v.line.close()
 		v.elsewhere(ctx, e)
 		v.record(e, Judge(e))
 		return e, false
@@ -75,7 +71,7 @@ func (v *watch) gather(ctx context.Context) (*Evidence, bool) {
 
 // complete puts into the evidence what is remembered.
 func (v *watch) complete(e *Evidence) {
-	e.Holder, _ = v.tracker.Holder()
+	e.Holder = v.tracker.holder
 	e.Silence, e.Unheard = e.Now.Sub(v.holders.heard), v.holders.unheard
 	e.TCP.Wanted, e.TCP.Suspect = len(v.connections.known) > 0, v.connections.suspect(e.Now)
 	e.Round, e.Check = v.round, v.check
@@ -88,7 +84,8 @@ func (v *watch) complete(e *Evidence) {
 
 // locate finds out how the VIP is reached.
 func (v *watch) locate(now time.Time) Where {
-	if now.Sub(v.way.at) < wayEvery && v.attempts.began.IsZero() && v.way.where == OnLink {
+	was := v.tracker.where
+	if now.Sub(v.way.at) < wayEvery && v.attempts.began.IsZero() && was == OnLink {
 		return OnLink
 	}
 	p, err := v.cfg.Table.Place(v.target.Addr, v.target.Bound)
@@ -96,7 +93,7 @@ func (v *watch) locate(now time.Time) Where {
 	switch {
 	case err != nil && !errors.Is(err, neigh.ErrGone):
 		v.log.Debug("finding the way to the VIP", "err", err)
-		return v.way.where
+		return was
 	case err != nil:
 		where, reason = Behind, err.Error()
 	case p.Here:
@@ -108,20 +105,17 @@ func (v *watch) locate(now time.Time) Where {
 	case p.Link.Loopback || p.Link.NoARP || p.Link.PointToPoint:
 		where, reason = Behind, fmt.Sprintf("%s does not resolve addresses", p.Link.Name)
 	}
-	device := where == OnLink && v.way.where == OnLink && p.Link.Index != v.way.Link.Index
-	if device {
-		v.tracker = Tracker{}
-		v.release()
-		v.line.close()
-	}
-	if where != v.way.where {
+	if where != was {
 		v.verified = now
 	}
-	if device || where != v.way.where { // what was found out is about another entry
-		v.holders, v.round, v.check = newHolders(now), Round{}, Check{}
+	changed := where != was || where == OnLink && p.Link.Index != v.way.Link.Index
+	if changed { // what was found out is about another entry
+		v.claimed.Store(nil)
+		v.release()
+		v.line.close()
+		v.tracker, v.holders, v.round, v.check = Tracker{}, newHolders(now), Round{}, Check{}
 	}
-	arrived := v.way.arrived || where == OnLink && v.way.where != OnLink
-	v.way = way{Place: p, where: where, at: now, arrived: arrived}
+	v.way = way{Place: p, at: now, arrived: v.way.arrived || changed}
 	v.happened(v.tracker.Place(where, reason))
 	return where
 }
@@ -166,9 +160,8 @@ func (v *watch) read(e *Evidence) bool {
 	if entry.LLAddr != (neigh.LLAddr{}) && (entry.State.Valid() || e.HandsOff) {
 		v.names(e.Now, &entry, reason.Foreign())
 	}
-	v.pinned = reason == policy.IsPermanent || reason == policy.IsNoARP
 	pin := ""
-	if v.pinned {
+	if reason == policy.IsPermanent || reason == policy.IsNoARP {
 		pin = reason.String()
 	}
 	v.happened(v.tracker.Pin(pin))
@@ -186,7 +179,7 @@ func (v *watch) names(now time.Time, entry *neigh.Entry, foreign bool) {
 	if v.hold != nil && entry.LLAddr != v.hold.held {
 		v.release() // nor is it about whoever this is
 	}
-	before, _ := v.tracker.Holder()
+	before := v.tracker.holder
 	if before == entry.LLAddr {
 		return
 	}
@@ -201,7 +194,7 @@ func (v *watch) names(now time.Time, entry *neigh.Entry, foreign bool) {
 
 // askHolder asks the holder by unicast.
 func (v *watch) askHolder(ctx context.Context, e *Evidence) Hearing {
-	holder, _ := v.tracker.Holder()
+	holder := v.tracker.holder
 	if holder == (neigh.LLAddr{}) || e.Entry == neigh.Incomplete {
 		if !v.line.open() {
 			return CannotAsk

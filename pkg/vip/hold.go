@@ -32,6 +32,7 @@ const (
 // held one is asked at once, and if it is silent the rejected one may prove itself
 // without delay.
 type hold struct {
+	worker
 	key      neigh.Key
 	held     neigh.LLAddr
 	rejected []neigh.LLAddr
@@ -39,8 +40,6 @@ type hold struct {
 	quiet    int               // rounds in which no rejected holder answered
 	gaveUp   atomic.Bool       // it was taken too often
 	over     atomic.Bool       // another holder has taken it, which was not rejected
-	cancel   context.CancelFunc
-	done     chan struct{}
 }
 
 func (h *hold) rejects(lladdr neigh.LLAddr) bool { return slices.Contains(h.rejected, lladdr) }
@@ -49,34 +48,22 @@ func (h *hold) rejects(lladdr neigh.LLAddr) bool { return slices.Contains(h.reje
 func (v *watch) keep(held neigh.LLAddr, rejected []neigh.LLAddr) {
 	v.release()
 	v.guard(held, rejected)
-	v.happened(v.tracker.Hold(true))
+	v.happened(Change{Event: Held, New: held, Holders: v.tracker.holders}, true)
 }
 
 // guard starts the goroutine of a hold.
 func (v *watch) guard(held neigh.LLAddr, rejected []neigh.LLAddr) {
-	ctx, cancel := context.WithCancel(context.Background()) // until release
-	h := &hold{key: v.key(), held: held, rejected: rejected, anew: make(chan neigh.LLAddr, 1), cancel: cancel, done: make(chan struct{})}
-	v.hold = h
+	h := &hold{key: v.key(), held: held, rejected: rejected, anew: make(chan neigh.LLAddr, 1)}
 	g := guard{cfg: &v.cfg, hold: h, foreign: v.foreign(), began: time.Now(), taken: make(map[neigh.LLAddr]time.Time)}
-	go func() {
-		defer close(h.done)
-		g.run(ctx)
-	}()
+	h.worker = work(context.Background(), g.run) // until release
+	v.hold = h
 }
 
-// release ends the hold, if there is one.
-func (v *watch) release() {
-	if v.pause() != nil {
-		v.tracker.Hold(false)
-	}
-}
-
-// pause stops the hold, if there is one, while another holder is tried.
-func (v *watch) pause() *hold {
+// release ends the hold, and returns it, if there is one.
+func (v *watch) release() *hold {
 	h := v.hold
 	if h != nil {
-		h.cancel()
-		<-h.done
+		h.stop()
 		v.hold = nil
 	}
 	return h
@@ -116,7 +103,7 @@ func (v *watch) endHold(now time.Time) {
 	case h == nil:
 	case h.gaveUp.Load():
 		v.release()
-		v.happened(v.tracker.GiveUp())
+		v.happened(Change{Event: Contested, Old: v.tracker.holder, Holders: v.tracker.holders}, true)
 		v.holders.contested = now
 	case h.over.Load():
 		v.release()

@@ -47,15 +47,11 @@ func (l *line) ask(ctx context.Context, h neigh.LLAddr, window time.Duration, en
 		return neigh.ErrUnsupported
 	}
 	v := l.watch
-	if v.cfg.Pace != nil {
-		if err := v.cfg.Pace(ctx, v.way.Link.Index); err != nil {
-			return err
-		}
+	if err := v.cfg.Pace(ctx, v.way.Link.Index); err != nil {
+		return err
 	}
 	err := l.Ask(ctx, h, window, func(r shield.Reply) bool {
-		if v.cfg.Hooks.Answered != nil {
-			v.cfg.Hooks.Answered(r.RTT)
-		}
+		v.cfg.Hooks.Answered(r.RTT)
 		return enough(r)
 	})
 	if err != nil && ctx.Err() == nil {

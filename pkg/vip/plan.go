@@ -34,12 +34,11 @@ type Step struct {
 // virtual machine for 1 to 4 s.
 const rivalPatience = 4500 * time.Millisecond
 
-// means is what may be done about a VIP.
+// means is what may be done about a VIP, and whom it is known to have.
 type means struct {
-	checks     bool                    // the service can be checked
-	suppresses bool                    // a bridge below the device answers for others (neigh.Link)
-	stranger   func(neigh.LLAddr) bool // holders.stranger
-	toCompare  func(time.Time, []neigh.LLAddr) []neigh.LLAddr
+	checks     bool // the service can be checked
+	suppresses bool // a bridge below the device answers for others (neigh.Link)
+	holders    *holders
 }
 
 // plan chooses the next step of one look, by the verdict and by what may be
@@ -71,7 +70,7 @@ func planRenewal(e *Evidence, a *attempts, m *means, able bool) Step {
 	case !able || m.suppresses || e.Unicast == Unanswered:
 	case (e.Due || !e.Now.Before(a.renews)) && a.asked.Before(e.Began):
 		return Step{Action: AskEverybody}
-	case m.checks && !e.Now.Before(a.compares) && !e.Round.At.Before(e.Began) && e.Round.heard(e.Holder) && len(m.toCompare(e.Now, e.Round.others(e.Holder))) > 0:
+	case m.checks && !e.Now.Before(a.compares) && !e.Round.At.Before(e.Began) && e.Round.heard(e.Holder) && len(m.holders.toCompare(e.Now, e.Round.others(e.Holder))) > 0:
 		return Step{Action: CompareHolders}
 	}
 	return Step{}
@@ -102,14 +101,14 @@ func planOthers(e *Evidence, a *attempts, m *means) Step {
 		switch {
 		case !silent || e.Silence < kernelPatience:
 			return Step{}
-		case len(all) == 1 && m.stranger(all[0]):
+		case len(all) == 1 && m.holders.stranger(all[0]):
 			return Step{FollowOther, all[0]}
 		case verifiable(e.Entry):
 			return Step{Action: LeaveToKernel}
 		}
 		return Step{}
 	}
-	due := slices.DeleteFunc(a.due(e.Now, all), func(h neigh.LLAddr) bool { return silent && early(e, m.stranger, h) })
+	due := slices.DeleteFunc(a.due(e.Now, all), func(h neigh.LLAddr) bool { return silent && m.holders.early(e, h) })
 	switch {
 	case len(due) == 0:
 		return Step{}
@@ -122,8 +121,8 @@ func planOthers(e *Evidence, a *attempts, m *means) Step {
 }
 
 // early reports whether it is too early to try another holder in place of a silent one.
-func early(e *Evidence, stranger func(neigh.LLAddr) bool, other neigh.LLAddr) bool {
-	return e.Silence < rivalPatience && !stranger(other)
+func (h *holders) early(e *Evidence, other neigh.LLAddr) bool {
+	return e.Silence < rivalPatience && !h.stranger(other)
 }
 
 // verifiable reports whether the kernel can be made to verify an entry in this

@@ -57,31 +57,15 @@ type Change struct {
 // go in, and each method returns the change that it makes, if any.
 type Tracker struct {
 	where   Where
-	holder  neigh.LLAddr
-	since   time.Time
+	holder  neigh.LLAddr   // that the entry names; the zero LLAddr: nobody
+	since   time.Time      // when it began to name that one
 	holders []neigh.LLAddr // that answered when everybody was last asked
 
 	contest shield.Contest
-	trouble Event     // Silent or Failing, while it lasts
-	began   time.Time // of trouble; zero: there is none
-	pinned  string    // why, "" if it is not
-	held    bool
+	trouble Event     // Silent or Failing; "" if it is in none
+	began   time.Time // of the trouble
+	pinned  string    // why the entry is somebody else's, "" if it is not
 }
-
-// Holder returns the holder that the entry names, and since when. The zero LLAddr: nobody.
-func (t *Tracker) Holder() (neigh.LLAddr, time.Time) { return t.holder, t.since }
-
-// Holders returns how many hosts answered when everybody was last asked.
-func (t *Tracker) Holders() int { return len(t.holders) }
-
-// Pinned reports whether the entry is somebody else's.
-func (t *Tracker) Pinned() bool { return t.pinned != "" }
-
-// Where returns where the VIP is.
-func (t *Tracker) Where() Where { return t.where }
-
-// In reports whether the VIP is in trouble of the kind e, Silent or Failing.
-func (t *Tracker) In(e Event) bool { return !t.began.IsZero() && t.trouble == e }
 
 // Place notes where the VIP is. reason says what is in the way, if it is Behind.
 func (t *Tracker) Place(w Where, reason string) (Change, bool) {
@@ -130,10 +114,10 @@ func (t *Tracker) Answered(holders []neigh.LLAddr) (Change, bool) {
 
 // Trouble notes that the VIP is Silent or Failing, since began.
 func (t *Tracker) Trouble(e Event, began time.Time, reason string) (Change, bool) {
-	if t.In(e) {
+	if t.trouble == e {
 		return Change{}, false
 	}
-	if t.began.IsZero() {
+	if t.trouble == "" {
 		t.began = began
 	}
 	t.trouble = e
@@ -145,28 +129,11 @@ func (t *Tracker) Trouble(e Event, began time.Time, reason string) (Change, bool
 
 // Works notes that the VIP works.
 func (t *Tracker) Works(now time.Time) (Change, bool) {
-	began := t.began
-	t.began = time.Time{}
-	if began.IsZero() {
+	if t.trouble == "" {
 		return Change{}, false
 	}
-	return Change{Event: Recovered, New: t.holder, Took: now.Sub(began)}, true
-}
-
-// Hold notes that the entry is kept with its holder, or not any more.
-func (t *Tracker) Hold(held bool) (Change, bool) {
-	was := t.held
-	t.held = held
-	if held && !was {
-		return Change{Event: Held, New: t.holder, Holders: t.holders}, true
-	}
-	return Change{}, false
-}
-
-// GiveUp notes that the entry could not be kept.
-func (t *Tracker) GiveUp() (Change, bool) {
-	t.held = false
-	return Change{Event: Contested, Old: t.holder, Holders: t.holders}, true
+	t.trouble = ""
+	return Change{Event: Recovered, New: t.holder, Took: now.Sub(t.began)}, true
 }
 
 // Pin notes that the entry is somebody else's, and why; "" is that it is not.

@@ -41,10 +41,6 @@ func TestTracker(t *testing.T) {
 		return func(t *Tracker) (Change, bool) { return t.Trouble(e, at(1), "check: timeout") }
 	}
 	works := func(t *Tracker) (Change, bool) { return t.Works(at(20)) }
-	hold := func(held bool) func(*Tracker) (Change, bool) {
-		return func(t *Tracker) (Change, bool) { return t.Hold(held) }
-	}
-	giveUp := func(t *Tracker) (Change, bool) { return t.GiveUp() }
 	pin := func(reason string) func(*Tracker) (Change, bool) {
 		return func(t *Tracker) (Change, bool) { return t.Pin(reason) }
 	}
@@ -64,7 +60,6 @@ func TestTracker(t *testing.T) {
 		{"a duplicate after three quiet rounds", []step{{answered(1, 2), "duplicate"}, {answered(1), ""}, {answered(), ""}, {answered(1), ""}, {answered(1, 2), "duplicate"}}},
 		{"trouble is said once", []step{{trouble(Silent), "silent check: timeout"}, {trouble(Silent), ""}, {works, "recovered"}, {works, ""}}},
 		{"trouble of another kind", []step{{trouble(Failing), "failing check: timeout"}, {trouble(Silent), "silent check: timeout"}, {works, "recovered"}}},
-		{"held", []step{{hold(true), "held"}, {hold(true), ""}, {hold(false), ""}, {hold(true), "held"}, {giveUp, "contested"}, {hold(true), "held"}}},
 		{"pinned", []step{{pin(""), ""}, {pin("permanent"), "pinned permanent"}, {pin("permanent"), ""}, {pin("ext_learned"), "pinned ext_learned"}, {pin(""), ""}, {pin("permanent"), "pinned permanent"}}},
 	}
 	for _, tt := range tests {
@@ -93,33 +88,24 @@ func TestTrackerDetails(t *testing.T) {
 	start := time.Unix(1e9, 0)
 	var tr Tracker
 	tr.Names(start, mac(1), Announced, time.Time{})
-	if c, _ := tr.Trouble(Silent, start.Add(time.Second), ""); c.Old != mac(1) || !tr.In(Silent) || tr.In(Failing) {
+	if c, _ := tr.Trouble(Silent, start.Add(time.Second), ""); c.Old != mac(1) || tr.trouble != Silent {
 		t.Errorf("trouble: %+v", c)
 	}
 	now := start.Add(4 * time.Second)
 	if c, _ := tr.Names(now, mac(2), WasSilent, start.Add(time.Second)); c.Old != mac(1) || c.New != mac(2) || c.Took != 3*time.Second {
 		t.Errorf("moved: %+v", c)
 	}
-	if holder, since := tr.Holder(); holder != mac(2) || !since.Equal(now) {
-		t.Errorf("held by %s since %v", holder, since)
+	if tr.holder != mac(2) || !tr.since.Equal(now) {
+		t.Errorf("held by %s since %v", tr.holder, tr.since)
 	}
-	if c, _ := tr.Works(now); c.Took != 3*time.Second || c.New != mac(2) || tr.In(Silent) {
+	if c, _ := tr.Works(now); c.Took != 3*time.Second || c.New != mac(2) || tr.trouble != "" {
 		t.Errorf("recovered: %+v", c)
 	}
 	holders := []neigh.LLAddr{mac(2), mac(1)}
-	if c, _ := tr.Answered(holders); c.New != mac(2) || !slices.Equal(c.Holders, holders) || tr.Holders() != 2 {
+	if c, _ := tr.Answered(holders); c.New != mac(2) || !slices.Equal(c.Holders, holders) || len(tr.holders) != 2 {
 		t.Errorf("duplicate: %+v", c)
 	}
-	if c, _ := tr.Hold(true); c.New != mac(2) || len(c.Holders) != 2 {
-		t.Errorf("held: %+v", c)
-	}
-	if c, _ := tr.GiveUp(); c.Old != mac(2) || len(c.Holders) != 2 {
-		t.Errorf("contested: %+v", c)
-	}
-	if tr.Trouble(Silent, now, ""); tr.Holders() != 0 {
-		t.Errorf("%d holders of a VIP for which nobody answers", tr.Holders())
-	}
-	if tr.Place(OnLink, ""); tr.Where() != OnLink {
-		t.Error("not on link")
+	if tr.Trouble(Silent, now, ""); len(tr.holders) != 0 {
+		t.Errorf("%d holders of a VIP for which nobody answers", len(tr.holders))
 	}
 }

@@ -34,6 +34,8 @@ const maxVIPs = 8
 // Table is the kernel's neighbour table, and its way to an address.
 type Table interface {
 	shield.Table
+	// DeviceName names the device with an index.
+	DeviceName(index int) (string, error)
 	// Place returns the way to an address for a socket that is bound to the device
 	// with the given index; 0 is none.
 	Place(a netip.Addr, device int) (neigh.Place, error)
@@ -121,8 +123,8 @@ const (
 	Report   Conflict = "report"   // follow none
 )
 
-// Hooks are called as things happen, from any goroutine. Nil ones are skipped.
-// vip is what Target.String returns.
+// Hooks are called as things happen, from any goroutine. All are required. vip is what
+// Target.String returns.
 type Hooks struct {
 	Watching  func(vip string)
 	Forgotten func(vip string) // it is not watched any more
@@ -134,8 +136,7 @@ type Hooks struct {
 	Resolved func(k neigh.Key, at time.Time)
 }
 
-// Config is what a Watcher needs. Table, Dial, Sockets, Subscribe and Log are
-// required.
+// Config is what a Watcher needs. Attempts and Checker may be nil.
 type Config struct {
 	Table Table
 	// Dial opens a Line for the VIP of an entry. The error wraps
@@ -150,9 +151,7 @@ type Config struct {
 	Checker  Checker // nil: the service is not checked
 	// Lookup resolves a name.
 	Lookup func(ctx context.Context, name string) ([]netip.Addr, error)
-	// DeviceName names the device with an index.
-	DeviceName func(index int) (string, error)
-	// Pace waits until another solicitation may be sent on a device; nil: at once.
+	// Pace waits until another solicitation may be sent on a device.
 	Pace func(ctx context.Context, device int) error
 
 	// Auto takes the addresses that this host has opened TCP connections to on

@@ -31,10 +31,8 @@ const (
 type watch struct {
 	*Watcher
 	shared
+	worker
 	target  Target
-	made    time.Time
-	cancel  context.CancelFunc
-	done    chan struct{}
 	log     *slog.Logger
 	diary   report.Diary
 	budgets budgets
@@ -51,6 +49,7 @@ type watch struct {
 
 // shared is what the watch and other goroutines tell each other.
 type shared struct {
+	begun     time.Time // when the watch was made
 	status    atomic.Pointer[report.VIP]
 	claimed   atomic.Pointer[neigh.Key]
 	connected atomic.Bool                    // there was a connection
@@ -61,12 +60,10 @@ type shared struct {
 // findings are what the looks at a VIP have found.
 type findings struct {
 	began    time.Time // of the present look
-	evidence Evidence  // of the present look
 	verified time.Time // when the VIP was last known to work
 	round    Round
 	check    Check
 	verdict  Verdict
-	pinned   bool // the entry is PERMANENT or NOARP
 	kept     kept
 	// translated: this host translates the address, and no neighbour has it.
 	translated bool
@@ -75,25 +72,14 @@ type findings struct {
 func newWatch(w *Watcher, t Target) *watch {
 	now := time.Now()
 	v := &watch{
-		Watcher: w, target: t, log: w.cfg.Log.With("vip", t.String()), diary: report.NewDiary(), budgets: newBudgets(), made: now,
-		done: make(chan struct{}), holders: newHolders(now), findings: findings{verified: now, verdict: Verdict{StateUnknown, NoEvidence}},
+		Watcher: w, shared: shared{begun: now}, target: t, log: w.cfg.Log.With("vip", t.String()), diary: report.NewDiary(),
+		budgets: newBudgets(), holders: newHolders(now), findings: findings{verified: now, verdict: Verdict{StateUnknown, NoEvidence}},
 	}
 	v.line = line{watch: v}
 	return v
 }
 
-func (v *watch) start(ctx context.Context) {
-	ctx, v.cancel = context.WithCancel(ctx)
-	go func() {
-		defer close(v.done)
-		v.run(ctx)
-	}()
-}
-
-func (v *watch) stop() {
-	v.cancel()
-	<-v.done
-}
+func (v *watch) start(ctx context.Context) { v.worker = work(ctx, v.run) }
 
 func (v *watch) run(ctx context.Context) {
 	defer v.release()
@@ -149,7 +135,7 @@ func (v *watch) wait(ctx context.Context, timer *time.Timer, next time.Time) boo
 // next returns when to look again.
 func (v *watch) next() time.Time {
 	next := v.began.Add(v.cfg.Interval)
-	if v.way.where != OnLink {
+	if v.tracker.where != OnLink {
 		return next
 	}
 	due := []time.Time{v.connections.next(), v.attempts.renews}
@@ -185,7 +171,7 @@ func (v *watch) look(ctx context.Context) {
 	if e.Entry.Valid() || e.Unicast == Answered {
 		v.translated = false
 	}
-	m := &means{checks: v.cfg.Checker != nil, suppresses: v.way.Link.Suppresses, stranger: v.holders.stranger, toCompare: v.holders.toCompare}
+	m := &means{checks: v.cfg.Checker != nil, suppresses: v.way.Link.Suppresses, holders: &v.holders}
 	for range maxSteps {
 		v.record(e, Judge(e))
 		if ctx.Err() != nil {
@@ -263,19 +249,19 @@ func (v *watch) claim(e *Evidence) {
 
 // publish makes what is known visible.
 func (v *watch) publish() {
-	holder, since := v.tracker.Holder()
+	t := &v.tracker
 	s := &report.VIP{
 		Name: v.target.String(), Addr: v.target.Addr, Given: v.target.Name, Source: string(v.target.Source),
 		State: string(v.verdict.State), Reason: string(v.verdict.Reason),
-		Holders: v.tracker.Holders(), OneHost: v.holders.oneHost(v.tracker.holder, v.tracker.holders),
-		OnLink: v.way.where == OnLink && !v.translated, HeldHere: v.way.where == Here, Pinned: v.pinned,
+		Holders: len(t.holders), OneHost: v.holders.oneHost(t.holder, t.holders),
+		OnLink: t.where == OnLink && !v.translated, HeldHere: t.where == Here, Pinned: t.pinned != "",
 		Verified: v.verified,
 	}
-	if v.way.where == Here && !v.check.At.IsZero() && !v.check.Unknown {
+	if s.HeldHere && !v.check.At.IsZero() && !v.check.Unknown {
 		s.Checked, s.Serving = true, v.check.Served
 	}
 	if s.OnLink {
-		s.Device, s.LLAddr, s.Since = v.way.Link.Name, holder.String(), since
+		s.Device, s.LLAddr, s.Since = v.way.Link.Name, t.holder.String(), t.since
 	}
 	v.status.Store(s)
 }
@@ -283,8 +269,8 @@ func (v *watch) publish() {
 // sayWatching says that the VIP is watched from now on.
 func (v *watch) sayWatching() {
 	args := []any{"source", v.target.Source, "device", v.way.Link.Name}
-	if holder, _ := v.tracker.Holder(); holder != (neigh.LLAddr{}) {
-		args = append(args, "holder", holder)
+	if v.tracker.holder != (neigh.LLAddr{}) {
+		args = append(args, "holder", v.tracker.holder)
 	}
 	v.log.Info("watching the VIP", args...)
 }
@@ -294,12 +280,9 @@ func (v *watch) happened(c Change, ok bool) {
 	if !ok {
 		return
 	}
-	hooks := &v.cfg.Hooks
-	if hooks.Happened != nil {
-		hooks.Happened(v.target.String(), c.Event)
-	}
-	if c.Event == Moved && c.Cause != Announced && hooks.Repaired != nil {
-		hooks.Repaired(v.target.String(), c.Cause, c.Took)
+	v.cfg.Hooks.Happened(v.target.String(), c.Event)
+	if c.Event == Moved && c.Cause != Announced {
+		v.cfg.Hooks.Repaired(v.target.String(), c.Cause, c.Took)
 	}
 	level := slog.LevelWarn
 	switch c.Event {

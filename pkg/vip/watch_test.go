@@ -1188,19 +1188,6 @@ func TestMayLog(t *testing.T) {
 	})
 }
 
-// Hooks that are not there are not called.
-func TestNoHooks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBench([]*host{good(1)}, func(c *Config) { c.Hooks = Hooks{} })
-		b.settle(t)
-		b.change(func() { b.hosts = []*host{zombie(1, refuses), good(2)} })
-		rest(time.Minute)
-		if b.named() != mac(2) {
-			t.Error("not repaired")
-		}
-	})
-}
-
 // Two VIPs fail at once: the budget has room for both.
 func TestSeveralVIPs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -40,7 +40,7 @@ type Watcher struct {
 	// Of the goroutine that runs Run.
 	seen     map[place]*sighting                 // by sockets
 	resolved map[string]map[netip.Addr]time.Time // names, what they resolved to, and when last
-	ended    *listener                           // to connections that have ended; nil while there is no need
+	listener *worker                             // hears of connections that have ended; nil while there is no need
 
 	mu      sync.Mutex
 	watches map[place]*watch
@@ -149,15 +149,13 @@ func (w *Watcher) turn(ctx context.Context) {
 // others lists the connections to the ports of VIPs that have another than --vip-port.
 // They are for the watches: no VIP is found by them.
 func (w *Watcher) others() (all []neigh.Socket) {
-	listed := []uint16{w.cfg.Port}
-	for _, g := range w.cfg.Given {
-		if slices.Contains(listed, g.Port) {
+	for _, port := range w.ports() {
+		if port == w.cfg.Port {
 			continue
 		}
-		listed = append(listed, g.Port)
-		sockets, err := w.cfg.Sockets.List(g.Port)
+		sockets, err := w.cfg.Sockets.List(port)
 		if err != nil {
-			w.cfg.Log.Debug("listing connections", "port", g.Port, "err", err)
+			w.cfg.Log.Debug("listing connections", "port", port, "err", err)
 		}
 		all = append(all, sockets...)
 	}
@@ -176,7 +174,7 @@ func (w *Watcher) again() {
 // started: nobody had a connection to it.
 func (w *Watcher) inTrouble() bool {
 	for _, v := range w.watches {
-		if !v.connected.Load() && time.Since(v.made) < youngFor || w.troubledFor(time.Now(), v.target.place()) > 0 {
+		if !v.connected.Load() && time.Since(v.begun) < youngFor || w.troubledFor(time.Now(), v.target.place()) > 0 {
 			return true
 		}
 	}
@@ -291,9 +289,7 @@ func (w *Watcher) follow(ctx context.Context, targets []Target, sockets []neigh.
 		if ctx.Err() == nil {
 			v.log.Info("not watching the VIP any more", "why", w.why(v.target, wanted))
 		}
-		if w.cfg.Hooks.Forgotten != nil {
-			w.cfg.Hooks.Forgotten(v.target.String())
-		}
+		w.cfg.Hooks.Forgotten(v.target.String())
 	}
 	for p, t := range wanted {
 		if v := w.watches[p]; v != nil {
@@ -309,9 +305,7 @@ func (w *Watcher) follow(ctx context.Context, targets []Target, sockets []neigh.
 		w.mu.Lock()
 		w.watches[p] = v
 		w.mu.Unlock()
-		if w.cfg.Hooks.Watching != nil {
-			w.cfg.Hooks.Watching(t.String())
-		}
+		w.cfg.Hooks.Watching(t.String())
 		v.start(ctx)
 	}
 }
@@ -330,51 +324,30 @@ func (w *Watcher) why(t Target, wanted map[place]Target) string {
 	return "nobody on this node uses it"
 }
 
-// listener is the goroutine that hears of connections that have ended.
-type listener struct {
-	cancel context.CancelFunc
-	done   chan struct{}
-}
-
 // listen starts or ends to listen to connections that have ended. A refused attempt
 // to connect lives for 0.1 ms, and no list shows it. Meanwhile each connection of
 // the machine that ends costs the kernel a message, so it is done only while no VIP
 // is known, or one does not work.
 func (w *Watcher) listen(ctx context.Context, want bool) {
-	if w.ended != nil && w.ended.failed() {
-		w.ended = nil
+	if w.listener != nil && w.listener.ended() { // by itself
+		w.listener = nil
 	}
 	switch {
 	case w.cfg.Attempts == nil:
-	case !want && w.ended != nil:
-		w.ended.cancel()
-		<-w.ended.done
-		w.ended = nil
-	case want && w.ended == nil:
+	case !want && w.listener != nil:
+		w.listener.stop()
+		w.listener = nil
+	case want && w.listener == nil:
 		a, err := w.cfg.Attempts(w.ports())
 		if err != nil { // a VIP that refuses connections when the agent starts is not found
 			w.cfg.Log.Debug("subscribing to connections that end", "err", err)
 			return
 		}
-		ctx, cancel := context.WithCancel(ctx)
-		l := &listener{cancel: cancel, done: make(chan struct{})}
-		w.ended = l
-		go func() {
-			defer close(l.done)
+		l := work(ctx, func(ctx context.Context) {
 			defer a.Close()
 			w.hear(ctx, a)
-		}()
-	}
-}
-
-// failed reports whether the listener has ended by itself.
-func (l *listener) failed() bool {
-	select {
-	case <-l.done:
-		l.cancel()
-		return true
-	default:
-		return false
+		})
+		w.listener = &l
 	}
 }
 
