@@ -512,12 +512,12 @@ func (v *watch) freeClients(e *Evidence) {
 // on which nothing was received: they are with the host that was tried, and if it hangs,
 // their owners would wait for it until their time-outs.
 func (v *watch) closeMade(since, until time.Time) {
-	closed, err := v.destroy(func(ours []neigh.Socket) []neigh.Socket {
-		all := made(time.Now(), since, until, ours)
-		for i := range all {
-			delete(v.connections.known, all[i].Cookie) // it is not the server that has ended it
+	closed, err := v.destroy(func(s *neigh.Socket) bool {
+		is := made(s, time.Now(), since, until)
+		if is {
+			delete(v.connections.known, s.Cookie) // it is not the server that has ended it
 		}
-		return all
+		return is
 	})
 	v.log.Debug("closed connections to the host that was tried", "closed", closed, "err", err)
 }
@@ -526,7 +526,7 @@ func (v *watch) closeMade(since, until time.Time) {
 // trouble began: they are with the old holder, and their owners would wait for it
 // until their time-outs.
 func (v *watch) closeStuck(now, began time.Time) {
-	closed, failed := v.destroy(func(ours []neigh.Socket) []neigh.Socket { return stuck(now, began, ours) })
+	closed, failed := v.destroy(func(s *neigh.Socket) bool { return stuck(s, now, began) })
 	if failed != nil {
 		v.say(slog.LevelInfo, "connections to the old holder are left to their owners", "closed", closed, "err", failed)
 	} else if closed > 0 {
@@ -535,11 +535,14 @@ func (v *watch) closeStuck(now, began time.Time) {
 	v.connections.reconnecting(now, reconnectIn)
 }
 
-// destroy closes those of this host's connections to the VIP that pick picks. It returns
-// how many, and the last error.
-func (v *watch) destroy(pick func(ours []neigh.Socket) []neigh.Socket) (closed int, failed error) {
+// destroy closes those of this host's connections to the VIP that which picks. It
+// returns how many, and the last error.
+func (v *watch) destroy(which func(*neigh.Socket) bool) (closed int, failed error) {
 	all, failed := v.cfg.Sockets.List(v.target.Port)
-	for _, s := range pick(v.ours(all)) {
+	for _, s := range v.ours(all) {
+		if !which(&s) {
+			continue
+		}
 		if err := v.cfg.Sockets.Destroy(&s); err == nil {
 			closed++
 		} else if failed = err; errors.Is(err, neigh.ErrUnsupported) || errors.Is(err, neigh.ErrPermission) {

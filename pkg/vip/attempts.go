@@ -149,16 +149,6 @@ func (a *attempts) again(h neigh.LLAddr) { delete(a.tried, h) }
 // mayTry reports whether a holder may be tried.
 func (a *attempts) mayTry(h neigh.LLAddr, now time.Time) bool { return !now.Before(a.tried[h].again) }
 
-// due picks the holders that may be tried.
-func (a *attempts) due(now time.Time, holders []neigh.LLAddr) (due []neigh.LLAddr) {
-	for _, h := range holders {
-		if a.mayTry(h, now) {
-			due = append(due, h)
-		}
-	}
-	return due
-}
-
 func earlier(a, b time.Time) time.Time {
 	if a.Before(b) {
 		return a

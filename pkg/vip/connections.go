@@ -171,27 +171,16 @@ func (c *connections) excuse(now time.Time) {
 	}
 }
 
-// stuck returns the connections on which nothing was received since the given
-// time.
-func stuck(now, since time.Time, sockets []neigh.Socket) (all []neigh.Socket) {
-	for i := range sockets {
-		if s := &sockets[i]; !s.Established || now.Add(-s.SinceReceived).Before(since) {
-			all = append(all, *s)
-		}
-	}
-	return all
+// stuck reports whether nothing was received on a connection since the given time.
+func stuck(s *neigh.Socket, now, since time.Time) bool {
+	return !s.Established || now.Add(-s.SinceReceived).Before(since)
 }
 
-// made returns the connections that were made in the given time, and on which nothing
-// was received.
-func made(now, since, until time.Time, sockets []neigh.Socket) (all []neigh.Socket) {
-	for i := range sockets {
-		s := &sockets[i]
-		if at := now.Add(-s.SinceReceived); s.Established && s.Received == 0 && !at.Before(since) && at.Before(until) {
-			all = append(all, *s)
-		}
-	}
-	return all
+// made reports whether a connection was made in the given time, and nothing was received
+// on it.
+func made(s *neigh.Socket, now, since, until time.Time) bool {
+	at := now.Add(-s.SinceReceived)
+	return s.Established && s.Received == 0 && !at.Before(since) && at.Before(until)
 }
 
 // reconnecting notes that connections were closed, whose owners connect again

@@ -183,8 +183,9 @@ func (v *watch) names(now time.Time, entry *neigh.Entry, foreign bool) {
 	if before == entry.LLAddr {
 		return
 	}
-	c, moved := v.tracker.Names(now, entry.LLAddr, Announced, v.attempts.began)
-	v.happened(c, moved && !foreign)
+	if c := v.tracker.Names(now, entry.LLAddr, Announced, v.attempts.began); !foreign {
+		v.happened(c)
+	}
 	if before != (neigh.LLAddr{}) || v.holders.known(entry.LLAddr) {
 		v.holders.changed(now, before, entry.LLAddr)
 		v.round, v.check = Round{}, Check{}

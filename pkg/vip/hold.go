@@ -48,7 +48,7 @@ func (h *hold) rejects(lladdr neigh.LLAddr) bool { return slices.Contains(h.reje
 func (v *watch) keep(held neigh.LLAddr, rejected []neigh.LLAddr) {
 	v.release()
 	v.guard(held, rejected)
-	v.happened(Change{Event: Held, New: held, Holders: v.tracker.holders}, true)
+	v.happened(Change{Event: Held, New: held, Holders: v.tracker.holders})
 }
 
 // guard starts the goroutine of a hold.
@@ -103,7 +103,7 @@ func (v *watch) endHold(now time.Time) {
 	case h == nil:
 	case h.gaveUp.Load():
 		v.release()
-		v.happened(Change{Event: Contested, Old: v.tracker.holder, Holders: v.tracker.holders}, true)
+		v.happened(Change{Event: Contested, Old: v.tracker.holder, Holders: v.tracker.holders})
 		v.holders.contested = now
 	case h.over.Load():
 		v.release()

@@ -108,7 +108,7 @@ func planOthers(e *Evidence, a *attempts, m *means) Step {
 		}
 		return Step{}
 	}
-	due := slices.DeleteFunc(a.due(e.Now, all), func(h neigh.LLAddr) bool { return silent && m.holders.early(e, h) })
+	due := slices.DeleteFunc(all, func(h neigh.LLAddr) bool { return !a.mayTry(h, e.Now) || silent && m.holders.early(e, h) })
 	switch {
 	case len(due) == 0:
 		return Step{}

@@ -43,7 +43,7 @@ const (
 // Repairs lists the causes of repairs.
 var Repairs = [...]Cause{Stale, Zombie, WasSilent}
 
-// Change is an event with what belongs to it.
+// Change is an event with what belongs to it. The zero value is none.
 type Change struct {
 	Event    Event
 	Old, New neigh.LLAddr // of Moved; New is the one that is kept in Held, Duplicate and the like
@@ -54,7 +54,7 @@ type Change struct {
 }
 
 // Tracker follows who holds one VIP, and since when. It is pure: observations
-// go in, and each method returns the change that it makes, if any.
+// go in, and each method returns the change that it makes.
 type Tracker struct {
 	where   Where
 	holder  neigh.LLAddr   // that the entry names; the zero LLAddr: nobody
@@ -68,9 +68,9 @@ type Tracker struct {
 }
 
 // Place notes where the VIP is. reason says what is in the way, if it is Behind.
-func (t *Tracker) Place(w Where, reason string) (Change, bool) {
+func (t *Tracker) Place(w Where, reason string) Change {
 	if w == t.where {
-		return Change{}, false
+		return Change{}
 	}
 	t.where = w
 	if w != OnLink { // what was known is about another place
@@ -78,44 +78,44 @@ func (t *Tracker) Place(w Where, reason string) (Change, bool) {
 	}
 	switch w {
 	case Here:
-		return Change{Event: HeldHere}, true
+		return Change{Event: HeldHere}
 	case Behind:
-		return Change{Event: NotOnLink, Reason: reason}, true
+		return Change{Event: NotOnLink, Reason: reason}
 	}
-	return Change{}, false
+	return Change{}
 }
 
 // Names notes the holder that the entry names, and why that changed, if it did. began is
 // when the trouble that led to it was first noticed; zero is no trouble.
-func (t *Tracker) Names(now time.Time, holder neigh.LLAddr, cause Cause, began time.Time) (Change, bool) {
+func (t *Tracker) Names(now time.Time, holder neigh.LLAddr, cause Cause, began time.Time) Change {
 	old := t.holder
 	if holder == old {
-		return Change{}, false
+		return Change{}
 	}
 	t.holder, t.since = holder, now
 	if old == (neigh.LLAddr{}) || holder == (neigh.LLAddr{}) {
-		return Change{}, false // resolved for the first time, or not any more: nobody moved
+		return Change{} // resolved for the first time, or not any more: nobody moved
 	}
 	c := Change{Event: Moved, Old: old, New: holder, Cause: cause}
 	if !began.IsZero() {
 		c.Took = now.Sub(began)
 	}
-	return c, true
+	return c
 }
 
 // Answered notes who answered when everybody was asked.
-func (t *Tracker) Answered(holders []neigh.LLAddr) (Change, bool) {
+func (t *Tracker) Answered(holders []neigh.LLAddr) Change {
 	t.holders = slices.Clone(holders)
 	if t.contest.Answered(holders) != shield.Several {
-		return Change{}, false
+		return Change{}
 	}
-	return Change{Event: Duplicate, New: t.holder, Holders: t.holders}, true
+	return Change{Event: Duplicate, New: t.holder, Holders: t.holders}
 }
 
 // Trouble notes that the VIP is Silent or Failing, since began.
-func (t *Tracker) Trouble(e Event, began time.Time, reason string) (Change, bool) {
+func (t *Tracker) Trouble(e Event, began time.Time, reason string) Change {
 	if t.trouble == e {
-		return Change{}, false
+		return Change{}
 	}
 	if t.trouble == "" {
 		t.began = began
@@ -124,24 +124,24 @@ func (t *Tracker) Trouble(e Event, began time.Time, reason string) (Change, bool
 	if e == Silent {
 		t.holders = nil
 	}
-	return Change{Event: e, Old: t.holder, Reason: reason}, true
+	return Change{Event: e, Old: t.holder, Reason: reason}
 }
 
 // Works notes that the VIP works.
-func (t *Tracker) Works(now time.Time) (Change, bool) {
+func (t *Tracker) Works(now time.Time) Change {
 	if t.trouble == "" {
-		return Change{}, false
+		return Change{}
 	}
 	t.trouble = ""
-	return Change{Event: Recovered, New: t.holder, Took: now.Sub(t.began)}, true
+	return Change{Event: Recovered, New: t.holder, Took: now.Sub(t.began)}
 }
 
 // Pin notes that the entry is somebody else's, and why; "" is that it is not.
-func (t *Tracker) Pin(reason string) (Change, bool) {
+func (t *Tracker) Pin(reason string) Change {
 	was := t.pinned
 	t.pinned = reason
 	if reason != "" && reason != was {
-		return Change{Event: Pinned, Old: t.holder, Reason: reason}, true
+		return Change{Event: Pinned, Old: t.holder, Reason: reason}
 	}
-	return Change{}, false
+	return Change{}
 }

@@ -13,14 +13,14 @@ func TestTracker(t *testing.T) {
 	at := func(s int) time.Time { return start.Add(time.Duration(s) * time.Second) }
 	type lladdrs = []neigh.LLAddr
 	type step struct {
-		do   func(*Tracker) (Change, bool)
+		do   func(*Tracker) Change
 		want string // the event and its cause or reason, "" for none
 	}
-	place := func(w Where) func(*Tracker) (Change, bool) {
-		return func(t *Tracker) (Change, bool) { return t.Place(w, "why") }
+	place := func(w Where) func(*Tracker) Change {
+		return func(t *Tracker) Change { return t.Place(w, "why") }
 	}
-	names := func(n int, c Cause) func(*Tracker) (Change, bool) {
-		return func(t *Tracker) (Change, bool) {
+	names := func(n int, c Cause) func(*Tracker) Change {
+		return func(t *Tracker) Change {
 			holder := neigh.LLAddr{}
 			if n > 0 {
 				holder = mac(n)
@@ -28,8 +28,8 @@ func TestTracker(t *testing.T) {
 			return t.Names(at(10), holder, c, time.Time{})
 		}
 	}
-	answered := func(n ...int) func(*Tracker) (Change, bool) {
-		return func(t *Tracker) (Change, bool) {
+	answered := func(n ...int) func(*Tracker) Change {
+		return func(t *Tracker) Change {
 			var all lladdrs
 			for _, i := range n {
 				all = append(all, mac(i))
@@ -37,12 +37,12 @@ func TestTracker(t *testing.T) {
 			return t.Answered(all)
 		}
 	}
-	trouble := func(e Event) func(*Tracker) (Change, bool) {
-		return func(t *Tracker) (Change, bool) { return t.Trouble(e, at(1), "check: timeout") }
+	trouble := func(e Event) func(*Tracker) Change {
+		return func(t *Tracker) Change { return t.Trouble(e, at(1), "check: timeout") }
 	}
-	works := func(t *Tracker) (Change, bool) { return t.Works(at(20)) }
-	pin := func(reason string) func(*Tracker) (Change, bool) {
-		return func(t *Tracker) (Change, bool) { return t.Pin(reason) }
+	works := func(t *Tracker) Change { return t.Works(at(20)) }
+	pin := func(reason string) func(*Tracker) Change {
+		return func(t *Tracker) Change { return t.Pin(reason) }
 	}
 
 	tests := []struct {
@@ -67,12 +67,13 @@ func TestTracker(t *testing.T) {
 			var tr Tracker
 			for i, s := range tt.steps {
 				got := ""
-				if c, ok := s.do(&tr); ok {
+				c := s.do(&tr)
+				if c.Event != "" {
 					got = string(c.Event)
 					if detail := string(c.Cause) + c.Reason; detail != "" {
 						got += " " + detail
 					}
-				} else if c.Event != "" || len(c.Holders) > 0 {
+				} else if len(c.Holders) > 0 {
 					t.Errorf("step %d: no change, but %+v", i, c)
 				}
 				if got != s.want {
@@ -88,21 +89,21 @@ func TestTrackerDetails(t *testing.T) {
 	start := time.Unix(1e9, 0)
 	var tr Tracker
 	tr.Names(start, mac(1), Announced, time.Time{})
-	if c, _ := tr.Trouble(Silent, start.Add(time.Second), ""); c.Old != mac(1) || tr.trouble != Silent {
+	if c := tr.Trouble(Silent, start.Add(time.Second), ""); c.Old != mac(1) || tr.trouble != Silent {
 		t.Errorf("trouble: %+v", c)
 	}
 	now := start.Add(4 * time.Second)
-	if c, _ := tr.Names(now, mac(2), WasSilent, start.Add(time.Second)); c.Old != mac(1) || c.New != mac(2) || c.Took != 3*time.Second {
+	if c := tr.Names(now, mac(2), WasSilent, start.Add(time.Second)); c.Old != mac(1) || c.New != mac(2) || c.Took != 3*time.Second {
 		t.Errorf("moved: %+v", c)
 	}
 	if tr.holder != mac(2) || !tr.since.Equal(now) {
 		t.Errorf("held by %s since %v", tr.holder, tr.since)
 	}
-	if c, _ := tr.Works(now); c.Took != 3*time.Second || c.New != mac(2) || tr.trouble != "" {
+	if c := tr.Works(now); c.Took != 3*time.Second || c.New != mac(2) || tr.trouble != "" {
 		t.Errorf("recovered: %+v", c)
 	}
 	holders := []neigh.LLAddr{mac(2), mac(1)}
-	if c, _ := tr.Answered(holders); c.New != mac(2) || !slices.Equal(c.Holders, holders) || len(tr.holders) != 2 {
+	if c := tr.Answered(holders); c.New != mac(2) || !slices.Equal(c.Holders, holders) || len(tr.holders) != 2 {
 		t.Errorf("duplicate: %+v", c)
 	}
 	if tr.Trouble(Silent, now, ""); len(tr.holders) != 0 {

@@ -275,9 +275,9 @@ func (v *watch) sayWatching() {
 	v.log.Info("watching the VIP", args...)
 }
 
-// happened logs and counts a change.
-func (v *watch) happened(c Change, ok bool) {
-	if !ok {
+// happened logs and counts a change, if it is one.
+func (v *watch) happened(c Change) {
+	if c.Event == "" {
 		return
 	}
 	v.cfg.Hooks.Happened(v.target.String(), c.Event)

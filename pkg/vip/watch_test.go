@@ -1175,13 +1175,13 @@ func TestMayLog(t *testing.T) {
 		b := newBench([]*host{good(1)})
 		v := newWatch(b.w, Target{Addr: theVIP})
 		for range 1000 {
-			v.happened(Change{Event: Moved}, true)
+			v.happened(Change{Event: Moved})
 		}
 		if n := len(b.lines("moved")); n != report.DiaryLines {
 			t.Errorf("%d lines at once, want %d", n, report.DiaryLines)
 		}
 		rest(report.DiaryEarn)
-		v.happened(Change{Event: Contested, Holders: []neigh.LLAddr{mac(1)}, Reason: "why", Cause: Stale, Took: time.Second}, true)
+		v.happened(Change{Event: Contested, Holders: []neigh.LLAddr{mac(1)}, Reason: "why", Cause: Stale, Took: time.Second})
 		if got := b.lines("suppressed=980"); len(got) != 1 || len(b.events) != 1001 {
 			t.Errorf("%q, %d events", got, len(b.events))
 		}
