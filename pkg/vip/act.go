@@ -152,8 +152,8 @@ func (v *watch) askKnown(ctx context.Context, e *Evidence) bool {
 func (v *watch) leave(e *Evidence, state neigh.State) {
 	v.attempts.askedAt(e.Now, v.everybodyEvery())
 	v.kept = kept{}
-	entry, err := v.cfg.Table.Get(v.key())
-	if err == nil && (v.reason(&entry).Foreign() || entry.LLAddr != e.Holder) {
+	entry, err := v.reread()
+	if err == nil && entry.LLAddr != e.Holder {
 		err = shield.ErrChanged
 	}
 	if err == nil {
@@ -171,14 +171,12 @@ func (v *watch) leave(e *Evidence, state neigh.State) {
 // the kernel sends no packets by it. While the kernel probes the holder there is no
 // shield.
 func (v *watch) shield() (incumbent neigh.LLAddr, err error) {
-	entry, err := v.cfg.Table.Get(v.key())
+	entry, err := v.reread()
 	switch {
 	case errors.Is(err, neigh.ErrGone):
 		return neigh.LLAddr{}, nil
 	case err != nil:
 		return neigh.LLAddr{}, err
-	case v.reason(&entry).Foreign():
-		return neigh.LLAddr{}, shield.ErrChanged
 	case !entry.State.Valid():
 		return neigh.LLAddr{}, nil
 	case verifiable(entry.State):
@@ -415,11 +413,8 @@ func (v *watch) answersAgain(ctx context.Context, incumbent neigh.LLAddr) bool {
 // the entry even where it does not change it (__neigh_update in
 // net/core/neighbour.c). Of an entry that has failed the kernel asks everybody.
 func (v *watch) accepts(ctx context.Context, h neigh.LLAddr) bool {
-	entry, err := v.cfg.Table.Get(v.key())
-	if err != nil || v.reason(&entry).Foreign() {
-		return false
-	}
-	if !entry.State.Valid() {
+	entry, err := v.reread()
+	if err == nil && !entry.State.Valid() {
 		err = v.cfg.Table.Use(v.key())
 	}
 	asked := time.Now()
@@ -477,10 +472,8 @@ func (v *watch) give(h neigh.LLAddr) bool {
 	if h != v.kept.lladdr {
 		v.kept = kept{}
 	}
-	entry, err := v.cfg.Table.Get(v.key())
+	entry, err := v.reread()
 	switch {
-	case err == nil && v.reason(&entry).Foreign():
-		err = shield.ErrChanged
 	case err == nil && (entry.LLAddr != h || !entry.State.Valid()):
 		err = v.cfg.Table.Give(entry.Key, h, entry.Flags)
 	case err == nil:
@@ -490,6 +483,16 @@ func (v *watch) give(h neigh.LLAddr) bool {
 		v.log.Debug("writing the entry", "lladdr", h, "err", err)
 	}
 	return err == nil
+}
+
+// reread reads the entry again, just before it is touched. The error is
+// shield.ErrChanged where it is somebody else's.
+func (v *watch) reread() (neigh.Entry, error) {
+	entry, err := v.cfg.Table.Get(v.key())
+	if err == nil && v.reason(&entry).Foreign() {
+		err = shield.ErrChanged
+	}
+	return entry, err
 }
 
 // named returns the holder that the entry names now; the zero LLAddr is none.

@@ -27,8 +27,8 @@ func (v *watch) undoLate() bool {
 	if k.lladdr == (neigh.LLAddr{}) || time.Now().After(k.until) || k.undone == maxUndone {
 		return false
 	}
-	entry, err := v.cfg.Table.Get(v.key())
-	if err != nil || !shield.Answered(&entry, k.lladdr) || v.reason(&entry).Foreign() {
+	entry, err := v.reread()
+	if err != nil || !shield.Answered(&entry, k.lladdr) {
 		return false
 	}
 	k.undone++
