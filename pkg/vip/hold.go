@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
@@ -27,8 +26,8 @@ const (
 // whenever the kernel reports that a rejected holder has taken the entry, it is
 // written back, which takes a fraction of a millisecond.
 //
-// What a rejected holder did before the held one fell silent says nothing about that
-// one. That it takes the entry anew may mean that the VIP has gone back to it: then the
+// A rejected holder that announces itself all the time says nothing about the held one.
+// One that takes the entry anew may do so because the VIP has gone back to it: then the
 // held one is asked at once, and if it is silent the rejected one may prove itself
 // without delay.
 type hold struct {
@@ -38,15 +37,13 @@ type hold struct {
 	rejected []neigh.LLAddr
 	anew     chan neigh.LLAddr // a rejected holder that has taken the entry anew
 	quiet    int               // rounds in which no rejected holder answered
-	gaveUp   atomic.Bool       // it was taken too often
-	over     atomic.Bool       // another holder has taken it, which was not rejected
+	gaveUp   bool              // why the goroutine has ended by itself: the entry was taken too often
 }
 
 func (h *hold) rejects(lladdr neigh.LLAddr) bool { return slices.Contains(h.rejected, lladdr) }
 
 // keep starts to hold the entry.
 func (v *watch) keep(held neigh.LLAddr, rejected []neigh.LLAddr) {
-	v.release()
 	v.guard(held, rejected)
 	v.happened(Change{Event: Held, New: held, Holders: v.tracker.holders})
 }
@@ -84,9 +81,8 @@ func (v *watch) claims(h neigh.LLAddr) {
 	v.attempts.askSoon()
 }
 
-// heed notes what rejected holder has taken the entry anew until now, in a round. Of one
-// that has answered in it that means nothing: in Neighbor Discovery an answer is enough
-// to take the entry.
+// heed notes whether a rejected holder has taken the entry anew during a round. If it has
+// answered the round, that means nothing: in Neighbor Discovery an answer takes the entry.
 func (v *watch) heed(r *Round) {
 	select {
 	case h := <-v.takenAnew():
@@ -97,16 +93,17 @@ func (v *watch) heed(r *Round) {
 	}
 }
 
-// endHold ends a hold that did not hold, or that is over.
+// endHold ends a hold whose goroutine has ended by itself: the entry could not be kept,
+// or it names another holder, which was not rejected.
 func (v *watch) endHold(now time.Time) {
-	switch h := v.hold; {
-	case h == nil:
-	case h.gaveUp.Load():
-		v.release()
+	h := v.hold
+	if h == nil || !h.ended() {
+		return
+	}
+	v.release()
+	if h.gaveUp {
 		v.happened(Change{Event: Contested, Old: v.tracker.holder, Holders: v.tracker.holders})
 		v.holders.contested = now
-	case h.over.Load():
-		v.release()
 	}
 }
 
@@ -121,10 +118,11 @@ type guard struct {
 	restored []time.Time                // within the last second
 	missed   time.Time                  // when notifications were last lost
 	warned   bool
+	over     bool // there is nothing left to guard
 }
 
 func (g *guard) run(ctx context.Context) {
-	for ctx.Err() == nil && !g.ended() {
+	for ctx.Err() == nil && !g.over {
 		err := g.watch(ctx)
 		if err == nil || ctx.Err() != nil {
 			continue
@@ -137,8 +135,6 @@ func (g *guard) run(ctx context.Context) {
 		pace.Sleep(ctx, resubscribe)
 	}
 }
-
-func (g *guard) ended() bool { return g.hold.gaveUp.Load() || g.hold.over.Load() }
 
 // watch subscribes, and restores until that fails.
 func (g *guard) watch(ctx context.Context) error {
@@ -153,7 +149,7 @@ func (g *guard) watch(ctx context.Context) error {
 		// that is old has been read (netlink_overrun), so then it is looked at again
 		// with each.
 		g.restore()
-		for err = nil; err == nil && !g.ended(); {
+		for err = nil; err == nil && !g.over; {
 			if err = changes.Next(ctx, g.changed); time.Since(g.missed) < time.Second {
 				break
 			}
@@ -161,7 +157,7 @@ func (g *guard) watch(ctx context.Context) error {
 		switch {
 		case errors.Is(err, neigh.ErrOverrun):
 			g.missed = time.Now()
-		case err != nil, g.ended():
+		case err != nil, g.over:
 			return err
 		}
 	}
@@ -179,18 +175,18 @@ func (g *guard) changed(e *neigh.Entry) {
 func (g *guard) restore() {
 	h := g.hold
 	e, err := g.cfg.Table.Get(h.key)
-	if err != nil || e.LLAddr == h.held || !e.State.Valid() || g.ended() || g.foreign(&e) {
+	if err != nil || e.LLAddr == h.held || !e.State.Valid() || g.over || g.foreign(&e) {
 		return
 	}
 	if !h.rejects(e.LLAddr) {
-		h.over.Store(true)
+		g.over = true
 		return
 	}
 	now := time.Now()
 	g.took(now, e.LLAddr)
 	g.restored = slices.DeleteFunc(g.restored, func(t time.Time) bool { return now.Sub(t) >= time.Second })
 	if len(g.restored) >= maxRestores {
-		h.gaveUp.Store(true)
+		h.gaveUp, g.over = true, true
 	} else if err := g.cfg.Table.Give(h.key, h.held, e.Flags); err != nil {
 		g.cfg.Log.Debug("putting back the entry of the VIP", "err", err)
 	}
