@@ -20,8 +20,8 @@ const reconnectIn = 10 * time.Second
 // kubelet sends something every 10 s, and at once where it was disconnected.
 const trustWithin = 6 * time.Second
 
-// othersWithin is how long others are waited for once one has answered who may be the
-// next holder: it has to prove itself anyway.
+// othersWithin is how long other answers are waited for after that of a host which may
+// become the holder: it has to prove itself anyway.
 const othersWithin = 50 * time.Millisecond
 
 // do carries out a step, and brings the evidence up to date. It reports false
@@ -46,7 +46,7 @@ func (v *watch) do(ctx context.Context, s Step, e *Evidence) bool {
 	case AskKnown:
 		goOn = v.askKnown(ctx, e)
 	case LeaveToKernel:
-		v.release() // nor may a hold undo what it finds
+		v.release() // a hold would undo what the kernel finds
 		v.leave(e, neigh.Probe)
 	case GiveUpHolder:
 		v.release()
@@ -58,7 +58,7 @@ func (v *watch) do(ctx context.Context, s Step, e *Evidence) bool {
 }
 
 // askEverybody asks everybody for the VIP, and notes who answers. It asks under the
-// shield, and what the answers do to the entry all the same is undone.
+// shield, and undoes what the answers nevertheless do to the entry.
 func (v *watch) askEverybody(ctx context.Context, e *Evidence) bool {
 	silent := e.Unicast != Answered
 	tries, window := 1, shield.WindowFor(v.cfg.Timing.Lead)
@@ -186,8 +186,8 @@ func (v *watch) shield() (incumbent neigh.LLAddr, err error) {
 }
 
 // undo gives the entry back to the incumbent where an answer has moved it: where
-// locktime is 0, or in Neighbor Discovery, which has none. One that is there and
-// did not answer has announced itself, and is newer than what the round knows.
+// locktime is 0, or in Neighbor Discovery, which has none. A host that the entry names
+// and that did not answer has announced itself, and is newer than what the round knows.
 func (v *watch) undo(incumbent neigh.LLAddr, r *Round) {
 	if entry, err := v.cfg.Table.Get(v.key()); err == nil && entry.LLAddr != incumbent && r.heard(entry.LLAddr) {
 		v.give(incumbent)
@@ -221,7 +221,7 @@ func (v *watch) answered(r *Round, e *Evidence) {
 	}
 }
 
-// quiet ends a hold when none that it rejects has answered for some rounds.
+// quiet ends a hold after some rounds that no rejected holder has answered.
 func (v *watch) quiet(r *Round) {
 	if v.hold == nil {
 		return
@@ -331,7 +331,7 @@ func (v *watch) try(ctx context.Context, h neigh.LLAddr, e *Evidence) bool {
 		v.moved(now, h, e)
 		return false
 	case checked && named != h && named != incumbent && !v.round.heard(named):
-		return false // it has been announced meanwhile, and is newer than what the round knows
+		return false // a third host has been announced meanwhile, and is newer than the round
 	}
 	v.giveBack(incumbent)
 	back := time.Now()

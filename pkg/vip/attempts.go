@@ -20,29 +20,29 @@ const (
 	youngFor  = 2 * time.Minute
 	askAtOnce = time.Second // the least time between two requests, whatever is announced
 
-	// firstWithin is within what everybody is asked first, at random: who is there beside
-	// the holder has to be known before the holder stands still for a moment. Nodes that
-	// start together ask no more often than in an outage (askEarly).
+	// Everybody is asked for the first time within firstWithin, at random: who is there
+	// beside the holder has to be known before the holder stands still for a moment.
+	// Nodes that start together ask no more often than in an outage (askEarly).
 	firstWithin = 10 * time.Second
 
-	// lonelySpread is within what a service is checked, at random, whose holder has
-	// no rival: the check only informs people. Of N nodes no more than N/30 a second
-	// make one; N/40 on average, as some seconds have more than others. And it takes less
-	// than 50 s from the beginning of a trouble until a check has refuted it, which is
-	// what the alert ArpCacheCleanerVIPUnhealthy waits for: the check may take 4 s.
+	// The service of a holder without a rival is checked within lonelySpread, at random:
+	// the check only informs people. Of N nodes no more than N/30 a second make one; N/40
+	// on average, as some seconds have more than others. And it takes less than 50 s from
+	// the beginning of a trouble until a check has refuted it, which is what the alert
+	// ArpCacheCleanerVIPUnhealthy waits for: the check may take 4 s.
 	lonelySpread = 40 * time.Second
 	lonelyEvery  = 35 * time.Second
 
-	// recoverFirst and recoverLast are within what a server is checked, at random, that
-	// said that it cannot serve, and whose clients are answered again after they were not.
-	// That alone proves nothing: what they get may be errors. Before recoverFirst is over,
-	// a request that is not answered after all is suspect again.
+	// A server that said that it cannot serve, and whose clients are answered again after
+	// they were not, is checked between recoverFirst and recoverLast, at random. That its
+	// clients are answered proves nothing: what they get may be errors. Before
+	// recoverFirst is over, a request that is not answered after all is suspect again.
 	recoverFirst = unansweredFor
 	recoverLast  = 10 * time.Second
 
-	// againFirst is how long another holder is not tried again that did not prove
-	// itself: traffic may be with it for as long as a check takes. It doubles each
-	// time, up to againLast.
+	// againFirst is how long a holder that did not prove itself is not tried again:
+	// traffic may be with it for as long as a check takes. It doubles each time, up to
+	// againLast.
 	againFirst = 10 * time.Second
 	againLast  = time.Minute
 
@@ -90,11 +90,11 @@ func (a *attempts) trouble(since time.Time) {
 // over notes that the VIP works.
 func (a *attempts) over() { a.began, a.stalled, a.recovers = time.Time{}, false, time.Time{} }
 
-// repaired notes that the entry has moved to a holder that serves: what comes next
-// is another story.
+// repaired notes that the entry has moved to a holder that serves: the next trouble is
+// another one.
 func (a *attempts) repaired() { *a = attempts{renews: a.renews, asked: a.asked, checks: a.checks} }
 
-// young reports whether the trouble is.
+// young reports whether the trouble is young, or there is none.
 func (a *attempts) young(now time.Time) bool { return a.began.IsZero() || now.Sub(a.began) < youngFor }
 
 // askedAt notes that everybody was asked. every is the time between two rounds
@@ -114,7 +114,7 @@ func (a *attempts) askedAt(now time.Time, every time.Duration) {
 // askSoon has everybody asked soon: somebody has announced the VIP, or has its entry.
 func (a *attempts) askSoon() { a.asks = earlier(a.asks, a.asked.Add(askAtOnce)) }
 
-// checkedAt notes that the service was checked, whose holder has no rival.
+// checkedAt notes that the service of a holder without a rival was checked.
 func (a *attempts) checkedAt(now time.Time) {
 	a.checks, a.recovers = now.Add(lonelyEvery+random(lonelySpread-lonelyEvery)), time.Time{}
 }
@@ -129,7 +129,7 @@ func (a *attempts) clients(now time.Time, tcp *TCP) {
 	}
 }
 
-// mayCheck reports whether a service may be checked whose holder has no rival.
+// mayCheck reports whether the service of a holder without a rival may be checked.
 func (a *attempts) mayCheck(now time.Time) bool {
 	return !now.Before(a.checks) || !a.recovers.IsZero() && !now.Before(a.recovers)
 }
@@ -143,7 +143,7 @@ func (a *attempts) failed(h neigh.LLAddr, now time.Time) {
 	a.tried[h] = tried{now.Add(wait), wait}
 }
 
-// again allows a holder to be tried that did not prove itself before.
+// again allows a holder that did not prove itself to be tried at once.
 func (a *attempts) again(h neigh.LLAddr) { delete(a.tried, h) }
 
 // mayTry reports whether a holder may be tried.

@@ -25,9 +25,9 @@ const (
 	// refusedFor is how long a refused attempt to connect is a reason for suspicion.
 	// Clients try again within that time.
 	refusedFor = 15 * time.Second
-	// drops is how many connections are a reason for suspicion that ended with their first
-	// request unanswered, while nothing was received on any other: a balancer without a
-	// server behind it takes connections, and closes them after a second or two.
+	// drops is how many connections have to end with their first request unanswered, while
+	// nothing is received on any other, to be a reason for suspicion: a balancer without
+	// a server behind it takes connections, and closes them after a second or two.
 	drops = 3
 )
 

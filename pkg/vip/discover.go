@@ -32,7 +32,7 @@ type sighting struct {
 	established bool      // a connection to it was established once
 }
 
-// sight takes in the sockets of this host. complete says that there are no others.
+// sight takes in the sockets of this host. complete says that these are all.
 func (w *Watcher) sight(now time.Time, sockets []neigh.Socket, complete bool) {
 	see := func(p place) *sighting {
 		s := w.seen[p]

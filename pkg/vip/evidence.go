@@ -41,8 +41,8 @@ type Evidence struct {
 	Due bool
 	// Holder is the one that the entry names, or named last. The zero LLAddr: nobody yet.
 	Holder neigh.LLAddr
-	// HandsOff: the entry is somebody else's, or this is a dry run. It is not
-	// written, and everybody is not asked.
+	// HandsOff: the entry is somebody else's, or this is a dry run. The entry is not
+	// written, and nobody is asked by broadcast.
 	HandsOff bool
 	// Unproven is how long ago the kernel gave the entry to the holder, which has not
 	// shown since that it serves; 0 where it has. Rival: it was known before as one

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// A holder is silent that misses three requests this far apart.
+	// A holder that misses three requests this far apart is silent.
 	misses  = 3
 	missGap = 300 * time.Millisecond
 	// wayEvery is how often the way to a VIP is looked up, unless something is
@@ -168,8 +168,8 @@ func (v *watch) read(e *Evidence) bool {
 	return true
 }
 
-// names notes the holder that the entry names, if that has changed without the watch. One that
-// is somebody else's did not move.
+// names notes the holder that the entry names, if somebody else than the watch has changed
+// it. No move of an entry that belongs to somebody else is reported.
 func (v *watch) names(now time.Time, entry *neigh.Entry, foreign bool) {
 	if v.hold != nil && v.hold.rejects(entry.LLAddr) {
 		// The guard is about to see it, or has no notifications.
@@ -177,7 +177,7 @@ func (v *watch) names(now time.Time, entry *neigh.Entry, foreign bool) {
 		return
 	}
 	if v.hold != nil && entry.LLAddr != v.hold.held {
-		v.release() // nor is it about whoever this is
+		v.release() // the entry names a host that is neither held nor rejected
 	}
 	before := v.tracker.holder
 	if before == entry.LLAddr {
@@ -209,9 +209,9 @@ func (v *watch) askHolder(ctx context.Context, e *Evidence) Hearing {
 	return v.hear(ctx, holder, tries, window)
 }
 
-// tries returns how often a holder is asked that does not answer, and how long each
-// answer is waited for. One that is silent has been asked all the time: then once is
-// enough, but an answer may take as long as before.
+// tries returns how often a holder that does not answer is asked, and for how long each
+// answer is waited for. One that is known to be silent is asked in every look: then once
+// is enough, but its answer may take as long as that of several requests.
 func (v *watch) tries() (int, time.Duration) {
 	if v.verdict.State == StateSilent {
 		return 1, misses * missGap
@@ -285,8 +285,8 @@ func (v *watch) observe(now time.Time) {
 	}
 }
 
-// pass passes on the connections to the VIP among those listed. To list them is to walk through all
-// sockets of the machine: it is done for all VIPs at once.
+// pass hands the watch the connections to the VIP among those listed. Listing walks
+// through all sockets of the machine, so it is done for all VIPs at once.
 func (v *watch) pass(sockets []neigh.Socket) {
 	if ours := v.ours(sockets); len(ours) > 0 {
 		v.listed.Store(&ours)

@@ -29,9 +29,9 @@ type Step struct {
 	Other  neigh.LLAddr
 }
 
-// rivalPatience is how long a holder must be silent before one is tried that is no
-// stranger: it was there before, and was not the holder. vMotion and snapshots stop a
-// virtual machine for 1 to 4 s.
+// rivalPatience is how long a holder must be silent before a host is tried that is no
+// stranger: one that was there before, and was not the holder. vMotion and snapshots
+// stop a virtual machine for 1 to 4 s.
 const rivalPatience = 4500 * time.Millisecond
 
 // means is what may be done about a VIP, and whom it is known to have.

@@ -72,8 +72,8 @@ type Attempts interface {
 type Line interface {
 	// Ask sends one solicitation to the host with the given link-layer address, or
 	// to everybody where that is zero, and hands each answer that arrives within
-	// window to reply, until that says that it is enough. The error is that of ctx if it
-	// was done first; reply may be what ends it.
+	// window to reply, until reply says that it is enough. The error is that of ctx if
+	// it was done first; reply may be what ends it.
 	Ask(ctx context.Context, lladdr neigh.LLAddr, window time.Duration, reply func(shield.Reply) (enough bool)) error
 	// Heard receives when somebody has announced the address without being asked.
 	Heard() <-chan struct{}
@@ -102,8 +102,8 @@ type CheckResult struct {
 	Verified bool   // the server has proved who it is
 	Outcome  string // one word, for logs and metric labels
 	Err      error
-	// Same says which of Endpoint.Beside the holder itself is, and which not: it has
-	// acknowledged the connection of the check there, or not. Nil: nothing was found out.
+	// Same says of each of Endpoint.Beside whether it is the holder itself: whether the
+	// connection of the check was acknowledged there. Nil: nothing was found out.
 	Same map[neigh.LLAddr]bool
 }
 
@@ -116,7 +116,7 @@ type Checker interface {
 // Conflict says which of several holders of a VIP may be followed.
 type Conflict string
 
-// The ways to deal with a conflict. In none of them a holder is left that serves.
+// The ways to deal with a conflict. A holder that serves is left in none of them.
 const (
 	Verified Conflict = "verified" // follow one that serves, and proves by its certificate who it is
 	Healthy  Conflict = "healthy"  // follow any that serves

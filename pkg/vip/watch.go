@@ -105,9 +105,8 @@ func (v *watch) run(ctx context.Context) {
 
 // wait waits until the next look, and reports false if ctx ended first. While the VIP
 // is in trouble, an announcement has it looked at sooner; otherwise the kernel has
-// heard it as well, unless a hold has undone it. All nodes hear it in the same moment,
-// and shall not ask in the same moment. What is heard may also be a late answer, which
-// is undone.
+// heard it as well, unless a hold has undone it. All nodes hear it at the same moment,
+// and must not all ask then. What is heard may also be a late answer, which is undone.
 func (v *watch) wait(ctx context.Context, timer *time.Timer, next time.Time) bool {
 	soon := v.cfg.Interval / wakeEvery
 	for {

@@ -239,8 +239,8 @@ func (w *Watcher) addresses(now time.Time, g *Given) (latest, former []Target) {
 	return latest, former
 }
 
-// lookup resolves all names. While that fails, what one last resolved to is true:
-// the name server may be behind what is broken.
+// lookup resolves all names. While that fails, what a name last resolved to counts: the
+// way to the name server may be broken as well.
 func (w *Watcher) lookup(ctx context.Context, now time.Time) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
