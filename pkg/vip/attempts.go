@@ -79,11 +79,9 @@ func newAttempts(now time.Time, every time.Duration) attempts {
 
 // trouble notes that the VIP does not work, since the given time at the latest.
 func (a *attempts) trouble(since time.Time) {
-	if a.began.IsZero() {
-		a.began = since
-		if !a.checks.After(since) { // else one is due already: trouble that comes and goes puts it off no further
-			a.checks = since.Add(random(lonelySpread))
-		}
+	a.began = since
+	if !a.checks.After(since) { // else one is due already: trouble that comes and goes puts it off no further
+		a.checks = since.Add(random(lonelySpread))
 	}
 }
 

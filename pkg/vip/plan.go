@@ -18,7 +18,7 @@ const (
 	CompareHolders        // find out who of those that answer is the holder itself
 	TryOther              // give the entry to another holder, and keep it there if the service answers
 	FollowOther           // give the entry to another holder, which cannot be made to prove itself
-	AskKnown              // the same by unicast, of those that have answered before
+	AskKnown              // ask those by unicast that are known to have answered before
 	LeaveToKernel         // have the kernel verify the holder, and ask everybody if it is gone
 	GiveUpHolder          // have the kernel ask everybody at once
 )

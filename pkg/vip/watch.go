@@ -191,6 +191,9 @@ func (v *watch) look(ctx context.Context) {
 // record takes note of a verdict.
 func (v *watch) record(e *Evidence, verdict Verdict) {
 	v.verdict = verdict
+	if verdict.State.trouble() {
+		v.suspicious()
+	}
 	switch verdict.State {
 	case StateUnknown:
 		if v.attempts.began.IsZero() { // nothing has said yet that it does not work
@@ -206,13 +209,9 @@ func (v *watch) record(e *Evidence, verdict Verdict) {
 		v.freeClients(e)
 		v.attempts.over()
 		v.happened(v.tracker.Works(e.Now))
-	case StateSuspect:
-		v.suspicious(v.began)
 	case StateSilent:
-		v.suspicious(v.began)
 		v.happened(v.tracker.Trouble(Silent, v.attempts.began, string(verdict.Reason)))
 	case StateFailing:
-		v.suspicious(v.began)
 		if v.check.Unwell {
 			v.attempts.clients(e.Now, &e.TCP)
 		}
@@ -222,11 +221,11 @@ func (v *watch) record(e *Evidence, verdict Verdict) {
 	}
 }
 
-// suspicious notes that something has been wrong since the given time, and has VIPs
-// looked for: names resolved again, and attempts to connect.
-func (v *watch) suspicious(since time.Time) {
+// suspicious notes that something is wrong, and has VIPs looked for: names resolved
+// again, and attempts to connect.
+func (v *watch) suspicious() {
 	if v.attempts.began.IsZero() {
-		v.attempts.trouble(since)
+		v.attempts.trouble(v.began)
 		v.publish() // attempts to connect are heard of only while it is known to be in trouble
 		v.again()
 	}
