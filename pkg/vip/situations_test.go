@@ -1618,3 +1618,133 @@ func TestClientsAreFreedFromAFailedTrial(t *testing.T) {
 		b.wantEvents(t)
 	})
 }
+
+// A successor that serves its clients, and takes longer over a check than a check may
+// take, keeps the VIP by what its clients receive. By that alone nobody does: neither
+// one that cannot prove who it is, nor one that is frozen, or hangs after the handshake.
+func TestSlowToAnswerChecks(t *testing.T) {
+	slow := func(h *host) *host { h.livez = 5 * time.Second; return h }
+	impostor := func(a api) *host { h := slow(zombie(2, a)); h.proves = false; return h }
+	lenient := impostor(handshakes)
+	lenient.livez = 3 * time.Second
+	tests := []struct {
+		name   string
+		holder *host // what has become of it; nil: it is gone
+		other  *host
+		want   int
+		trial  time.Duration // what a trial may take that comes to nothing
+	}{
+		{"the holder is silent", nil, slow(good(2)), 2, 0},
+		{"the holder is a zombie", zombie(1, refuses), slow(good(2)), 2, 0},
+		{"the other is an impostor", nil, impostor(serves), 1, checkTimeout},
+		{"the other is an impostor, and clients know", nil, impostor(handshakes), 1, checkTimeout},
+		{"the other is frozen", nil, slow(zombie(2, frozen)), 1, 2 * time.Second},
+		{"the other hangs after the handshake", nil, zombie(2, hangs), 1, checkTimeout + servedWithin},
+		{"the other hangs after the handshake, and the holder refuses", zombie(1, refuses), zombie(2, hangs), 1, checkTimeout + servedWithin},
+		{"the other says that it cannot serve", nil, zombie(2, unwell), 1, 2 * ms},
+		{"the other's certificate is for another name, and clients know", nil, lenient, 1, lenient.livez + servedWithin},
+	}
+	for _, tt := range tests {
+		for client, connect := range map[string]func(*testing.T, *bench){
+			"a client that connects again":          func(t *testing.T, b *bench) { b.kubelet(t, time.Second) },
+			"a client that waits":                   func(t *testing.T, b *bench) { b.waiting(t) },
+			"a client that asks for little at once": func(t *testing.T, b *bench) { b.brief(t) },
+		} {
+			t.Run(tt.name+", "+client, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					b := newBench([]*host{good(1)})
+					b.lenient = tt.other == lenient
+					connect(t, b)
+					b.start(t)
+					rest(firstWithin + time.Second)
+					b.change(func() {
+						b.hosts = []*host{tt.other}
+						if tt.holder != nil {
+							b.hosts = append(b.hosts, tt.holder)
+						}
+					})
+					without := b.wrong(2, time.Minute)
+					if tt.want == 2 {
+						if d := b.wrong(2, time.Minute); without > 15*time.Second || d > 0 || b.count(Moved) != 1 {
+							t.Errorf("healed after %v, and given back for %v a minute later; events %v", without, d, b.events)
+						}
+						return
+					}
+					tries := len(slices.DeleteFunc(b.checked(), func(h neigh.LLAddr) bool { return h != mac(2) }))
+					if with := time.Minute - without; tries == 0 || tries > 4 || with > time.Duration(tries)*tt.trial+10*ms || b.count(Moved) > 0 {
+						t.Errorf("in %d trials, the entry named the other for %v; events %v", tries, with, b.events)
+					}
+				})
+			})
+		}
+	}
+}
+
+// waiting has a client ask for something every second. It waits for an answer until its
+// connection is closed, and connects again then.
+func (b *bench) waiting(t *testing.T) {
+	c := b.dial(theVIP)
+	go func() {
+		for pace.Sleep(t.Context(), time.Second) {
+			gone := c == nil
+			b.change(func() { gone = gone || c.destroyed || c.closedByKernel })
+			if gone {
+				c = b.dial(theVIP)
+			}
+			if c == nil {
+				continue
+			}
+			if b.named() == c.peer {
+				b.request(c)
+			} else {
+				b.change(func() { c.sent, c.waits = time.Now(), true })
+			}
+		}
+	}()
+}
+
+// brief has a client ask for three things in a row once it has connected, and then for
+// one every 10 s.
+func (b *bench) brief(t *testing.T) {
+	c := b.dial(theVIP)
+	go func() {
+		for asked := 0; pace.Sleep(t.Context(), 600*ms); {
+			gone, waits := c == nil, false
+			b.change(func() {
+				if !gone {
+					gone, waits = c.destroyed || c.closedByKernel, c.waits || time.Since(c.sent) > 10*time.Second
+				}
+			})
+			if gone {
+				c, asked = b.dial(theVIP), 0
+			}
+			if c != nil && (waits || asked < 3) {
+				b.request(c)
+				asked++
+			}
+		}
+	}()
+}
+
+// What the incumbent still sends to clients is no proof for another that is tried.
+func TestIncumbentThatStillSends(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.settle2(t)
+		c := b.dial(theVIP)
+		b.request(c)
+		b.change(func() { b.hosts = []*host{zombie(1, unwell), zombie(2, hangs)} })
+		go func() {
+			for pace.Sleep(t.Context(), 200*ms) {
+				b.change(func() { c.received, c.Received = time.Now(), c.Received+100 })
+			}
+		}()
+		rest(2 * time.Minute)
+		if n := b.count(Moved); n > 0 {
+			t.Errorf("events %v", b.events)
+		}
+		if !slices.Contains(b.checked(), mac(2)) {
+			t.Error("the other was not tried: this shows nothing")
+		}
+	})
+}
