@@ -92,9 +92,6 @@ func (a *attempts) over() { a.began, a.stalled, a.recovers = time.Time{}, false,
 // another one.
 func (a *attempts) repaired() { *a = attempts{renews: a.renews, asked: a.asked, checks: a.checks} }
 
-// young reports whether the trouble is young, or there is none.
-func (a *attempts) young(now time.Time) bool { return a.began.IsZero() || now.Sub(a.began) < youngFor }
-
 // askedAt notes that everybody was asked. every is the time between two rounds
 // while all is well, before jitter: those put off no attempt.
 func (a *attempts) askedAt(now time.Time, every time.Duration) {
@@ -103,7 +100,7 @@ func (a *attempts) askedAt(now time.Time, every time.Duration) {
 		return
 	}
 	step := askLate
-	if a.young(now) {
+	if now.Sub(a.began) < youngFor {
 		step = askEarly
 	}
 	a.asks = now.Add(step*4/5 + random(step/5))

@@ -12,9 +12,9 @@
 // value, Evidence. judge.go turns it into a Verdict: a state and a reason. plan.go
 // chooses the next action by the verdict and by what may be attempted again; it is
 // carried out in act.go, and its outcome is new evidence. evidence.go, judge.go,
-// plan.go, attempts.go, connections.go and tracker.go are pure. watch.go connects
-// the steps, hold.go keeps an entry with a holder against others, and watcher.go
-// and discover.go find the VIPs.
+// plan.go, attempts.go, connections.go, holders.go and tracker.go are pure. watch.go
+// connects the steps, hold.go keeps an entry with a holder against others, and
+// watcher.go and discover.go find the VIPs.
 package vip
 
 import (

@@ -1,12 +1,12 @@
 package vip
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -66,10 +66,7 @@ func (w *Watcher) Status() []*report.VIP {
 		}
 	}
 	slices.SortFunc(all, func(a, b *report.VIP) int {
-		if c := a.Addr.Compare(b.Addr); c != 0 {
-			return c
-		}
-		return strings.Compare(a.Name, b.Name)
+		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Name, b.Name))
 	})
 	return all
 }
