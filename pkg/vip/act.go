@@ -489,7 +489,7 @@ func (v *watch) moved(now time.Time, h neigh.LLAddr, e *Evidence) {
 		cause = WasSilent
 	}
 	began, proven := v.attempts.began, e.Provable
-	rejected := slices.DeleteFunc(v.round.lladdrs(), func(o neigh.LLAddr) bool { return o == h })
+	rejected := slices.DeleteFunc(v.round.lladdrs(), func(o neigh.LLAddr) bool { return o == h || !v.holders.failed(o) })
 	v.happened(v.tracker.Names(now, h, cause, began))
 	v.holders.changed(now, e.Holder, h)
 	v.attempts.repaired()

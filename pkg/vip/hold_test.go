@@ -1,6 +1,7 @@
 package vip
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -469,5 +470,59 @@ func (b *bench) standsStill(n int) {
 		}
 		down(false) // something had it looked at sooner
 		rest(interval / 2)
+	}
+}
+
+// A host that answered beside the one that proved itself, and was not tried, may be that
+// one itself, by another link-layer address: by that of its own card, beside a virtual one
+// (VRRP). When the VIP moves on, and is announced with that address, nothing undoes it.
+func TestAnotherAddressOfTheHeldHostIsNotRejected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench([]*host{good(1)})
+		b.settle(t)
+		own, virtual := good(2), good(3)
+		own.body, virtual.body = 7, 7
+		virtual.delay = 2 * ms // the other is tried first
+		b.change(func() { b.hosts = []*host{zombie(1, frozen), own, virtual} })
+		if when(20*time.Second, func() bool { return b.count(Held) == 1 && b.named() == mac(2) }) == never {
+			t.Fatalf("not held: events %v, the entry names %s", b.events, b.named())
+		}
+		rest(5 * time.Second)
+		b.change(func() {
+			own.down = true
+			b.hosts = append(b.hosts, good(3)) // another host, with the virtual address
+			b.hosts = slices.DeleteFunc(b.hosts, func(h *host) bool { return h == virtual })
+		})
+		b.announces(mac(3))
+		if d := b.wrong(3, 20*time.Second); d > 10*ms {
+			t.Errorf("the entry named another host for %v", d)
+		}
+		b.announcing(t, 1, 3*time.Second) // the one that does not serve
+		if d := b.wrong(3, time.Minute); d > 10*time.Second {
+			t.Errorf("the entry named another host for %v", d)
+		}
+	})
+}
+
+// One that was not tried and does not serve takes the entry once, when it announces
+// itself, and is checked and rejected then.
+func TestUntriedHolderIsCheckedWhenItAnnouncesItself(t *testing.T) {
+	for name, a := range map[string]api{"hangs": frozen, "refuses": refuses} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench([]*host{good(1)})
+				b.settle(t)
+				other := zombie(3, a)
+				other.delay = 2 * ms // host 2 is tried first
+				b.change(func() { b.hosts = []*host{zombie(1, frozen), good(2), other} })
+				if when(20*time.Second, func() bool { return b.count(Held) == 1 && b.named() == mac(2) }) == never {
+					t.Fatalf("not held: events %v, the entry names %s", b.events, b.named())
+				}
+				b.announcing(t, 3, 3*time.Second)
+				if d := b.wrong(2, 10*time.Minute); d == 0 || d > 7*time.Second {
+					t.Errorf("the entry named another host for %v", d)
+				}
+			})
+		})
 	}
 }

@@ -36,9 +36,15 @@ type holders struct {
 	contested  time.Time    // when a hold had to be given up
 	previous   neigh.LLAddr // the holder before this one
 
-	rivals   map[neigh.LLAddr]int // that answer beside the holder, and for how many rounds they have not
-	claimant neigh.LLAddr         // a rival that has taken the entry anew, against a hold, since the holder was heard; zero: none
+	rivals   map[neigh.LLAddr]rival // hosts that answer beside the holder, or did not prove themselves
+	claimant neigh.LLAddr           // a rival that has taken the entry anew, against a hold, since the holder was heard; zero: none
 	compared map[neigh.LLAddr]comparison
+}
+
+// rival is what is remembered of a host that may be tried in place of the holder.
+type rival struct {
+	quiet  int  // rounds that it has not answered
+	failed bool // it was found not to serve
 }
 
 // comparison is what was found out about a host that answers beside the holder.
@@ -48,7 +54,7 @@ type comparison struct {
 }
 
 func newHolders(now time.Time) holders {
-	return holders{heard: now, asked: now, rivals: make(map[neigh.LLAddr]int), compared: make(map[neigh.LLAddr]comparison)}
+	return holders{heard: now, asked: now, rivals: make(map[neigh.LLAddr]rival), compared: make(map[neigh.LLAddr]comparison)}
 }
 
 // known reports whether a host answers beside the holder, or did not prove itself.
@@ -96,22 +102,29 @@ func (h *holders) prove(holder neigh.LLAddr) {
 }
 
 // reject notes that a host does not serve.
-func (h *holders) reject(a neigh.LLAddr) {
+func (h *holders) reject(a neigh.LLAddr) { h.note(a, true) }
+
+// failed reports whether a host was found not to serve.
+func (h *holders) failed(a neigh.LLAddr) bool { return h.rivals[a].failed }
+
+func (h *holders) note(a neigh.LLAddr, failed bool) {
 	if len(h.rivals) >= maxKnown {
 		clear(h.rivals)
 	}
-	h.rivals[a] = 0
+	h.rivals[a] = rival{failed: failed}
 }
 
 // answered notes who answered beside the holder, which did so too.
 func (h *holders) answered(r *Round, holder neigh.LLAddr) {
-	for a := range h.rivals {
-		if h.rivals[a]++; h.rivals[a] > shield.QuietRounds {
+	for a, known := range h.rivals {
+		if known.quiet++; known.quiet > shield.QuietRounds {
 			delete(h.rivals, a)
+		} else {
+			h.rivals[a] = known
 		}
 	}
 	for _, a := range r.others(holder) {
-		h.reject(a)
+		h.note(a, h.failed(a))
 	}
 }
 
