@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -186,6 +187,33 @@ func metricTable(t *testing.T) string {
 	m.ObserveVIPs(v, func() []*report.VIP { return []*report.VIP{status} })
 	v.Watching("10.0.0.100")
 	return metricRows(t, m.Gatherer())
+}
+
+// The help of a metric, which is its documentation, names every value that its labels
+// can have.
+func TestHelpNamesEveryLabelValue(t *testing.T) {
+	m, labels := metrics.New(metrics.Info{}), vipLabels(&vipOptions{Auto: true})
+	v := metrics.NewVIPs(labels)
+	m.ObserveVIPs(v, func() []*report.VIP { return nil })
+	v.Watching("10.0.0.100")
+	families, err := m.Gatherer().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	help := map[string]string{}
+	for _, f := range families {
+		help[f.GetName()] = f.GetHelp()
+	}
+	for name, values := range map[string][]string{
+		"vip_events_total": labels.Events, "vip_repairs_total": labels.Causes, "vip_checks_total": labels.Results,
+	} {
+		text := help["arp_cache_cleaner_"+name]
+		for _, value := range values {
+			if !regexp.MustCompile(`\b` + value + `[:;)]`).MatchString(text) {
+				t.Errorf("the help of %s does not explain %q: %s", name, value, text)
+			}
+		}
+	}
 }
 
 func metricRows(t *testing.T, g prometheus.Gatherer) string {

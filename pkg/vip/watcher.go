@@ -239,6 +239,9 @@ func (w *Watcher) addresses(now time.Time, g *Given) (latest, former []Target) {
 // lookup resolves all names. While that fails, what a name last resolved to counts: the
 // way to the name server may be broken as well.
 func (w *Watcher) lookup(ctx context.Context, now time.Time) {
+	if !slices.ContainsFunc(w.cfg.Given, func(g Given) bool { return g.Name != "" }) {
+		return // as a rule
+	}
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	var mu sync.Mutex
