@@ -41,7 +41,7 @@ func explainAsk(err error) error {
 
 // Ask implements shield.Solicitor.
 func (s solicitor) Ask(ctx context.Context, device int, q shield.Question, window time.Duration, reply func(shield.Reply)) error {
-	return explainAsk(s.Pool.Ask(ctx, device, []solicit.Target{target(q.Addr, q.LLAddr)}, window, func(a solicit.Answer) {
+	return explainAsk(s.Pool.Ask(ctx, device, target(q.Addr, q.LLAddr), window, func(a solicit.Answer) {
 		if r, ok := replyOf(&a); ok && a.Solicited {
 			reply(r)
 		}

@@ -126,7 +126,7 @@ func TestAsksAsTheKernelAsks(t *testing.T) {
 				kernels := next(t, heard, target)
 				ctx, answered := context.WithCancel(t.Context())
 				if err := node.Do(func() error {
-					return pool.Ask(ctx, port.Index, []solicit.Target{{Addr: target}}, 5*time.Second, func(solicit.Answer) { answered() })
+					return pool.Ask(ctx, port.Index, solicit.Target{Addr: target}, 5*time.Second, func(solicit.Answer) { answered() })
 				}); !errors.Is(err, context.Canceled) {
 					t.Errorf("arp_announce %d: no answer, %v", announce, err)
 				}
@@ -229,7 +229,7 @@ func newMove(t *testing.T, vip string, floating netip.Prefix, node []string, by 
 func (m *move) look(t *testing.T) lab.Solicitation {
 	t.Helper()
 	if err := m.node.Do(func() error {
-		return m.pool.Ask(t.Context(), m.port.Index, []solicit.Target{{Addr: m.vip}}, 20*time.Millisecond, func(solicit.Answer) {})
+		return m.pool.Ask(t.Context(), m.port.Index, solicit.Target{Addr: m.vip}, 20*time.Millisecond, func(solicit.Answer) {})
 	}); err != nil {
 		t.Fatal(err)
 	}

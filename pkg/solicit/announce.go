@@ -46,8 +46,7 @@ func (a *Announcer) Probe(ctx context.Context, window time.Duration, answer func
 	if a.addr.Is6() {
 		nobody = netip.IPv6Unspecified()
 	}
-	r := &round{socket: a.socket, answer: answer, asks: true, asked: make(map[netip.Addr]*asked, 1)}
-	r.add(Target{Addr: a.addr, Source: nobody})
+	r := &round{socket: a.socket, target: Target{Addr: a.addr, Source: nobody}, answer: answer, asks: true}
 	return r.run(ctx, window, func(*Target) error { return nil })
 }
 

@@ -3,9 +3,6 @@ package solicit
 import (
 	"context"
 	"errors"
-	"maps"
-	"net/netip"
-	"sync"
 	"time"
 )
 
@@ -34,54 +31,12 @@ func dial(index int) (*conn, error) {
 // be done with a packet socket (synchronize_net in packet_release).
 func (c *conn) close() error { return errors.Join(c.arp.close(), c.nd.close()) }
 
-// ask is Pool.Ask. Just before a target is asked for, complete adds what it lacks. The
-// error is an Unasked where complete has failed for some, and nothing else has.
-func (c *conn) ask(ctx context.Context, targets []Target, window time.Duration, answer func(Answer), complete func(*Target) error) error {
-	if len(targets) == 0 {
-		return nil
+// ask is Pool.Ask. Just before the target is asked for, complete adds what it lacks.
+func (c *conn) ask(ctx context.Context, t Target, window time.Duration, answer func(Answer), complete func(*Target) error) error {
+	t.Addr, t.Source = t.Addr.WithZone(""), t.Source.WithZone("")
+	r := &round{socket: c.nd, target: t, answer: answer}
+	if t.Addr.Is4() {
+		r.socket = c.arp
 	}
-	var mu sync.Mutex
-	rounds := c.rounds(targets, func(a Answer) {
-		mu.Lock()
-		defer mu.Unlock()
-		answer(a)
-	})
-	errs := make([]error, len(rounds))
-	var wg sync.WaitGroup
-	for i, r := range rounds[1:] {
-		wg.Go(func() { errs[i+1] = r.run(ctx, window, complete) })
-	}
-	errs[0] = rounds[0].run(ctx, window, complete)
-	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	unasked := make(Unasked)
-	for _, r := range rounds {
-		maps.Copy(unasked, r.unasked)
-	}
-	if len(unasked) > 0 {
-		return unasked
-	}
-	return nil
-}
-
-// rounds sorts the targets by family.
-func (c *conn) rounds(targets []Target, answer func(Answer)) []*round {
-	arp := &round{socket: c.arp, answer: answer, asked: make(map[netip.Addr]*asked)}
-	nd := &round{socket: c.nd, answer: answer, asked: make(map[netip.Addr]*asked)}
-	for _, t := range targets {
-		if t.Addr.Is4() {
-			arp.add(t)
-		} else {
-			nd.add(t)
-		}
-	}
-	var rounds []*round
-	for _, r := range []*round{arp, nd} {
-		if len(r.targets) > 0 {
-			rounds = append(rounds, r)
-		}
-	}
-	return rounds
+	return r.run(ctx, window, complete)
 }

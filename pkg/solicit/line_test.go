@@ -491,7 +491,7 @@ func BenchmarkAsk(b *testing.B) {
 		ends error
 	}{
 		{"Pool", func(ctx context.Context, cancel func()) error {
-			return s.conn.Ask(ctx, []Target{target}, time.Minute, func(Answer) { cancel() })
+			return s.conn.Ask(ctx, target, time.Minute, func(Answer) { cancel() })
 		}, context.Canceled},
 		{"Line", func(ctx context.Context, _ func()) error {
 			return line.Ask(ctx, target, time.Minute, func(Answer) bool { return true })

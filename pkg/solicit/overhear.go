@@ -145,7 +145,7 @@ func (e *ear) end() {
 func (e *ear) run(over func() bool) error {
 	e.wait()
 	for {
-		b, h, err := e.socket.receive(true)
+		b, h, err := e.socket.receive()
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			if over() {

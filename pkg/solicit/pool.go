@@ -2,7 +2,6 @@ package solicit
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"net/netip"
 	"slices"
@@ -40,32 +39,29 @@ const (
 	maxKept = 8
 )
 
-// NewPool returns a Pool without any sockets. It calls sender for each target that
-// has no Source, just before the frame is sent: a node can lose an address at
-// any time, and a frame that still names it takes the address away from its new
-// holder in the tables of whoever hears it.
+// NewPool returns a Pool without any sockets. It calls sender for a target that has no
+// Source, just before the frame is sent: a node can lose an address at any time, and a
+// frame that still names it takes the address away from its new holder in the tables of
+// whoever hears it.
 func NewPool(sender Sender) *Pool {
 	return &Pool{sender: sender, idle: make(map[int][]idleConn), ears: make(map[earKey]*ear)}
 }
 
-// Ask sends one solicitation for each target, all at once, on the interface with this
-// index in the network namespace of the calling thread, and listens until the window has
-// passed since the last was sent. It returns nil then, however few answered, and the
-// error of ctx if that was done earlier. Targets without a Source are asked for from
-// where sender says. Those for which it knows none, or that cannot be asked for, are left
-// out; all the others are asked for, and the error is an Unasked then.
+// Ask sends one solicitation on the interface with this index, in the network namespace
+// of the calling thread, and listens until the window has passed since. It returns nil
+// then, however few answered, and the error of ctx if that was done earlier. A target
+// without a Source is asked for from where sender says. Where sender fails, or the target
+// cannot be asked for, nothing is sent, and the error says why.
 //
-// Each distinct (Addr, LLAddr) is reported once, when it is first heard, and
-// once more if it was first heard in an announcement and then answers, or if its
-// answer has the Override flag and the one before had not: Linux answers the kernel's
-// own unicast solicitation without it. Of the holders of one Addr the first 64 are
-// reported. What comes for an address not asked for, or before it was asked for, is
-// dropped. ARP and ND cannot tell answers to one solicitation from late ones to the one
-// before.
+// Each distinct LLAddr is reported once, when it is first heard, and once more if it was
+// first heard in an announcement and then answers, or if its answer has the Override flag
+// and the one before had not: Linux answers the kernel's own unicast solicitation without
+// it. The first 64 holders are reported. What comes for another address, or before this
+// one was asked for, is dropped. ARP and ND cannot tell answers to one solicitation from
+// late ones to the one before.
 //
-// answer is called by one goroutine at a time, which may be another one, and never
-// after Ask has returned; while it runs, further answers queue in the kernel.
-// It may cancel ctx to end the Ask.
+// answer is called by the calling goroutine; while it runs, further answers queue in the
+// kernel. It may cancel ctx to end the Ask.
 //
 // On any error of the interface Ask gives up at once: what was sent may still be
 // answered, so no conclusion can be drawn from what was not reported.
@@ -73,30 +69,36 @@ func NewPool(sender Sender) *Pool {
 // The kernel looks at ARP frames between Asks too, which costs nothing: what an Ask
 // leaves unread, and a few frames after it, lie in the socket until the next one drops
 // them. Looking at IPv6 packets costs about 80 ns for each that arrives, so that is done
-// only while asking for IPv6 addresses, at the price of one RCU grace period (5 to 20 ms)
+// only while asking for an IPv6 address, at the price of one RCU grace period (5 to 20 ms)
 // before the first solicitation and one at the end.
-func (p *Pool) Ask(ctx context.Context, index int, targets []Target, window time.Duration, answer func(Answer)) error {
+func (p *Pool) Ask(ctx context.Context, index int, t Target, window time.Duration, answer func(Answer)) error {
 	c, err := p.take(index)
 	if err != nil {
 		return err
 	}
-	err = c.ask(ctx, targets, window, answer, func(t *Target) error {
-		if !t.Source.IsValid() {
-			source, err := p.sender(t.Addr, index)
-			if err != nil {
-				return err
-			}
-			t.Source = source.WithZone("")
-		}
-		return t.check()
+	var unasked error
+	err = c.ask(ctx, t, window, answer, func(t *Target) error {
+		unasked = p.complete(t, index)
+		return unasked
 	})
-	var unasked Unasked
-	if err != nil && !errors.As(err, &unasked) && ctx.Err() == nil {
+	if err != nil && unasked == nil && ctx.Err() == nil {
 		_ = c.close() // the interface may be another one of the same index by now
 		return err
 	}
 	p.give(index, c)
 	return err
+}
+
+// complete adds to a target the Source that it lacks, and checks it.
+func (p *Pool) complete(t *Target, index int) error {
+	if !t.Source.IsValid() {
+		source, err := p.sender(t.Addr, index)
+		if err != nil {
+			return err
+		}
+		t.Source = source.WithZone("")
+	}
+	return t.check()
 }
 
 // take returns a conn that is not in use.

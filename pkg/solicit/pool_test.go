@@ -3,7 +3,6 @@ package solicit
 import (
 	"context"
 	"errors"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -31,20 +30,15 @@ func (s *segment) pool(sender func(addr string) (string, error)) *Pool {
 }
 
 // through asks everybody through a pool.
-func (s *segment) through(p *Pool, window time.Duration, addrs ...string) ([]Answer, error) {
-	targets := make([]Target, len(addrs))
-	for i, a := range addrs {
-		targets[i].Addr = netip.MustParseAddr(a)
-	}
+func (s *segment) through(p *Pool, window time.Duration, addr string) ([]Answer, error) {
 	var answers []Answer
 	err := s.a.Do(func() error {
-		return p.Ask(s.t.Context(), s.port.Index, targets, window, func(a Answer) { answers = append(answers, a) })
+		return p.Ask(s.t.Context(), s.port.Index, Target{Addr: netip.MustParseAddr(addr)}, window, func(a Answer) { answers = append(answers, a) })
 	})
 	return answers, err
 }
 
-// The sender is looked up as a frame is sent: those of one Ask may come from
-// several addresses, if the host loses one meanwhile.
+// The sender is looked up as a frame is sent: the host may have lost the one before.
 func TestPoolLooksTheSenderUpForEachFrame(t *testing.T) {
 	t.Parallel()
 	s := newSegment(t)
@@ -59,8 +53,8 @@ func TestPoolLooksTheSenderUpForEachFrame(t *testing.T) {
 		}
 		return froms[n-1], nil
 	})
-	for _, addrs := range [][]string{{"10.0.0.50", "10.0.0.51"}, {"10.0.0.50"}, {"10.0.0.50"}} {
-		if _, err := s.through(p, time.Millisecond, addrs...); err != nil {
+	for _, addr := range []string{"10.0.0.50", "10.0.0.51", "10.0.0.50", "10.0.0.50"} {
+		if _, err := s.through(p, time.Millisecond, addr); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -76,8 +70,7 @@ func TestPoolLooksTheSenderUpForEachFrame(t *testing.T) {
 	}
 }
 
-// What there is no sender for is not asked for, and named; the rest is asked for as
-// usual, in either family.
+// What there is no sender for is not asked for, in either family, and the conn stays.
 func TestPoolWithoutSender(t *testing.T) {
 	t.Parallel()
 	s := newSegment(t)
@@ -94,32 +87,38 @@ func TestPoolWithoutSender(t *testing.T) {
 		}
 		return "10.0.0.1", nil
 	})
-	answers, err := s.through(p, window, "10.0.0.2", "10.0.0.3", "2001:db8::2", "2001:db8::3", "2001:db8::4", "224.0.0.1")
-	if got, want := holders(answers), []string{"10.0.0.3 " + macB, "2001:db8::3 " + macB}; !slices.Equal(got, want) {
-		t.Errorf("got %q, want %q", got, want)
+	for _, addr := range []string{"10.0.0.3", "2001:db8::3"} {
+		answers, err := s.through(p, window, addr)
+		if got, want := holders(answers), []string{addr + " " + macB}; err != nil || !slices.Equal(got, want) {
+			t.Errorf("got %q, %v, want %q", got, err, want)
+		}
 	}
-	var unasked Unasked
-	if !errors.As(err, &unasked) || !strings.Contains(err.Error(), "10.0.0.2 was not asked for: no sender (and so for 3 others)") {
-		t.Fatalf("%v, want Unasked", err)
-	}
-	var addrs []string
-	for _, a := range slices.SortedFunc(maps.Keys(unasked), netip.Addr.Compare) {
-		addrs = append(addrs, a.String())
-	}
-	if want := []string{"10.0.0.2", "224.0.0.1", "2001:db8::2", "2001:db8::4"}; !slices.Equal(addrs, want) || !errors.Is(unasked[netip.MustParseAddr("10.0.0.2")], errNoSender) {
-		t.Errorf("not asked for: %q, want %q", addrs, want)
-	}
-	// Where nothing was asked, there is nothing to wait for.
-	start := time.Now()
-	if _, err := s.through(p, time.Minute, "10.0.0.2", "2001:db8::2"); !errors.As(err, &unasked) || len(unasked) != 2 || time.Since(start) > 30*time.Second {
-		t.Errorf("%v after %v", err, time.Since(start))
+	kept := p.idle[s.port.Index][0].conn
+	for addr, why := range map[string]string{
+		"10.0.0.2": "no sender", "2001:db8::2": "no sender",
+		"2001:db8::4": "cannot ask for 2001:db8::4 from 10.0.0.1",
+		"224.0.0.1":   "224.0.0.1 is not an address that a neighbour holds",
+	} {
+		start := time.Now()
+		answers, err := s.through(p, time.Minute, addr)
+		if err == nil || err.Error() != addr+" was not asked for: "+why || errors.Is(err, errNoSender) != without[addr] || len(answers) > 0 {
+			t.Errorf("%s: %d answers, %v, want %s", addr, len(answers), err, why)
+		}
+		// Where nothing was asked, there is nothing to wait for.
+		if took := time.Since(start); took > 30*time.Second {
+			t.Errorf("%s: took %v", addr, took)
+		}
+		if idle := p.idle[s.port.Index]; len(idle) != 1 || idle[0].conn != kept {
+			t.Errorf("%s: the conn was not kept", addr)
+		}
 	}
 	// A Source that a target has is taken.
-	err = s.a.Do(func() error {
-		return p.Ask(t.Context(), s.port.Index, []Target{at("10.0.0.2")}, window, func(a Answer) { answers = append(answers, a) })
+	var answers []Answer
+	err := s.a.Do(func() error {
+		return p.Ask(t.Context(), s.port.Index, at("10.0.0.2"), window, func(a Answer) { answers = append(answers, a) })
 	})
-	if err != nil || len(answers) != 3 {
-		t.Errorf("from a given address: %d answers, %v", len(answers)-2, err)
+	if err != nil || len(answers) != 1 {
+		t.Errorf("from a given address: %d answers, %v", len(answers), err)
 	}
 }
 
@@ -147,7 +146,7 @@ func TestPoolKeepsWhatWorks(t *testing.T) {
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := s.a.Do(func() error {
-		return p.Ask(cancelled, s.port.Index, []Target{{Addr: netip.MustParseAddr("10.0.0.2")}}, window, func(Answer) {})
+		return p.Ask(cancelled, s.port.Index, Target{Addr: netip.MustParseAddr("10.0.0.2")}, window, func(Answer) {})
 	}); !errors.Is(err, context.Canceled) || idle() != first {
 		t.Errorf("after an Ask that was cut short: %v, kept %v", err, idle() == first)
 	}
@@ -173,7 +172,7 @@ func TestPoolKeepsWhatOverlaps(t *testing.T) {
 		for range n {
 			wg.Go(func() {
 				err := s.a.Do(func() error {
-					return p.Ask(t.Context(), s.port.Index, []Target{{Addr: netip.MustParseAddr("10.0.0.9")}}, 300*time.Millisecond, func(Answer) {})
+					return p.Ask(t.Context(), s.port.Index, Target{Addr: netip.MustParseAddr("10.0.0.9")}, 300*time.Millisecond, func(Answer) {})
 				})
 				if err != nil {
 					t.Error(err)

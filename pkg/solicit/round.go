@@ -11,17 +11,12 @@ import (
 	"time"
 
 	"golang.org/x/net/bpf"
-	"golang.org/x/sys/unix"
 )
 
 const (
 	// maxHolders bounds the memory that a flood of answers for one address can
 	// take, and how often a caller is called.
 	maxHolders = 64
-
-	// maxPump bounds how many answers are read between two solicitations, so
-	// that a flood of them cannot keep the next one from being sent.
-	maxPump = 64
 
 	// maxFrame is longer than any answer: ND is not fragmented (RFC 6980), and
 	// longer frames than the usual MTU have no reason to be an advertisement.
@@ -80,19 +75,18 @@ type protocol struct {
 	busy bool
 }
 
-// round is one Ask in one family.
+// round is one Ask.
 type round struct {
-	socket  *socket
-	targets []Target
-	asked   map[netip.Addr]*asked
-	unasked Unasked // nil where there are none
-	answer  func(Answer)
-	asks    bool // who asks others from an address is reported as well
+	asked
+	socket *socket
+	target Target
+	answer func(Answer)
+	asks   bool // who asks others from the address is reported as well
 }
 
 // asked is what is known about an address that was asked for.
 type asked struct {
-	sent    time.Time // of the latest solicitation; zero before the first
+	sent    time.Time // when it was asked for
 	holders []reported
 }
 
@@ -102,15 +96,8 @@ type reported struct {
 	solicited, override bool
 }
 
-func (r *round) add(t Target) {
-	t.Addr, t.Source = t.Addr.WithZone(""), t.Source.WithZone("")
-	r.targets = append(r.targets, t)
-	if r.asked[t.Addr] == nil {
-		r.asked[t.Addr] = &asked{}
-	}
-}
-
-func (r *round) run(ctx context.Context, window time.Duration, address func(*Target) error) error {
+// run asks. Just before the target is asked for, complete adds what it lacks.
+func (r *round) run(ctx context.Context, window time.Duration, complete func(*Target) error) error {
 	s := r.socket
 	if err := s.listen(); err != nil {
 		return err
@@ -123,8 +110,10 @@ func (r *round) run(ctx context.Context, window time.Duration, address func(*Tar
 		return err
 	}
 	defer s.abortOn(ctx)()
-	err = r.send(ctx, own, address)
-	if err == nil && len(r.unasked) < len(r.asked) {
+	if ctx.Err() == nil {
+		err = r.send(own, complete)
+	}
+	if ctx.Err() == nil && err == nil {
 		err = r.collect(ctx, time.Now().Add(window))
 	}
 	if ctx.Err() != nil {
@@ -133,37 +122,16 @@ func (r *round) run(ctx context.Context, window time.Duration, address func(*Tar
 	return errors.Join(err, s.overrun())
 }
 
-// send sends all solicitations. The answers to the first may be there before
-// the last is sent, and are read in between: the buffer need not hold them
-// all, and their round-trip times come out right.
-func (r *round) send(ctx context.Context, own lladdr, address func(*Target) error) error {
-	for i := range r.targets {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		t := &r.targets[i]
-		if err := address(t); err != nil {
-			if r.unasked == nil {
-				r.unasked = make(Unasked)
-			}
-			r.unasked[t.Addr] = err
-			continue
-		}
-		frame, to := r.socket.frame(own, t)
-		r.asked[t.Addr].sent = time.Now()
-		if err := r.socket.send(frame, to); err != nil {
-			return fmt.Errorf("asking for %s: %w", t.Addr, err)
-		}
-		for range maxPump {
-			b, h, err := r.socket.receive(false)
-			if errors.Is(err, unix.EAGAIN) {
-				break
-			}
-			if err != nil {
-				return err
-			}
-			r.handle(b, h, time.Now())
-		}
+// send sends the solicitation.
+func (r *round) send(own lladdr, complete func(*Target) error) error {
+	t := &r.target
+	if err := complete(t); err != nil {
+		return fmt.Errorf("%s was not asked for: %w", t.Addr, err)
+	}
+	frame, to := r.socket.frame(own, t)
+	r.sent = time.Now()
+	if err := r.socket.send(frame, to); err != nil {
+		return fmt.Errorf("asking for %s: %w", t.Addr, err)
 	}
 	return nil
 }
@@ -188,7 +156,7 @@ func (r *round) collect(ctx context.Context, deadline time.Time) error {
 		if ctx.Err() != nil {
 			return ctx.Err() // by the callback, or just before, and readUntil undid the abort
 		}
-		b, h, err := r.socket.receive(true)
+		b, h, err := r.socket.receive()
 		switch now := time.Now(); {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return nil
@@ -205,13 +173,11 @@ func (r *round) collect(ctx context.Context, deadline time.Time) error {
 // handle takes what the frame says, and reports it if it was asked for and is new.
 func (r *round) handle(b []byte, h header, now time.Time) {
 	c, ok := r.socket.parse(b, h)
-	if !ok || c.request && !r.asks {
+	if !ok || c.addr != r.target.Addr || c.request && !r.asks {
 		return
 	}
-	if a := r.asked[c.addr]; a != nil && !a.sent.IsZero() {
-		if answer, ok := a.take(&c, now); ok {
-			r.answer(answer)
-		}
+	if answer, ok := r.take(&c, now); ok {
+		r.answer(answer)
 	}
 }
 

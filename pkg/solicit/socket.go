@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// sendTimeout bounds the sending of one round. A queue that is full for
+	// sendTimeout bounds the sending of one frame. A queue that is full for
 	// longer belongs to an interface that does not work.
 	sendTimeout = time.Second
 
@@ -320,12 +320,11 @@ func (s *socket) readUntil(t time.Time) error {
 }
 
 // receive reads one frame and returns what is behind the Ethernet header, valid
-// until the next call: nothing, if that does not fit. Without wait it fails with
-// EAGAIN where there is none.
-func (s *socket) receive(wait bool) (b []byte, h header, err error) {
+// until the next call: nothing, if that does not fit.
+func (s *socket) receive() (b []byte, h header, err error) {
 	if r := s.raw.Read(func(fd uintptr) bool {
 		b, h, err = s.recvfrom(int(fd))
-		return !wait || !errors.Is(err, unix.EAGAIN)
+		return !errors.Is(err, unix.EAGAIN)
 	}); r != nil && errors.Is(r, os.ErrDeadlineExceeded) { // is how every Ask ends
 		return nil, header{}, r
 	} else if r != nil {
@@ -334,7 +333,7 @@ func (s *socket) receive(wait bool) (b []byte, h header, err error) {
 	return b, h, err
 }
 
-// recvfrom is receive without wait.
+// recvfrom is receive, but fails with EAGAIN where there is no frame.
 func (s *socket) recvfrom(fd int) ([]byte, header, error) {
 	for {
 		n, from, err := unix.Recvfrom(fd, s.in, unix.MSG_TRUNC)

@@ -21,10 +21,8 @@ package solicit
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
-	"slices"
 	"time"
 )
 
@@ -68,8 +66,8 @@ type Answer struct {
 	// address, ND target link-layer address option); for a Neighbor
 	// Advertisement without the option, the Ethernet source.
 	LLAddr net.HardwareAddr
-	// RTT is the time since just before the latest solicitation for Addr was
-	// handed to the kernel, until the answer was read.
+	// RTT is the time since just before the solicitation was handed to the kernel,
+	// until the answer was read.
 	RTT time.Duration
 	// Solicited says that the answer is one to this host. Otherwise it is an
 	// announcement to all that came within the window (gratuitous ARP reply,
@@ -80,19 +78,6 @@ type Answer struct {
 	// Override is the flag of a Neighbor Advertisement (RFC 4861 section 4.4).
 	// Without it the kernel does not change an address it has.
 	Override bool
-}
-
-// Unasked is the error of a Pool's Ask for targets that were not asked for, with the
-// reason for each. All other targets of the Ask were asked for as usual.
-type Unasked map[netip.Addr]error
-
-func (u Unasked) Error() string {
-	addrs := slices.SortedFunc(maps.Keys(u), netip.Addr.Compare)
-	s := fmt.Sprintf("%s was not asked for: %v", addrs[0], u[addrs[0]])
-	if len(addrs) > 1 {
-		s += fmt.Sprintf(" (and so for %d others)", len(addrs)-1)
-	}
-	return s
 }
 
 // checkAddr says what is wrong with an address that cannot be asked for.
