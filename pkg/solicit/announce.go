@@ -80,7 +80,7 @@ func (a *Announcer) Announce(router bool) error {
 }
 
 func (a *Announcer) send(frame []byte, to lladdr) error {
-	if err := a.socket.sendNow(frame, to); err != nil {
+	if err := a.socket.send(frame, to); err != nil {
 		return fmt.Errorf("announcing %s: %w", a.addr, err)
 	}
 	return nil

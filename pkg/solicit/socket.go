@@ -14,10 +14,6 @@ import (
 )
 
 const (
-	// sendTimeout bounds the sending of one frame. A queue that is full for
-	// longer belongs to an interface that does not work.
-	sendTimeout = time.Second
-
 	// readBuffer is room for the answers that arrive while the caller is busy
 	// with one: some hundreds, as each takes up to 4 KiB of driver memory.
 	readBuffer = 1 << 20
@@ -215,9 +211,6 @@ func (s *socket) listen() error {
 			return err
 		}
 	}
-	if err := s.file.SetWriteDeadline(time.Now().Add(sendTimeout)); err != nil {
-		return s.fail("setting deadlines", err)
-	}
 	if err := s.control(func(fd int) error { s.drain(fd); return nil }); err != nil {
 		return err
 	}
@@ -250,20 +243,20 @@ func (s *socket) drain(fd int) (any bool) {
 // then nothing arrives either. A deadline that is left behind would wake the
 // process when it comes.
 func (s *socket) rest() {
-	_ = s.file.SetDeadline(time.Time{})
+	_ = s.file.SetReadDeadline(time.Time{})
 	_ = s.size(restBuffer)
 	if s.busy {
 		_ = s.bind(restType)
 	}
 }
 
-// abortOn makes sends and reads fail with os.ErrDeadlineExceeded once ctx is
+// abortOn makes reads fail with os.ErrDeadlineExceeded once ctx is
 // done, until release is called.
 func (s *socket) abortOn(ctx context.Context) (release func()) {
 	aborted := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(aborted)
-		_ = s.file.SetDeadline(time.Unix(1, 0))
+		_ = s.file.SetReadDeadline(time.Unix(1, 0))
 	})
 	return func() {
 		if !stop() {
@@ -272,24 +265,9 @@ func (s *socket) abortOn(ctx context.Context) (release func()) {
 	}
 }
 
-// send hands a frame to the interface, as soon as it takes one.
+// send hands a frame to the interface. It does not wait: an interface that does not
+// take even one has not sent what it was given before.
 func (s *socket) send(frame []byte, to lladdr) error {
-	var err error
-	if w := s.raw.Write(func(fd uintptr) bool {
-		err = s.sendto(int(fd), frame, to)
-		return !errors.Is(err, unix.EAGAIN)
-	}); w != nil {
-		err = w
-	}
-	if err != nil {
-		return s.fail("sending", err)
-	}
-	return nil
-}
-
-// sendNow is send for one frame at a time: an interface that does not take even
-// that has not sent what it was given before.
-func (s *socket) sendNow(frame []byte, to lladdr) error {
 	if err := s.control(func(fd int) error { return s.sendto(fd, frame, to) }); err != nil {
 		return s.fail("sending", err)
 	}
