@@ -138,7 +138,7 @@ func TestLineHears(t *testing.T) {
 	}
 }
 
-// Asking on a Line is as asking on a conn, and its answers are no announcements.
+// Asking on a Line is as asking by a Pool, and its answers are no announcements.
 func TestLineAsks(t *testing.T) {
 	t.Parallel()
 	s := newSegment(t)
@@ -478,7 +478,7 @@ func filterVM(tb testing.TB, filter []bpf.Instruction) *bpf.VM {
 	return vm
 }
 
-// One unicast request and its answer, on a conn and on a Line. Most of the time is
+// One unicast request and its answer, on a socket of a Pool and on a Line. Most of the time is
 // the other host's, and the way there and back.
 func BenchmarkAsk(b *testing.B) {
 	s := newSegment(b)

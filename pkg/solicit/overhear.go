@@ -11,18 +11,11 @@ import (
 	"time"
 )
 
-// earKey is what an ear listens to: one interface, in one family.
-type earKey struct {
-	index int
-	v4    bool
-}
-
 // ear is a socket that listens for all who overhear an address. There is one at most
 // for an interface and family, however many listen: the kernel runs the filter of
 // each socket on each packet, and each wakes the process.
 type ear struct {
 	open   func() error // once; whoever else wants to listen waits for it
-	conn   *conn
 	socket *socket
 	done   chan struct{} // nobody reads any more
 
@@ -55,7 +48,7 @@ func (p *Pool) Overhear(index int, addr netip.Addr, until time.Time, hear func(a
 		return fmt.Errorf("listening on interface %d: %w", index, err)
 	}
 	addr = addr.WithZone("")
-	key := earKey{index, addr.Is4()}
+	key := socketKey{index, addr.Is4()}
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
@@ -86,31 +79,27 @@ func (e *ear) add(o overhearer) {
 	}
 }
 
-// newEar returns an ear that has not been opened yet. Opening it takes a conn from the
+// newEar returns an ear that has not been opened yet. Opening it takes a socket from the
 // Pool, which gets it back in the end.
-func (p *Pool) newEar(key earKey) *ear {
+func (p *Pool) newEar(key socketKey) *ear {
 	e := &ear{done: make(chan struct{})}
 	e.open = sync.OnceValue(func() (err error) {
-		if e.conn, err = p.take(key.index); err != nil {
+		if e.socket, err = p.take(key); err != nil {
 			return err
 		}
-		e.socket = e.conn.nd
-		if key.v4 {
-			e.socket = e.conn.arp
-		}
-		if err := e.socket.listen(); err != nil {
-			_ = e.conn.close()
+		if _, err := e.socket.listen(); err != nil {
+			_ = e.socket.close()
 			return err
 		}
 		go func() {
 			defer close(e.done)
 			if err := e.run(func() bool { return p.forget(key, e, false) }); err != nil {
 				p.forget(key, e, true)
-				_ = e.conn.close()
+				_ = e.socket.close()
 				return
 			}
 			e.socket.rest()
-			p.give(key.index, e.conn)
+			p.give(key, e.socket)
 		}()
 		return nil
 	})
@@ -119,7 +108,7 @@ func (p *Pool) newEar(key earKey) *ear {
 
 // forget removes an ear that has failed, or with which nobody listens any more: the next
 // who wants to listen opens another one. It reports whether that is so.
-func (p *Pool) forget(key earKey, e *ear, failed bool) bool {
+func (p *Pool) forget(key socketKey, e *ear, failed bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	e.mu.Lock()

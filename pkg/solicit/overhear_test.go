@@ -30,7 +30,7 @@ func (s *segment) overhear(p *Pool, addr string, d time.Duration) (heard <-chan 
 func (s *segment) ear(p *Pool, v4 bool) *ear {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.ears[earKey{s.port.Index, v4}]
+	return p.ears[socketKey{s.port.Index, v4}]
 }
 
 // An announcement is told from an answer, however late that is: nobody asks here. The
@@ -129,6 +129,7 @@ func TestOverhearGivesBack(t *testing.T) {
 		return "2001:db8::1", nil
 	})
 	for _, addr := range []string{"10.0.0.2", "2001:db8::2"} {
+		key := socketKey{s.port.Index, addr == "10.0.0.2"}
 		for range 3 {
 			heard := s.overhear(p, addr, 500*time.Millisecond)
 			e := s.ear(p, addr == "10.0.0.2")
@@ -145,8 +146,8 @@ func TestOverhearGivesBack(t *testing.T) {
 			if <-e.done; time.Since(begun) < 600*time.Millisecond {
 				t.Errorf("it listens for %v", time.Since(begun))
 			}
-			if len(p.ears) != 0 || len(p.idle[s.port.Index]) != 2 || len(e.wanted) > 2 {
-				t.Errorf("%d ears, %d conns at rest", len(p.ears), len(p.idle[s.port.Index]))
+			if len(p.ears) != 0 || len(p.idle[key]) != 2 || len(e.wanted) > 2 {
+				t.Errorf("%d ears, %d sockets at rest", len(p.ears), len(p.idle[key]))
 			}
 		}
 	}
@@ -176,7 +177,7 @@ func TestOverhearFails(t *testing.T) {
 	e := s.ear(p, true)
 	s.a.IP("link set dev eth0 down")
 	<-e.done
-	if !e.conn.closed() || s.ear(p, true) != nil {
+	if !e.socket.closed() || s.ear(p, true) != nil {
 		t.Error("it is kept")
 	}
 	s.a.IP("link set dev eth0 up")

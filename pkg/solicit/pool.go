@@ -20,22 +20,30 @@ type Pool struct {
 	sender Sender
 
 	mu     sync.Mutex
-	idle   map[int][]idleConn // by interface, the one used last behind
-	ears   map[earKey]*ear    // that somebody listens with
+	idle   map[socketKey][]idleSocket // the one used last behind
+	ears   map[socketKey]*ear         // that somebody listens with
 	closed bool
 }
 
-// idleConn is a conn that nobody uses.
-type idleConn struct {
-	*conn
+// socketKey is what a socket is for: one interface, in one family. A socket for both
+// families would have to be one for all protocols, and have each packet in and out run
+// through its filter.
+type socketKey struct {
+	index int
+	v4    bool
+}
+
+// idleSocket is one that nobody uses.
+type idleSocket struct {
+	*socket
 	since time.Time
 }
 
 const (
-	// maxIdle is how long a conn is kept for the next Ask: interfaces come and go.
+	// maxIdle is how long a socket is kept for the next Ask: interfaces come and go.
 	maxIdle = 10 * time.Minute
-	// maxKept is how many are kept for an interface. Ten Asks a second, of half a
-	// second each, need five.
+	// maxKept is how many are kept for an interface and family. Ten Asks a second, of
+	// half a second each, need five.
 	maxKept = 8
 )
 
@@ -44,7 +52,7 @@ const (
 // frame that still names it takes the address away from its new holder in the tables of
 // whoever hears it.
 func NewPool(sender Sender) *Pool {
-	return &Pool{sender: sender, idle: make(map[int][]idleConn), ears: make(map[earKey]*ear)}
+	return &Pool{sender: sender, idle: make(map[socketKey][]idleSocket), ears: make(map[socketKey]*ear)}
 }
 
 // Ask sends one solicitation on the interface with this index, in the network namespace
@@ -72,20 +80,23 @@ func NewPool(sender Sender) *Pool {
 // only while asking for an IPv6 address, at the price of one RCU grace period (5 to 20 ms)
 // before the first solicitation and one at the end.
 func (p *Pool) Ask(ctx context.Context, index int, t Target, window time.Duration, answer func(Answer)) error {
-	c, err := p.take(index)
+	t.Addr, t.Source = t.Addr.WithZone(""), t.Source.WithZone("")
+	key := socketKey{index, t.Addr.Is4()}
+	s, err := p.take(key)
 	if err != nil {
 		return err
 	}
+	r := &round{socket: s, target: t, answer: answer}
 	var unasked error
-	err = c.ask(ctx, t, window, answer, func(t *Target) error {
+	err = r.run(ctx, window, func(t *Target) error {
 		unasked = p.complete(t, index)
 		return unasked
 	})
 	if err != nil && unasked == nil && ctx.Err() == nil {
-		_ = c.close() // the interface may be another one of the same index by now
+		_ = s.close() // the interface may be another one of the same index by now
 		return err
 	}
-	p.give(index, c)
+	p.give(key, s)
 	return err
 }
 
@@ -101,21 +112,21 @@ func (p *Pool) complete(t *Target, index int) error {
 	return t.check()
 }
 
-// take returns a conn that is not in use.
-func (p *Pool) take(index int) (*conn, error) {
+// take returns a socket that is not in use.
+func (p *Pool) take(key socketKey) (*socket, error) {
 	p.mu.Lock()
-	var c *conn
-	if idle := p.idle[index]; len(idle) > 0 {
-		c, p.idle[index] = idle[len(idle)-1].conn, idle[:len(idle)-1]
+	var s *socket
+	if idle := p.idle[key]; len(idle) > 0 {
+		s, p.idle[key] = idle[len(idle)-1].socket, idle[:len(idle)-1]
 	}
-	var old []idleConn
-	for i, idle := range p.idle {
-		kept := slices.IndexFunc(idle, func(c idleConn) bool { return time.Since(c.since) <= maxIdle })
+	var old []idleSocket
+	for k, idle := range p.idle {
+		kept := slices.IndexFunc(idle, func(i idleSocket) bool { return time.Since(i.since) <= maxIdle })
 		if kept < 0 {
 			kept = len(idle)
-			delete(p.idle, i)
+			delete(p.idle, k)
 		} else {
-			p.idle[i] = idle[kept:]
+			p.idle[k] = idle[kept:]
 		}
 		old = append(old, idle[:kept]...)
 	}
@@ -123,21 +134,24 @@ func (p *Pool) take(index int) (*conn, error) {
 	for _, o := range old {
 		_ = o.close()
 	}
-	if c != nil {
-		return c, nil
+	if s != nil {
+		return s, nil
 	}
-	return dial(index)
+	if key.v4 {
+		return open(key.index, arpProtocol())
+	}
+	return open(key.index, ndProtocol())
 }
 
-// give keeps a conn for the next Ask, or closes it where enough are kept already.
-func (p *Pool) give(index int, c *conn) {
+// give keeps a socket for the next Ask, or closes it where enough are kept already.
+func (p *Pool) give(key socketKey, s *socket) {
 	p.mu.Lock()
-	if !p.closed && len(p.idle[index]) < maxKept {
-		p.idle[index], c = append(p.idle[index], idleConn{c, time.Now()}), nil
+	if !p.closed && len(p.idle[key]) < maxKept {
+		p.idle[key], s = append(p.idle[key], idleSocket{s, time.Now()}), nil
 	}
 	p.mu.Unlock()
-	if c != nil {
-		_ = c.close()
+	if s != nil {
+		_ = s.close()
 	}
 }
 
@@ -153,9 +167,9 @@ func (p *Pool) Close() {
 			<-e.done
 		}
 	}
-	for _, conns := range idle {
-		for _, c := range conns {
-			_ = c.close()
+	for _, sockets := range idle {
+		for _, s := range sockets {
+			_ = s.close()
 		}
 	}
 }

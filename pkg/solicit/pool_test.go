@@ -70,7 +70,7 @@ func TestPoolLooksTheSenderUpForEachFrame(t *testing.T) {
 	}
 }
 
-// What there is no sender for is not asked for, in either family, and the conn stays.
+// What there is no sender for is not asked for, in either family, and the socket stays.
 func TestPoolWithoutSender(t *testing.T) {
 	t.Parallel()
 	s := newSegment(t)
@@ -93,7 +93,8 @@ func TestPoolWithoutSender(t *testing.T) {
 			t.Errorf("got %q, %v, want %q", got, err, want)
 		}
 	}
-	kept := p.idle[s.port.Index][0].conn
+	at4, at6 := socketKey{s.port.Index, true}, socketKey{s.port.Index, false}
+	kept := map[socketKey]*socket{at4: p.idle[at4][0].socket, at6: p.idle[at6][0].socket}
 	for addr, why := range map[string]string{
 		"10.0.0.2": "no sender", "2001:db8::2": "no sender",
 		"2001:db8::4": "cannot ask for 2001:db8::4 from 10.0.0.1",
@@ -108,8 +109,10 @@ func TestPoolWithoutSender(t *testing.T) {
 		if took := time.Since(start); took > 30*time.Second {
 			t.Errorf("%s: took %v", addr, took)
 		}
-		if idle := p.idle[s.port.Index]; len(idle) != 1 || idle[0].conn != kept {
-			t.Errorf("%s: the conn was not kept", addr)
+		for key, s := range kept {
+			if idle := p.idle[key]; len(idle) != 1 || idle[0].socket != s {
+				t.Errorf("%s: the socket was not kept", addr)
+			}
 		}
 	}
 	// A Source that a target has is taken.
@@ -122,17 +125,17 @@ func TestPoolWithoutSender(t *testing.T) {
 	}
 }
 
-// A conn that is not in use serves the next Ask; one that failed does not.
+// A socket that is not in use serves the next Ask; one that failed does not.
 func TestPoolKeepsWhatWorks(t *testing.T) {
 	t.Parallel()
 	s := newSegment(t)
 	s.host("b", macB, "10.0.0.2/24")
 	p := s.pool(func(string) (string, error) { return "10.0.0.1", nil })
-	idle := func() *conn {
+	idle := func() *socket {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		for _, c := range p.idle[s.port.Index] {
-			return c.conn
+		for _, i := range p.idle[socketKey{s.port.Index, true}] {
+			return i.socket
 		}
 		return nil
 	}
@@ -141,7 +144,7 @@ func TestPoolKeepsWhatWorks(t *testing.T) {
 	}
 	first := idle()
 	if _, err := s.through(p, time.Millisecond, "10.0.0.2"); err != nil || first == nil || idle() != first {
-		t.Errorf("the conn was not kept: %v", err)
+		t.Errorf("the socket was not kept: %v", err)
 	}
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -160,12 +163,13 @@ func TestPoolKeepsWhatWorks(t *testing.T) {
 	}
 }
 
-// Asks that overlap use a conn each, and the next ones use the same again: opening
+// Asks that overlap use a socket each, and the next ones use the same again: opening
 // and closing packet sockets ten times a second would cost more than all else.
 func TestPoolKeepsWhatOverlaps(t *testing.T) {
 	t.Parallel()
 	s := newSegment(t)
 	p := NewPool(func(netip.Addr, int) (netip.Addr, error) { return netip.MustParseAddr("10.0.0.1"), nil })
+	key := socketKey{s.port.Index, true}
 	overlap := func(n int) {
 		t.Helper()
 		var wg sync.WaitGroup
@@ -182,30 +186,30 @@ func TestPoolKeepsWhatOverlaps(t *testing.T) {
 		wg.Wait()
 	}
 	overlap(5)
-	kept := make(map[*conn]bool)
-	for _, c := range p.idle[s.port.Index] {
-		kept[c.conn] = true
+	kept := make(map[*socket]bool)
+	for _, i := range p.idle[key] {
+		kept[i.socket] = true
 	}
 	if len(kept) != 5 {
 		t.Errorf("%d are kept of 5 that overlapped", len(kept))
 	}
 	overlap(5)
-	for _, c := range p.idle[s.port.Index] {
-		if !kept[c.conn] {
-			t.Error("a conn was opened although 5 were idle")
+	for _, i := range p.idle[key] {
+		if !kept[i.socket] {
+			t.Error("a socket was opened although 5 were idle")
 		}
 	}
 	overlap(maxKept + 3)
-	if n := len(p.idle[s.port.Index]); n != maxKept {
+	if n := len(p.idle[key]); n != maxKept {
 		t.Errorf("%d are kept, want %d", n, maxKept)
 	}
 	// What nobody has used for long is closed by the next one, whatever its device.
-	old := p.idle[s.port.Index]
+	old := p.idle[key]
 	for i := range old[:maxKept-1] {
 		old[i].since = time.Now().Add(-2 * maxIdle)
 	}
 	overlap(1)
-	if n := len(p.idle[s.port.Index]); n != 1 {
+	if n := len(p.idle[key]); n != 1 {
 		t.Errorf("%d are kept for longer than %v", n-1, maxIdle)
 	}
 	if !old[0].closed() {

@@ -99,16 +99,11 @@ type reported struct {
 // run asks. Just before the target is asked for, complete adds what it lacks.
 func (r *round) run(ctx context.Context, window time.Duration, complete func(*Target) error) error {
 	s := r.socket
-	if err := s.listen(); err != nil {
-		return err
-	}
-	defer s.rest()
-	// An Ethernet address can change while the interface lives: bonds take
-	// that of another port.
-	own, err := s.lladdr()
+	own, err := s.listen()
 	if err != nil {
 		return err
 	}
+	defer s.rest()
 	defer s.abortOn(ctx)()
 	if ctx.Err() == nil {
 		err = r.send(own, complete)

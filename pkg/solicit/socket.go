@@ -49,6 +49,8 @@ type socket struct {
 	in, out []byte // of the Ask that is listening
 }
 
+// open opens a socket on the interface with this index, in the network namespace of the
+// calling thread. It is used from any thread afterwards. The interface may be down.
 func open(index int, p protocol) (*socket, error) {
 	if index <= 0 {
 		return nil, fmt.Errorf("interface index %d: %w", index, ErrGone)
@@ -122,6 +124,8 @@ func (s *socket) size(bytes int) error {
 	return nil
 }
 
+// close takes some milliseconds: the kernel waits for all CPUs to be done with a packet
+// socket (synchronize_net in packet_release).
 func (s *socket) close() error {
 	if err := s.file.Close(); err != nil {
 		return s.fail("closing packet socket", err)
@@ -204,23 +208,25 @@ func (s *socket) lladdrBy(fd int) (lladdr, error) {
 	return lladdr(ll.Addr[:]), nil
 }
 
-// listen makes room for answers, and drops what came before.
-func (s *socket) listen() error {
+// listen makes room for answers, and drops what came before. It returns the interface's
+// Ethernet address, which can change while the interface lives: bonds take that of another
+// port.
+func (s *socket) listen() (own lladdr, err error) {
 	if s.busy {
 		if err := s.bind(s.etherType); err != nil {
-			return err
+			return lladdr{}, err
 		}
 	}
 	if err := s.control(func(fd int) error { s.drain(fd); return nil }); err != nil {
-		return err
+		return lladdr{}, err
 	}
 	if err := s.size(readBuffer); err != nil {
-		return err
+		return lladdr{}, err
 	}
 	if err := s.overrun(); err != nil && !errors.Is(err, ErrOverrun) {
-		return err
+		return lladdr{}, err
 	}
-	return nil
+	return s.lladdr()
 }
 
 // drain empties the queue, of what comes meanwhile too, within reason, and reports

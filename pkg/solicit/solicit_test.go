@@ -74,11 +74,17 @@ func (s *segment) settle(hosts ...*lab.Host) {
 	}
 }
 
+// conn is a socket for each family.
+type conn struct{ arp, nd *socket }
+
 func (s *segment) dial() *conn {
 	s.t.Helper()
-	var c *conn
+	var c conn
 	if err := s.a.Do(func() (err error) {
-		c, err = dial(s.port.Index)
+		if c.arp, err = open(s.port.Index, arpProtocol()); err != nil {
+			return err
+		}
+		c.nd, err = open(s.port.Index, ndProtocol())
 		return err
 	}); err != nil {
 		s.t.Fatal(err)
@@ -88,18 +94,23 @@ func (s *segment) dial() *conn {
 			s.t.Error(err)
 		}
 	})
-	return c
+	return &c
+}
+
+func (c *conn) close() error { return errors.Join(c.arp.close(), c.nd.close()) }
+
+// Ask asks for a target that lacks nothing, as a Pool does.
+func (c *conn) Ask(ctx context.Context, t Target, window time.Duration, answer func(Answer)) error {
+	t.Addr = t.Addr.WithZone("")
+	r := &round{socket: c.nd, target: t, answer: answer}
+	if t.Addr.Is4() {
+		r.socket = c.arp
+	}
+	return r.run(ctx, window, (*Target).check)
 }
 
 // closed closes it, and reports whether it was closed before.
-func (c *conn) closed() bool {
-	return errors.Is(c.arp.file.Close(), os.ErrClosed) && errors.Is(c.nd.file.Close(), os.ErrClosed)
-}
-
-// Ask asks for a target that lacks nothing.
-func (c *conn) Ask(ctx context.Context, t Target, window time.Duration, answer func(Answer)) error {
-	return c.ask(ctx, t, window, answer, (*Target).check)
-}
+func (s *socket) closed() bool { return errors.Is(s.file.Close(), os.ErrClosed) }
 
 // host plugs another host into the segment.
 func (s *segment) host(name, mac string, addrs ...string) *lab.Host {
@@ -458,7 +469,7 @@ func (s *socket) unread() (b []byte, h header, err error) {
 }
 
 // What came before an Ask is not an answer to it: neither what came while the
-// conn was at rest, nor what lay unread in the socket.
+// socket was at rest, nor what lay unread in the socket.
 func TestLeftovers(t *testing.T) {
 	t.Parallel()
 	s := newSegment(t)
@@ -480,7 +491,7 @@ func TestLeftovers(t *testing.T) {
 			witness.next(func(b []byte) bool { return string(b) == string(stale[14:]) })
 		}
 		listen := func() {
-			if err := sock.listen(); err != nil {
+			if _, err := sock.listen(); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -639,37 +650,41 @@ func TestInterfaceFails(t *testing.T) {
 	}
 }
 
-func TestDialFails(t *testing.T) {
+func TestOpenFails(t *testing.T) {
 	t.Parallel()
 	s := newSegment(t)
-	dialAfter := func(before func() error, index int) error {
-		return s.a.Do(func() error {
-			if err := before(); err != nil {
-				t.Fatal(err)
-			}
-			c, err := dial(index)
-			if err == nil {
-				_ = c.close()
-			}
-			return err
-		})
-	}
-	nop := func() error { return nil }
-	if err := dialAfter(nop, 1); !errors.Is(err, ErrNotEthernet) || err.Error() != "lo is of ARPHRD type 772 with addresses of 6 bytes: not an Ethernet interface" {
-		t.Errorf("lo: %v", err)
-	}
-	for index, says := range map[int]string{9999: " on interface 9999: interface is gone (no such device)", 0: "interface index 0: interface is gone", -1: "interface index -1: interface is gone"} {
-		if err := dialAfter(nop, index); !errors.Is(err, ErrGone) || !strings.HasSuffix(err.Error(), says) {
-			t.Errorf("index %d: %v, want %s", index, err, says)
+	for _, protocol := range []protocol{arpProtocol(), ndProtocol()} {
+		openAfter := func(before func() error, index int) error {
+			return s.a.Do(func() error {
+				if err := before(); err != nil {
+					t.Fatal(err)
+				}
+				sock, err := open(index, protocol)
+				if err == nil {
+					_, err = sock.listen()
+					_ = sock.close()
+				}
+				return err
+			})
 		}
-	}
-	// The thread that Do uses is thrown away, and its capabilities with it.
-	if err := dialAfter(dropNetRaw, s.port.Index); !errors.Is(err, ErrPermission) || !errors.Is(err, unix.EPERM) || err.Error() != "opening packet socket: CAP_NET_RAW: not permitted (operation not permitted)" {
-		t.Errorf("without CAP_NET_RAW: %v", err)
-	}
-	s.a.IP("link set eth0 down")
-	if err := dialAfter(nop, s.port.Index); err != nil {
-		t.Errorf("down: %v", err)
+		nop := func() error { return nil }
+		if err := openAfter(nop, 1); !errors.Is(err, ErrNotEthernet) || err.Error() != "lo is of ARPHRD type 772 with addresses of 6 bytes: not an Ethernet interface" {
+			t.Errorf("lo: %v", err)
+		}
+		for index, says := range map[int]string{9999: " on interface 9999: interface is gone (no such device)", 0: "interface index 0: interface is gone", -1: "interface index -1: interface is gone"} {
+			if err := openAfter(nop, index); !errors.Is(err, ErrGone) || !strings.HasSuffix(err.Error(), says) {
+				t.Errorf("index %d: %v, want %s", index, err, says)
+			}
+		}
+		// The thread that Do uses is thrown away, and its capabilities with it.
+		if err := openAfter(dropNetRaw, s.port.Index); !errors.Is(err, ErrPermission) || !errors.Is(err, unix.EPERM) || err.Error() != "opening packet socket: CAP_NET_RAW: not permitted (operation not permitted)" {
+			t.Errorf("without CAP_NET_RAW: %v", err)
+		}
+		s.a.IP("link set eth0 down")
+		if err := openAfter(nop, s.port.Index); err != nil {
+			t.Errorf("down: %v", err)
+		}
+		s.a.IP("link set eth0 up")
 	}
 }
 
