@@ -16,9 +16,9 @@ import (
 // ones.
 const reconnectIn = 10 * time.Second
 
-// servedWithin is how long clients are given to connect again and to be served. A
+// trustWithin is how long clients are given to connect again and to be served. A
 // kubelet sends something every 10 s, and at once where it was disconnected.
-const servedWithin = 6 * time.Second
+const trustWithin = 6 * time.Second
 
 // othersWithin is how long other answers are waited for after that of a host which may
 // become the holder: it has to prove itself anyway.
@@ -321,15 +321,16 @@ func (v *watch) try(ctx context.Context, h neigh.LLAddr, e *Evidence) bool {
 	}
 	incumbent, silent := e.Holder, e.Unicast != Answered
 	paused, begun := v.release(), time.Now()
-	t := v.trial(ctx, h, incumbent, silent)
-	if t.made && t.named == incumbent && !silent { // announced again in the middle of it, which says nothing about the other
-		t = v.trial(ctx, h, incumbent, silent)
+	r, named, checked := v.trial(ctx, h, incumbent, silent)
+	if checked && named == incumbent && !silent { // announced again in the middle of it, which says nothing about the other
+		r, named, checked = v.trial(ctx, h, incumbent, silent)
 	}
+	now := time.Now()
 	switch {
-	case t.proven && t.named == h:
-		v.moved(time.Now(), h, e)
+	case checked && named == h && r.Served && (v.cfg.OnConflict != Verified || r.Verified || v.clientsTrust(ctx, h)):
+		v.moved(now, h, e)
 		return false
-	case t.made && t.named != h && t.named != incumbent && !v.round.heard(t.named):
+	case checked && named != h && named != incumbent && !v.round.heard(named):
 		return false // a third host has been announced meanwhile, and is newer than the round
 	}
 	v.giveBack(incumbent)
@@ -338,110 +339,60 @@ func (v *watch) try(ctx context.Context, h neigh.LLAddr, e *Evidence) bool {
 		v.guard(paused.held, paused.rejected)
 	}
 	v.closeMade(begun, back.Add(-kernelTick))
-	if ctx.Err() != nil || !t.made || t.Unknown { // which says nothing about the other
+	if ctx.Err() != nil || !checked || r.Unknown { // which says nothing about the other
 		return false
 	}
-	v.attempts.failed(h, t.at)
+	v.attempts.failed(h, now)
 	v.holders.reject(h)
 	return true
 }
 
-// trial is what came of giving the entry to another holder.
-type trial struct {
-	CheckResult
-	at     time.Time    // when the check was over
-	made   bool         // false: the entry could not be written, or the incumbent, which was silent, answered again
-	proven bool         // the holder has proved itself
-	named  neigh.LLAddr // the holder that the entry named afterwards
-}
-
-// trial gives the entry to a holder and has it prove itself.
-func (v *watch) trial(ctx context.Context, h, incumbent neigh.LLAddr, silent bool) (t trial) {
+// trial gives the entry to a holder and checks the service. It returns the holder that the
+// entry names afterwards, and false if the service was not checked: the entry could not be
+// written, or the incumbent, which was silent, answered again.
+func (v *watch) trial(ctx context.Context, h, incumbent neigh.LLAddr, silent bool) (r CheckResult, named neigh.LLAddr, checked bool) {
 	if ctx.Err() != nil || !v.give(h) {
-		return t
+		return r, named, false
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	checking, cancel := context.WithCancel(ctx)
 	defer cancel()
-	back := false
-	asking := work(ctx, func(ctx context.Context) {
-		if back = silent && v.answersAgain(ctx, incumbent); back {
-			cancel()
-		}
-	})
-	t.proven = v.proves(ctx, h, &t)
-	asking.stop()
+	asking, end := context.WithCancel(ctx)
+	done := make(chan CheckResult, 1)
+	go func() {
+		defer end()
+		done <- v.ask(checking, v.target.endpoint())
+	}()
+	back := silent && v.answersAgain(asking, incumbent)
 	if back {
-		return trial{}
+		cancel()
 	}
-	t.made, t.named = true, v.named()
-	v.holders.checked(time.Now(), &t.CheckResult)
-	v.log.Debug("trial of another holder", "lladdr", h, "proven", t.proven, "outcome", t.Outcome, "verified", t.Verified, "err", t.Err)
-	return t
+	r = <-done
+	if back {
+		return r, named, false
+	}
+	v.holders.checked(time.Now(), &r)
+	v.log.Debug("trial of another holder", "lladdr", h, "outcome", r.Outcome, "verified", r.Verified, "err", r.Err)
+	return r, v.named(), true
 }
 
-// proves checks the service at a holder that the entry names, and reports whether the
-// holder has proved itself: by the check, or by that and by what this node's clients
-// receive from it. A check that is served shows that a holder serves, and a verified
-// certificate who it is. Where one of these is missing, clients make up for it. They
-// verify the certificate themselves, by a name that only they may know, and an impostor
-// gets no further than the handshake. And they are served by a server that takes longer
-// over a check than a check may take. Of a host that has completed no handshake, or says
-// itself that it cannot serve, they prove nothing.
-func (v *watch) proves(ctx context.Context, h neigh.LLAddr, t *trial) bool {
-	during, checked := context.WithCancel(ctx)
-	check := work(ctx, func(ctx context.Context) {
-		defer checked()
-		t.CheckResult, t.at = v.ask(ctx, v.target.endpoint()), time.Now()
-	})
-	var c clients
-	for v.sample(h, &c) && pace.Sleep(during, servedWithin/12) {
-	}
-	<-check.done
-	switch {
-	case t.Served && (t.Verified || v.cfg.OnConflict != Verified):
-		return true
-	case !t.Served && (!t.Verified || t.Unwell):
-		return false
-	}
+// clientsTrust reports whether the clients on this node are served by a holder whose
+// certificate is of the right CA, and for a name that only they know: they verify
+// it themselves. An impostor gets no further than the handshake.
+func (v *watch) clientsTrust(ctx context.Context, h neigh.LLAddr) bool {
 	v.closeStuck(time.Now(), v.attempts.began)
-	after, end := context.WithTimeout(ctx, servedWithin)
-	defer end()
-	for v.sample(h, &c) { // the connection of the check itself is not there any more
-		switch {
-		case c.answered():
+	for deadline := time.Now().Add(trustWithin); time.Now().Before(deadline); {
+		if !pace.Sleep(ctx, trustWithin/12) || v.named() != h {
+			return false
+		}
+		all, err := v.cfg.Sockets.List(v.target.Port)
+		if err != nil {
+			return false
+		}
+		if v.connections.update(time.Now(), v.ours(all)); v.connections.progress {
 			return true
-		case c.suspect(time.Now()) == RequestUnanswered: // they are answered as little as the check
-			return false
-		case !pace.Sleep(after, servedWithin/12):
-			return false
 		}
 	}
 	return false
-}
-
-// clients are the connections of this host that were made while another holder is tried.
-// Those that were there before are with the incumbent, which may still send on them.
-type clients struct {
-	connections
-	before map[uint64]bool // by cookie; nil: not listed yet
-}
-
-// sample takes in the connections as they are now. It reports false where the entry does
-// not name the holder that is tried, or they cannot be listed.
-func (v *watch) sample(h neigh.LLAddr, c *clients) bool {
-	all, err := v.cfg.Sockets.List(v.target.Port)
-	if err != nil || v.named() != h {
-		return false
-	}
-	ours := v.ours(all)
-	if c.before == nil {
-		c.before = make(map[uint64]bool)
-		for i := range ours {
-			c.before[ours[i].Cookie] = ours[i].Established
-		}
-	}
-	c.update(time.Now(), slices.DeleteFunc(ours, func(s neigh.Socket) bool { return c.before[s.Cookie] }))
-	return true
 }
 
 // answersAgain asks a holder that was silent until it answers, or ctx is done.

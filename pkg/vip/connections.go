@@ -49,7 +49,6 @@ type connection struct {
 	unanswered time.Time // when the first data was sent that had no answer yet; zero: none
 	excused    bool      // it was suspect, and the server was found to serve all the same
 	sent       time.Time // when data was last sent
-	answered   bool      // something was received after what was received first, which may be a handshake alone
 }
 
 // update takes in the connections as they are now: one that is missing is gone. Of
@@ -75,7 +74,6 @@ func (c *connections) update(now time.Time, sockets []neigh.Socket) {
 		switch {
 		case k != nil:
 			c.progress = c.progress || s.Received > k.Received
-			k.answered = k.answered || s.Received > k.Received && k.Received > 0
 		case len(c.known) >= maxKnown:
 			continue
 		default:
@@ -171,16 +169,6 @@ func (c *connections) excuse(now time.Time) {
 		c.established = c.established || k.Established
 		k.excused = k.suspect(now) != ""
 	}
-}
-
-// answered reports whether one of the connections has been answered.
-func (c *connections) answered() bool {
-	for _, k := range c.known {
-		if k.answered {
-			return true
-		}
-	}
-	return false
 }
 
 // stuck reports whether nothing was received on a connection since the given time.

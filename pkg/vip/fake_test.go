@@ -29,8 +29,6 @@ const (
 	interval = 2 * time.Second
 	// perAsk is how many holders one Ask reports at most (pkg/solicit).
 	perAsk = 64
-	// checkTimeout is how long a check waits for an answer (pkg/apicheck).
-	checkTimeout = 4 * time.Second
 )
 
 var (
@@ -51,8 +49,6 @@ type host struct {
 	lladdr neigh.LLAddr
 	api    api
 	proves bool // its certificate is the right one
-
-	livez time.Duration // that it takes over a check
 
 	body int // that it shares with the hosts of the same number; 0 is its own
 
@@ -78,7 +74,6 @@ const (
 	stalls         // the same, and answers nothing else
 	handshakes     // it answers checks, and no client believes it
 	closes         // it accepts connections, and closes them unanswered after a second
-	hangs          // it completes handshakes, and answers nothing
 )
 
 func good(n int) *host { return &host{lladdr: mac(n), proves: true, delay: ms} }
@@ -481,10 +476,10 @@ func (n *network) Check(ctx context.Context, ep Endpoint) CheckResult {
 		checking(holder)
 	}
 	n.mu.Lock()
-	lenient, a, proves, livez := n.lenient, frozen, false, 2*ms
+	lenient, a, proves := n.lenient, frozen, false
 	same := make(map[neigh.LLAddr]bool)
 	if h != nil && !h.down {
-		a, proves, livez = h.api, h.proves, max(livez, h.livez)
+		a, proves = h.api, h.proves
 		for _, beside := range ep.Beside {
 			o := n.host(beside)
 			same[beside] = ep.Index == key.Index && ep.Holder == h.lladdr && o != nil && !o.down && o.body == h.body && h.body != 0
@@ -497,10 +492,7 @@ func (n *network) Check(ctx context.Context, ep Endpoint) CheckResult {
 	case a == frozen:
 		pace.Sleep(ctx, 2*time.Second)
 		return CheckResult{Outcome: "timeout", Err: errFake}
-	case a == hangs || livez > checkTimeout:
-		n.connected(ctx, checkTimeout)
-		return CheckResult{Verified: proves, Outcome: "timeout", Err: errFake}
-	case livez > 2*ms && !n.connected(ctx, livez), !pace.Sleep(ctx, 2*ms):
+	case !pace.Sleep(ctx, 2*ms):
 		return CheckResult{Outcome: "timeout", Err: ctx.Err()}
 	case a == unwell || a == stalls:
 		return CheckResult{Unwell: true, Verified: proves, Outcome: "unwell", Err: errFake}
@@ -513,23 +505,6 @@ func (n *network) Check(ctx context.Context, ep Endpoint) CheckResult {
 		return CheckResult{Outcome: "tls", Err: errFake}
 	}
 	return CheckResult{Served: true, Verified: proves, Outcome: "served", Same: same}
-}
-
-// connected lets time pass in which a check has a connection, on which something is
-// received now and then.
-func (n *network) connected(ctx context.Context, d time.Duration) bool {
-	c := n.dial(theVIP)
-	if c == nil {
-		return pace.Sleep(ctx, d)
-	}
-	defer n.close(c)
-	for range 4 {
-		if !pace.Sleep(ctx, d/4) {
-			return false
-		}
-		n.change(func() { c.received, c.Received = time.Now(), c.Received+1000 })
-	}
-	return true
 }
 
 // resolve is what the kernel does for a packet to a VIP without an address: the
@@ -621,8 +596,6 @@ func (n *network) request(c *conn) {
 	case h == nil || h.down:
 	case h.lladdr != c.peer, h.api == refuses, h.api == handshakes, h.api == closes:
 		n.drop(c) // reset
-	case h.api == hangs && c.Received == 0 && time.Since(c.opened) > 500*ms:
-		c.received, c.Received = time.Now(), 2000 // the handshake, which takes its time
 	case h.api == serves || h.api == unwell:
 		c.received, c.waits = time.Now(), false
 		c.Received += 100
