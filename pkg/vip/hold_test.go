@@ -519,7 +519,7 @@ func TestUntriedHolderIsCheckedWhenItAnnouncesItself(t *testing.T) {
 					t.Fatalf("not held: events %v, the entry names %s", b.events, b.named())
 				}
 				b.announcing(t, 3, 3*time.Second)
-				if d := b.wrong(2, 10*time.Minute); d == 0 || d > 7*time.Second {
+				if d := b.wrong(2, time.Minute); d == 0 || d > 7*time.Second {
 					t.Errorf("the entry named another host for %v", d)
 				}
 			})
