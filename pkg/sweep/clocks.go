@@ -6,9 +6,23 @@ import (
 	"github.com/arp-cache-cleaner/arp-cache-cleaner/pkg/neigh"
 )
 
+// id is a neigh.Key without pointers, and of 24 bytes without a gap: Go hashes it in
+// one go, and the garbage collector does not look at it.
+type id struct {
+	addr [16]byte
+	bits uint32 // of the address, 32 or 128
+	dev  uint32 // the interface index
+}
+
+func idOf(k *neigh.Key) id {
+	return id{k.Addr.As16(), uint32(k.Addr.BitLen()), uint32(k.Index)} //nolint:gosec // an int32 by origin
+}
+
 // clock is what the agent remembers of one learned entry. Times are durations since
 // the base of the clocks.
 type clock struct {
+	id        id
+	next      *clock        // of the entry that the scan before saw after this one
 	resolved  time.Duration // when it was last asked for afresh
 	asked     time.Duration // when its renewal began
 	dueEarly  time.Duration // how much sooner than its age says it is due
@@ -21,16 +35,23 @@ type clock struct {
 }
 
 // clocks are the clocks of all learned entries.
+//
+// The kernel dumps its table in the same order each time, as long as it does not
+// grow. So the clock of an entry is nearly always the one behind that of the entry
+// before it, and is found without a look into the map: for a large table that is a
+// quarter of the cost of a scan.
 type clocks struct {
 	base   time.Time
 	missed time.Duration // that the base allows for
 	scan   uint32
 	seen   int // by this scan
-	all    map[neigh.Key]*clock
+	all    map[id]*clock
+	head   clock  // before the first one
+	last   *clock // that this scan has seen
 }
 
 func newClocks(now time.Time) *clocks {
-	return &clocks{base: now, all: make(map[neigh.Key]*clock)}
+	return &clocks{base: now, all: make(map[id]*clock)}
 }
 
 // catchUp makes everything older by the time that was missed since the last call, and
@@ -47,7 +68,7 @@ func (c *clocks) since(at time.Time) time.Duration { return at.Sub(c.base) }
 // begin starts a scan.
 func (c *clocks) begin() {
 	c.scan++
-	c.seen = 0
+	c.seen, c.last = 0, &c.head
 }
 
 // sight is what see found.
@@ -62,11 +83,16 @@ type sight struct {
 
 // see updates the clock of e, which was read at t.
 func (c *clocks) see(e *neigh.Entry, t time.Duration) sight {
-	k, known := c.all[e.Key]
-	if !known {
-		k = new(clock)
-		c.all[e.Key] = k
+	id := idOf(&e.Key)
+	k, known := c.last.next, true
+	if k == nil || k.id != id {
+		if k, known = c.all[id]; !known {
+			k = &clock{id: id}
+			c.all[id] = k
+		}
+		c.last.next = k
 	}
+	c.last = k
 	if !known || k.absent {
 		// Whoever created the entry had it resolved: the agent's clock starts
 		// where the kernel's stands.
@@ -108,7 +134,7 @@ func (k *clock) due(t time.Duration) (age time.Duration, held bool) {
 }
 
 // find returns the clock of an entry, nil if it is not remembered.
-func (c *clocks) find(key *neigh.Key) *clock { return c.all[*key] }
+func (c *clocks) find(key *neigh.Key) *clock { return c.all[idOf(key)] }
 
 // ask notes that the renewal of an entry begins: a link-layer address that is
 // seen from now on, and differs, is its answer.
@@ -132,11 +158,12 @@ func (c *clocks) end(t, keep time.Duration) {
 	if c.seen == len(c.all) {
 		return
 	}
-	for key, k := range c.all {
+	for id, k := range c.all {
 		switch {
 		case k.scan == c.scan:
 		case !k.pending || t-k.asked > keep:
-			delete(c.all, key)
+			delete(c.all, id)
+			*k = clock{} // others may lead to it
 		default:
 			k.absent = true
 		}

@@ -91,16 +91,20 @@ func (sc *scanner) entry(e *neigh.Entry) {
 	if slices.Contains(sc.watched, e.Key) {
 		verdict = policy.Verdict{Action: policy.Keep, Reason: policy.Watched}
 	}
-	seen := sc.see(e, verdict)
-	if seen.again {
-		return
+	age, resolved, held := e.Updated, e.Updated, false
+	if !sc.actor.once || sc.cfg.DryRun || verdict.Action != policy.Delete { // else nobody will look at the clock again
+		seen := sc.see(e, verdict)
+		if seen.again {
+			return
+		}
+		age = seen.age
+		resolved, held = seen.due(sc.now)
 	}
 	if sc.cfg.Timing.Exceeded(e, &sc.link) {
 		sc.report.AddOverdue()
 	}
-	ages := neigh.Ages{neigh.Used: e.Used, neigh.Confirmed: e.Confirmed, neigh.Updated: e.Updated, neigh.Resolved: seen.age}
+	ages := neigh.Ages{neigh.Used: e.Used, neigh.Confirmed: e.Confirmed, neigh.Updated: e.Updated, neigh.Resolved: age}
 	sc.report.Add(e, &sc.link, verdict, &ages, nextHop, isDefault)
-	resolved, held := seen.due(sc.now)
 	left := sc.cfg.Timing.Left(e, &sc.link, resolved)
 	due := left <= 0
 	if verdict.Action == policy.Verify {
@@ -114,7 +118,7 @@ func (sc *scanner) entry(e *neigh.Entry) {
 		due = e.State != neigh.Probe // which the kernel is renewing already
 	}
 	if due && !held {
-		sc.job(verdict.Action, Job{Entry: *e, Link: sc.link, NextHop: nextHop, age: max(e.Used, e.Updated, seen.age), left: left})
+		sc.job(verdict.Action, Job{Entry: *e, Link: sc.link, NextHop: nextHop, age: max(e.Used, e.Updated, age), left: left})
 	}
 }
 
