@@ -92,7 +92,9 @@ func (sc *scanner) entry(e *neigh.Entry) {
 		verdict = policy.Verdict{Action: policy.Keep, Reason: policy.Watched}
 	}
 	age, resolved, held := e.Updated, e.Updated, false
-	if !sc.actor.once || sc.cfg.DryRun || verdict.Action != policy.Delete { // else nobody will look at the clock again
+	// Once keeps no clock of what it deletes: nobody would look at it. A dry run deletes
+	// nothing, and its clocks tell that the dump has an entry twice.
+	if !sc.actor.once || sc.cfg.DryRun || verdict.Action != policy.Delete {
 		seen := sc.see(e, verdict)
 		if seen.again {
 			return

@@ -473,20 +473,28 @@ func (b *bench) standsStill(n int) {
 	}
 }
 
+// heldBeside returns a bench on which the entry is held with one host against host 1,
+// whose API server is frozen. The other has answered as well, later, and was not tried.
+func heldBeside(t *testing.T, h, other *host) *bench {
+	t.Helper()
+	b := newBench([]*host{good(1)})
+	b.settle(t)
+	other.delay = h.delay + ms
+	b.change(func() { b.hosts = []*host{zombie(1, frozen), h, other} })
+	if when(20*time.Second, func() bool { return b.count(Held) == 1 && b.named() == h.lladdr }) == never {
+		t.Fatalf("not held: events %v, the entry names %s", b.events, b.named())
+	}
+	return b
+}
+
 // A host that answered beside the one that proved itself, and was not tried, may be that
 // one itself, by another link-layer address: by that of its own card, beside a virtual one
 // (VRRP). When the VIP moves on, and is announced with that address, nothing undoes it.
 func TestAnotherAddressOfTheHeldHostIsNotRejected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBench([]*host{good(1)})
-		b.settle(t)
 		own, virtual := good(2), good(3)
 		own.body, virtual.body = 7, 7
-		virtual.delay = 2 * ms // the other is tried first
-		b.change(func() { b.hosts = []*host{zombie(1, frozen), own, virtual} })
-		if when(20*time.Second, func() bool { return b.count(Held) == 1 && b.named() == mac(2) }) == never {
-			t.Fatalf("not held: events %v, the entry names %s", b.events, b.named())
-		}
+		b := heldBeside(t, own, virtual)
 		rest(5 * time.Second)
 		b.change(func() {
 			own.down = true
@@ -510,14 +518,7 @@ func TestUntriedHolderIsCheckedWhenItAnnouncesItself(t *testing.T) {
 	for name, a := range map[string]api{"hangs": frozen, "refuses": refuses} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b := newBench([]*host{good(1)})
-				b.settle(t)
-				other := zombie(3, a)
-				other.delay = 2 * ms // host 2 is tried first
-				b.change(func() { b.hosts = []*host{zombie(1, frozen), good(2), other} })
-				if when(20*time.Second, func() bool { return b.count(Held) == 1 && b.named() == mac(2) }) == never {
-					t.Fatalf("not held: events %v, the entry names %s", b.events, b.named())
-				}
+				b := heldBeside(t, good(2), zombie(3, a))
 				b.announcing(t, 3, 3*time.Second)
 				if d := b.wrong(2, time.Minute); d == 0 || d > 7*time.Second {
 					t.Errorf("the entry named another host for %v", d)
